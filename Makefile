@@ -1,0 +1,60 @@
+# `make` prints help. Every target is one Python command that can be pasted instead.
+
+# What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
+# the environment, always quoted: nothing in them is ever read by make or by a shell.
+VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
+
+RUN := .venv/bin/python -m harness_ext
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup eval leaderboard validate tiny test test-slow test-gpu bench lint
+
+help:  ## Print this help
+	@echo 'Usage: make TARGET [VARIABLE=value ...]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND OUT SEED FORCE ARGS (README, "Variables")'
+
+setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
+	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
+
+$(READY): pyproject.toml constraints.txt
+	@"$${PYTHON:-python3}" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make setup PYTHON=python3.12")'
+	"$${PYTHON:-python3}" -m venv .venv
+	.venv/bin/pip install -q -c constraints.txt $${INDEX:+--index-url "$$INDEX"} torch
+	.venv/bin/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder]
+	@$(RUN) run $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
+	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
+	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+
+leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
+	@$(RUN) leaderboard $${OUT:+"--output_path=$$OUT"}
+
+validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
+	@$(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
+
+tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (about 15 minutes on two cores)
+	.venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
+
+test: $(READY)  ## Run the tests (no network, no GPU)
+	.venv/bin/python -m pytest $$ARGS
+
+test-slow: $(READY)  ## Run the slow tests too
+	.venv/bin/python -m pytest -m 'not gpu' $$ARGS
+
+test-gpu: $(READY)  ## Run the tests that need a CUDA device
+	.venv/bin/python -m pytest -m gpu $$ARGS
+
+bench: $(READY)  ## Measure speed (pytest-benchmark); figures go to results/bench.json
+	.venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m '' $$ARGS
+
+lint: $(READY)  ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy

@@ -1,0 +1,170 @@
+"""The choices a person should not have to make: device, dtype, chat template, thinking, batch size.
+
+Each is made from what the machine, the checkpoint and the task say, is printed in one line with its
+reason, and gives way to what the user sets.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness_ext.errors import UserError
+from harness_ext.labels import THINKING_TAGS
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+# Rows per batch: enough to fill the device's matrix units at 80-token prompts. A row that thinks
+# keeps up to 32,768 tokens of cache.
+BATCH = {"cpu": 32, "cuda": 64, "mps": 32}
+BATCH_THINKING = 8
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a model is run on a task.
+
+    Attributes:
+        device: torch device, such as ``cpu`` or ``cuda:0``.
+        dtype: A name of `DTYPES`; ``auto`` means as the checkpoint is stored.
+        chat_template: True, False or the name of one of several templates, as lm-eval takes it.
+        template_args: Further arguments of the template, the thinking switch among them.
+        thinking: Whether the model is asked to think first.
+        thinking_end: The tag that ends its thinking, if it thinks.
+        batch_size: Rows per batch, or lm-eval's ``auto``.
+        reasons: Why, by the name of the choice.
+    """
+
+    device: str
+    dtype: str
+    chat_template: bool | str
+    template_args: dict[str, Any]
+    thinking: bool
+    thinking_end: str | None
+    batch_size: int | str
+    reasons: dict[str, str]
+
+    def line(self) -> str:
+        """Say all choices in one line."""
+        thinking = f"on, ends at {self.thinking_end}" if self.thinking else "off"
+        template = {True: "on", False: "off"}.get(self.chat_template, self.chat_template)  # type: ignore[call-overload]
+        said = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "chat template": template,
+            "thinking": thinking,
+            "batch": self.batch_size,
+        }
+        return " · ".join(
+            f"{name} {value}" + (f" ({self.reasons[name]})" if name in self.reasons else "") for name, value in said.items()
+        )
+
+
+def choose(
+    tokenizer: Any,
+    config: dict[str, Any],
+    *,
+    thinking: bool,
+    device: str | None = None,
+    dtype: str | None = None,
+    chat_template: bool | str | None = None,
+    template_args: dict[str, Any] | None = None,
+    batch_size: str | None = None,
+) -> Choices:
+    """Choose what the user left open.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        config: The model's ``config.json``.
+        thinking: The task asks for thinking.
+        device: The user's choice, as for the others; None where there is none.
+        dtype: A name of `DTYPES`.
+        chat_template: As lm-eval's ``--apply_chat_template``, or False.
+        template_args: lm-eval's ``chat_template_args``.
+        batch_size: A whole number, ``auto`` or ``auto:N``.
+
+    Raises:
+        UserError: A value is none, or the model cannot do what the task asks.
+    """
+    reasons: dict[str, str] = {}
+    device = _device(device, reasons)
+    dtype = _dtype(dtype, device, config, reasons)
+    template = tokenizer.chat_template
+    if chat_template is None:
+        chat_template = bool(template)
+        reasons["chat template"] = "the tokenizer has one" if template else "the tokenizer has none"
+    elif chat_template and not template:
+        raise UserError("A chat template is asked for, but the tokenizer has none. Leave --apply_chat_template out.")
+    args = dict(template_args or {})
+    if chat_template and "enable_thinking" in str(template):
+        args.setdefault("enable_thinking", thinking)
+        thinking = bool(args["enable_thinking"])
+    return Choices(
+        device=device,
+        dtype=dtype,
+        chat_template=chat_template,
+        template_args=args,
+        thinking=thinking,
+        thinking_end=_thinking_end(tokenizer, chat_template) if thinking else None,
+        batch_size=_batch_size(batch_size, device, thinking),
+        reasons=reasons,
+    )
+
+
+def _device(device: str | None, reasons: dict[str, str]) -> str:
+    import torch
+
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
+    elif torch.backends.mps.is_available():
+        available = ["mps", "cpu"]
+    if device is None:
+        reasons["device"] = "no GPU found" if available[0] == "cpu" else "found"
+        return available[0]
+    if device not in available:
+        raise UserError(f"Device {device!r} is not there; this machine has {', '.join(available)}.")
+    return device
+
+
+def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict[str, str]) -> str:
+    """Keep the checkpoint's dtype where the device multiplies it in hardware; else float32.
+
+    A bfloat16 product without hardware support is up to 100 times slower than a float32 one, and
+    float16 on a CPU gains nothing.
+    """
+    import torch
+
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise UserError(f"DTYPE {dtype!r} is not one of {', '.join(DTYPES)}.")
+        return dtype
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    reasons["dtype"] = f"stored as {stored}"
+    if device == "cpu":
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if stored == "bfloat16" and has_bf16 else "float32"
+    if device.startswith("cuda") and stored == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float16"
+    return stored if stored in DTYPES else "auto"
+
+
+def _thinking_end(tokenizer: Any, chat_template: bool | str) -> str:
+    """Find the closing tag in the tokenizer's vocabulary, or in the template's text."""
+    vocabulary = tokenizer.get_vocab()
+    for _, closing in THINKING_TAGS:
+        if closing in vocabulary or (chat_template and closing in str(tokenizer.chat_template)):
+            return closing
+    raise UserError(
+        "The task asks the model to think first, but neither its vocabulary nor its chat template knows a thinking tag. "
+        "Choose the task without thinking (TASK=sst2_01)."
+    )
+
+
+def _batch_size(batch_size: str | None, device: str, thinking: bool) -> int | str:
+    if batch_size is None:
+        return BATCH_THINKING if thinking else BATCH[device.split(":")[0]]
+    if batch_size == "auto" or (batch_size.startswith("auto:") and batch_size[5:].isdecimal()):
+        return batch_size
+    if not batch_size.isdecimal() or int(batch_size) < 1:
+        raise UserError(f"BATCH {batch_size!r} is neither a whole number above 0 nor 'auto'.")
+    return int(batch_size)
+
+

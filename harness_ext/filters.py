@@ -1,0 +1,35 @@
+"""The answer-extraction filter of the tasks: `labels.read` as an lm-eval filter."""
+
+from collections.abc import Iterable, Sequence
+
+from lm_eval.api.filter import Filter
+from lm_eval.api.registry import register_filter
+
+from harness_ext import labels
+
+
+@register_filter("label01")
+class LabelFilter(Filter):
+    """Turn each response into ``"0"``, ``"1"`` or, where there is no label, its kind in brackets.
+
+    The kind stays visible (``"[word]"``) so that samples.jsonl says why an output counts as not following.
+    """
+
+    def __init__(
+        self, rule: str = "lenient", thinking: bool = False, words: Sequence[str] = ("negative", "positive")
+    ) -> None:
+        """Check the arguments as the task YAML gives them; see `labels.read` for their meaning.
+
+        Raises:
+            ValueError: `rule` is unknown.
+        """
+        labels.read("", rule)
+        self.rule, self.thinking, self.words = rule, thinking, tuple(words)
+
+    def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[dict]) -> list[str]:
+        """Read the first response to each document."""
+        return [self._predict(responses[0]) for responses in resps]
+
+    def _predict(self, response: str) -> str:
+        label, kind = labels.read(response, self.rule, thinking=self.thinking, words=self.words)
+        return label or f"[{kind}]"

@@ -1,0 +1,81 @@
+"""The Hub, when it answers and when it does not.
+
+Without a connection the Hub's client retries every file for 23 seconds, several files in a row. Here one
+quick question is asked first; if nothing answers, the rest of the process works from the local cache.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from harness_ext.errors import UserError
+
+OFFLINE_HINT = (
+    "Offline, give a folder (MODEL=path) and the data (DATA_DIR=path), or run plain `make eval`, which needs neither."
+)
+
+
+def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str]] | None:
+    """Ask the Hub for a repository's commit and files.
+
+    Args:
+        kind: ``"model"`` or ``"dataset"``.
+        name: ``owner/name``.
+        revision: Branch, tag or commit.
+
+    Returns:
+        Commit and file names, or None if the Hub cannot be reached; then this process has gone offline.
+
+    Raises:
+        UserError: The Hub answers that there is no such repository or revision, or that it is gated.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        info = HfApi().repo_info(name, repo_type=kind, revision=revision)
+        return str(info.sha), [file.rfilename for file in info.siblings or []]
+    except errors.GatedRepoError:
+        raise gated(kind, name) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"The {kind} {name!r} has no revision {revision!r} on the Hub.") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"The Hub has no {kind} {name!r} (or it is private and HF_TOKEN is not set).") from None
+    except Exception:  # no connection, no route, a proxy's or a server's error: the client has a type for each
+        _go_offline()
+        return None
+
+
+def fetch_config(name: str, revision: str) -> Path:
+    """Fetch a model's ``config.json``, or find it in the cache; its folder is named after the commit.
+
+    Raises:
+        UserError: It is gated, not there, or neither reachable nor cached.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except errors.GatedRepoError:
+        raise gated("model", name) from None
+    except errors.RemoteEntryNotFoundError:
+        raise UserError(f"Model {name!r} has no config.json on the Hub: transformers cannot load it.") from None
+    except OSError:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
+        raise UserError(f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. {OFFLINE_HINT}") from None
+
+
+def gated(kind: str, name: str) -> UserError:
+    """Say what to do about a gated repository."""
+    return UserError(
+        f"The {kind} {name!r} is gated: accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."
+    )
+
+
+def _go_offline() -> None:
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        print("The Hub cannot be reached: working from the local cache.", file=sys.stderr)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
+    constants.HF_HUB_OFFLINE = True
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = True

@@ -1,0 +1,174 @@
+"""The leaderboard: every complete run as a row, sorted by score, beside what the original reported."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from harness_ext import records
+from harness_ext.errors import UserError
+from harness_ext.models import ROOT
+from harness_ext.stats import wilson
+
+REPORTED = ROOT / "results" / "reported.csv"
+SST2_VALIDATION = "2ff52f34e6a62901"  # data.fingerprint of GLUE's 872 validation sentences
+COLUMNS = (
+    "model", "adapter", "train_samples", "seed", "task", "data", "n", "score", "low", "high",
+    "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
+)  # fmt: skip
+
+# The original's models as they are called on the Hub, and the task that asks as it did.
+REPORTED_AS = {
+    ("Qwen/Qwen3-0.6B", "sst2_01_think"): "Qwen3-0.6B",
+    ("Qwen/Qwen3-8B-AWQ", "sst2_01"): "Qwen3-8B-INT4",
+    ("Qwen/Qwen2.5-0.5B", "sst2_01"): "Qwen2.5-0.5B",
+    ("Qwen/Qwen2.5-7B-Instruct-AWQ", "sst2_01"): "Qwen2.5-7B-Instruct-INT4",
+    ("google/gemma-3-1b-it", "sst2_01"): "Gemma-3-1B",
+}
+NOTE_N = (
+    "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
+    "the SST-2 validation split, which is what n = 872 is here."
+)
+
+
+def rows(manifests: list[dict[str, Any]], reported: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Turn manifests into rows with `COLUMNS` and ``partial``, best score first.
+
+    Runs of other tasks, which have no 0/1 counts, are left out.
+    """
+    scored = [_row(manifest, reported) for manifest in manifests if manifest.get("counts")]
+    return sorted(scored, key=lambda row: (-row["score"], row["model"], str(row["adapter"]), row["task"]))
+
+
+def read_reported(path: Path = REPORTED) -> list[dict[str, str]]:
+    """Read the original's numbers."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Write ``leaderboard.md`` and ``leaderboard.csv`` of all complete runs under OUT.
+
+    Returns:
+        The rows, and the two files.
+
+    Raises:
+        UserError: There is no run, or OUT cannot be written to.
+    """
+    board = rows(records.read_runs(out), read_reported())
+    if not board:
+        raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
+    files = [out / "leaderboard.md", out / "leaderboard.csv"]
+    try:
+        for path, text in zip(files, (markdown(board), as_csv(board)), strict=True):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Choose another folder with OUT=.") from None
+    return board, files
+
+
+def markdown(board: list[dict[str, Any]]) -> str:
+    """Render the leaderboard as Markdown, partial runs in a table of their own."""
+    text = ["# Leaderboard", "", "Made by `make leaderboard`. Score: correct / all, with a Wilson 95% interval.", ""]
+    full = [row for row in board if not row["partial"]]
+    partial = [row for row in board if row["partial"]]
+    if full:
+        text += _table(full)
+    if partial:
+        text += ["## Partial runs (LIMIT=): for trying out, not for comparing", "", *_table(partial)]
+    if any(row["n"] == 872 for row in full):
+        text += [NOTE_N, ""]
+    return "\n".join(text)
+
+
+def as_csv(board: list[dict[str, Any]]) -> str:
+    """Render the leaderboard as CSV: fractions in 0-1, an empty field where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, (*COLUMNS, "partial"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(board)
+    return text.getvalue()
+
+
+def show(board: list[dict[str, Any]]) -> None:
+    """Print rows as a table that fits the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    heads = [head for head in _HEADS if any(_cells(row)[head] for row in board)]
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("model", "adapter", "task", "data") else "right", overflow="fold")
+    for row in board:
+        cells = _cells(row)
+        table.add_row(*(cells[head].replace("[", "\\[") for head in heads))
+    Console().print(table)
+
+
+_HEADS = (
+    "model", "adapter", "train samples", "seed", "task", "data", "n", "score %", "95% interval",
+    "not following", "strict %", "docs/s", "reported %", "inside",
+)  # fmt: skip
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """Format a row for people, by column head; percent with two digits, as 1/872 is 0.11."""
+    inside = {True: "yes", False: "no", None: ""}[row["reported_inside"]]
+    values = (
+        row["model"], row["adapter"] or "", row["train_samples"] or "", "" if row["seed"] is None else row["seed"],
+        row["task"], row["data"], f"{row['n']}{' (partial)' if row['partial'] else ''}", _percent(row["score"]),
+        f"{_percent(row['low'])} to {_percent(row['high'])}", row["not_following"], _percent(row["strict_score"]),
+        "" if row["docs_per_s"] is None else f"{row['docs_per_s']:.1f}", _percent(row["reported"]), inside,
+    )  # fmt: skip
+    return dict(zip(_HEADS, map(str, values), strict=True))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def _table(board: list[dict[str, Any]]) -> list[str]:
+    lines = ["| " + " | ".join(_HEADS) + " |", "|" + " --- |" * len(_HEADS)]
+    for row in board:
+        # A model's name is the user's text: it must not break out of its cell or become markup.
+        cells = (cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in _cells(row).values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, Any]:
+    counts = manifest["counts"]
+    main = counts.get("lenient") or next(iter(counts.values()))
+    n = manifest["n"]
+    low, high = wilson(main["correct"], n)
+    row = {
+        **{name: manifest.get(name) for name in ("model", "adapter", "train_samples", "seed", "task", "data")},
+        "n": n,
+        "score": main["correct"] / n,
+        "low": low,
+        "high": high,
+        "not_following": sum(main["not_following"].values()),
+        "strict_score": counts["strict"]["correct"] / n if "strict" in counts else None,
+        "docs_per_s": manifest.get("docs_per_s"),
+        "reported": None,
+        "reported_inside": None,
+        "partial": manifest["n"] < manifest["n_available"],
+    }
+    score = _reported_score(manifest, reported)
+    if score is not None and not row["partial"]:
+        row |= {"reported": score, "reported_inside": low <= score <= high}
+    return row
+
+
+def _reported_score(manifest: dict[str, Any], reported: list[dict[str, str]]) -> float | None:
+    """Find the original's score of the same model, training size and data, as the fraction of 872 it stands for."""
+    name = REPORTED_AS.get((manifest["model"], manifest["task"]))
+    samples = str(manifest.get("train_samples") or 0)
+    if manifest.get("data_fingerprint") != SST2_VALIDATION:
+        return None
+    found = [row for row in reported if row["model"] == name and row["train_samples"] == samples]
+    return int(found[0]["correct_of_872"]) / 872 if found else None

@@ -1,0 +1,1 @@
+"""Models behind lm-eval's LM interface."""

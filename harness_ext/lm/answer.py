@@ -1,0 +1,114 @@
+"""`hf-answer`: lm-eval's HFLM, with three things it passes over in silence made visible.
+
+* a prompt longer than the context is an error, where HFLM cuts off its beginning: the instruction;
+* NaN logits are an error, where an argmax over them answers token 0;
+* a thinking block that the prompt opened is repeated at the head of the response, and thinking tags
+  survive decoding, so that `labels` sees every block whole.
+
+Prompts, tokens and answers are otherwise exactly HFLM's.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessor
+
+from harness_ext.errors import UserError
+from harness_ext.labels import THINKING_TAGS, ends_open
+
+
+@register_model("hf-answer")
+class AnswerLM(HFLM):
+    """A causal language model that answers a question; the arguments are HFLM's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Load the model."""
+        super().__init__(*args, **kwargs)
+        vocabulary = self.tokenizer.get_vocab()
+        tags = {vocabulary[tag] for pair in THINKING_TAGS for tag in pair if tag in vocabulary}
+        self._special = set(self.tokenizer.all_special_ids) - tags
+        self._tags_are_special = bool(tags & set(self.tokenizer.all_special_ids))
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        """Decode as HFLM does, but keep thinking tags that are special tokens."""
+        if skip_special_tokens and self._tags_are_special:
+            tokens, skip_special_tokens = [token for token in tokens if token not in self._special], False
+        return super().tok_decode(tokens, skip_special_tokens)
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode a batch, refusing to cut a prompt; the longest prompts come first.
+
+        Returns:
+            Token ids and attention mask, each ``(batch, tokens)``.
+
+        Raises:
+            UserError: A prompt does not fit the context.
+        """
+        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+        if left_truncate_len and ids.shape[1] > left_truncate_len:
+            raise self._too_long(ids.shape[1], left_truncate_len)
+        return ids, mask
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Generate as HFLM does.
+
+        Raises:
+            UserError: The answer's budget leaves no room in the context for a prompt.
+        """
+        budget = max((request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests), default=0)
+        if budget >= self.max_length:
+            raise UserError(
+                f"The task lets the model write {budget} tokens, but its context holds {self.max_length}. "
+                f"Allow fewer (ARGS='--gen_kwargs max_gen_toks=N') or choose another task."
+            )
+        return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+
+    def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
+        longest = max((len(context) + len(answer) - 1 for _, context, answer in requests), default=0)
+        if longest > self.max_length:
+            raise self._too_long(longest, self.max_length)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty(), **kwargs)
+
+    def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return _finite(super()._model_call(*args, **kwargs))
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
+        output = super()._model_generate(context, max_length, stop, logits_processor=[_FiniteLogits()], **kwargs)
+        opened = self._opened_thinking(context[0])
+        head = context[:, context.shape[1] - opened :]
+        return torch.cat([output[:, : context.shape[1]], head, output[:, context.shape[1] :]], dim=1)
+
+    def _opened_thinking(self, prompt: torch.Tensor) -> int:
+        """Count the tokens at the end of a prompt, ``(tokens,)``, that open a thinking block."""
+        tail = prompt[-16:].tolist()
+        if not ends_open(self.tokenizer.decode(tail)):
+            return 0
+        return next(n for n in range(1, len(tail) + 1) if ends_open(self.tokenizer.decode(tail[-n:])))
+
+    def _too_long(self, tokens: int, room: int) -> UserError:
+        return UserError(
+            f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
+            "Choose a model with a longer context, or fewer examples (--num_fewshot)."
+        )
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Pass the logits of a generation step on, if they are numbers."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return _finite(scores)
+
+
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits ``(..., vocabulary)`` unless one is NaN; -inf is a legal way to forbid a token."""
+    if torch.isnan(logits).any():
+        raise UserError(
+            "The model's logits are NaN, so its answers would mean nothing. Its weights are damaged or overflow in "
+            f"{str(logits.dtype).removeprefix('torch.')}: try DTYPE=float32."
+        )
+    return logits

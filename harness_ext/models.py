@@ -1,0 +1,211 @@
+"""From what the user typed after MODEL= or ADAPTER= to files that are known to load.
+
+Everything that can be wrong with a checkpoint is said here, in one line and before torch is imported:
+a folder without weights, a Git LFS pointer, a cut-off download, pickled weights, an encoder. Knows
+nothing of tasks or runs.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness_ext import hub
+from harness_ext.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tiny-base"}
+
+_HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Files that can change what a model answers; notes and a trainer's own state cannot.
+_HASHED = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py")
+_NOT_HASHED = ("run.json", "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+_NOT_GENERATIVE = re.compile(
+    r"For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)$"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model or adapter that can be loaded.
+
+    Attributes:
+        name: How it is called in tables: a Hub id, a shipped name or a folder's name.
+        path: What ``from_pretrained`` takes: the Hub id or the folder.
+        version: What pins its content: a Hub commit, or ``sha256:`` and 16 digits over a folder's files.
+        config: Its ``config.json`` or ``adapter_config.json``.
+        manifest: The ``run.json`` that `finetune` left beside an adapter, else empty.
+    """
+
+    name: str
+    path: str
+    version: str
+    config: dict[str, Any]
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> str:
+        """The Hub commit to load; lm-eval's default for a folder."""
+        return "main" if self.version.startswith("sha256:") else self.version
+
+
+def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False, remote_code: bool = False) -> Checkpoint:
+    """Find a generative model by shipped name, folder or Hub id, and check it.
+
+    Args:
+        text: What the user typed.
+        revision: Branch, tag or commit on the Hub.
+        allow_pickle: Accept weights that are not safetensors; loading them can run code.
+        remote_code: The user lets the checkpoint bring its own model class.
+
+    Returns:
+        The checkpoint, its content pinned.
+
+    Raises:
+        UserError: It cannot be found or would not load; says why and what to do.
+    """
+    folder = SHIPPED.get(text, Path(text).expanduser())
+    if text and folder.is_dir():
+        name = text if text in SHIPPED else folder.resolve().name
+        config = _read_json(folder, "config.json")
+        _check_weights(folder, allow_pickle)
+        if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+            raise UserError(f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}).")
+        checkpoint = Checkpoint(name, _as_path(folder), _hash_folder(folder), config)
+    elif _HUB_ID.fullmatch(text) and not folder.exists():
+        checkpoint = _find_on_hub(text, revision, allow_pickle)
+    else:
+        kind = "a file, not a folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
+        raise UserError(f"Model {text!r} is {kind}.{_near_folders(folder)}")
+    if not remote_code:
+        _check_generative(checkpoint)
+    return checkpoint
+
+
+def find_adapter(text: str) -> Checkpoint:
+    """Find a PEFT adapter folder, or a checkpoint folder inside one, and check it.
+
+    Raises:
+        UserError: It is no PEFT adapter or its weights are not whole.
+    """
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"Adapter {text!r} is not a folder.{_near_folders(folder)}")
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"Adapter folder {text!r} has no adapter_config.json: pass a folder saved by PEFT.")
+    config = _read_json(folder, "adapter_config.json")
+    _check_weights(folder, allow_pickle=False)
+    resolved = folder.resolve()
+    is_step = resolved.name.startswith("checkpoint-")
+    name = f"{resolved.parent.name}/{resolved.name}" if is_step else resolved.name
+    manifest = (resolved.parent if is_step else resolved) / "run.json"
+    found = _read_json(manifest.parent, manifest.name) if manifest.is_file() else {}
+    return Checkpoint(name, _as_path(folder), _hash_folder(folder), config, found)
+
+
+def _read_json(folder: Path, file: str) -> dict[str, Any]:
+    path = folder / file
+    if not path.is_file():
+        raise UserError(f"Model folder '{folder}' has no {file}: it is not a checkpoint that transformers can load.")
+    _check_not_pointer(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not valid JSON ({error}). Download it again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"'{path}' holds a {type(content).__name__}, expected a JSON object. Download it again.")
+    return content
+
+
+def _check_weights(folder: Path, allow_pickle: bool) -> None:
+    """Check that the weights are there, whole and safe to load."""
+    files = sorted(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(_read_json(folder, index.name).get("weight_map", {}).values())
+        missing = sorted(shards - {file.name for file in files})
+        if missing:
+            raise UserError(f"Model folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}.")
+    for file in files:
+        _check_safetensors(file)
+    pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name not in _NOT_HASHED]
+    if not files and not pickles:
+        raise UserError(f"Model folder '{folder}' has no weights (no *.safetensors file).")
+    if not files and not allow_pickle:
+        raise _pickles_only(f"Model folder '{folder}'", pickles[0])
+
+
+def _pickles_only(what: str, example: str) -> UserError:
+    return UserError(
+        f"{what} has only pickled weights ({example}), and loading a pickle can run code. "
+        "Convert it to safetensors, or accept the risk with ARGS=--allow_pickle."
+    )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Let safetensors itself check the header against the file's length (no tensor is read)."""
+    from safetensors import SafetensorError, safe_open
+
+    _check_not_pointer(path)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"Weights '{path}' are damaged or cut off ({error}). Download them again.") from None
+
+
+def _check_not_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise UserError(f"'{path}' is a Git LFS pointer, not the file itself. Run `git lfs pull` in its folder.")
+
+
+def _check_generative(checkpoint: Checkpoint) -> None:
+    classes = checkpoint.config.get("architectures") or []
+    if classes and all(_NOT_GENERATIVE.search(name) or name.endswith("Model") for name in classes):
+        raise UserError(
+            f"Model {checkpoint.name!r} is a {classes[0]}, which cannot generate text; the 0/1 task needs a generative "
+            "model such as Qwen/Qwen2.5-0.5B."
+        )
+
+
+def _hash_folder(folder: Path) -> str:
+    """Hash every file of a folder that can change what the model answers."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in _HASHED and path.name not in _NOT_HASHED:
+            with path.open("rb") as file:
+                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:
+    """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
+    try:
+        found = hub.look_up("model", name, revision)
+        config = hub.fetch_config(name, found[0] if found else revision)
+    except UserError as error:
+        raise UserError(f"{error}{_near_folders(Path(name))}") from None
+    files = found[1] if found else [path.name for path in config.parent.iterdir()]
+    if not any(file.endswith(".safetensors") for file in files) and not allow_pickle:
+        pickles = [file for file in files if any(Path(file).match(pattern) for pattern in _PICKLES)]
+        if pickles:
+            raise _pickles_only(f"Model {name!r}", pickles[0])
+        raise UserError(f"Model {name!r} has no weights on the Hub (no *.safetensors file).")
+    return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"))
+
+
+def _as_path(folder: Path) -> str:
+    """Write a folder so that no library takes it for a Hub id and looks it up there."""
+    return str(folder) if folder.is_absolute() else f"./{folder}"
+
+
+def _near_folders(path: Path) -> str:
+    """Suggest the shipped names and sibling folders that the user may have meant."""
+    siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [*SHIPPED, *siblings], n=3, cutoff=0.7)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,122 @@
+"""Run records: the key that says when two runs are the same, and the folders that hold them.
+
+``OUT/runs/<model>--<task>--<key8>/`` holds ``results.json`` and ``samples.jsonl`` (lm-eval's own schemas) and
+``run.json`` (ours). It is written elsewhere under OUT and renamed into place, so it is complete or not there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import UserError
+
+SCHEMA = 1  # of run.json; goes up when a field changes its meaning
+MANIFEST = "run.json"
+
+
+def run_key(parts: dict[str, Any]) -> str:
+    """Hash all that can change a run's numbers: SHA-256 over canonical JSON, 64 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def run_name(model: str, task: str, key: str) -> str:
+    """Name a run's folder; what is no plain character in the model's name becomes ``_`` ("/" becomes "__")."""
+    plain = re.sub(r"[^\w.+-]", "_", model.replace("/", "__")).strip(".")[-80:]
+    return f"{plain}--{task}--{key[:8]}"
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """Return where a finished run lies."""
+    return out / "runs" / name
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether a run's folder holds a finished run."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a finished run.
+
+    Raises:
+        ValueError: It is no manifest of ours.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise ValueError(f"not a run record of schema {SCHEMA}")
+    return manifest
+
+
+def read_runs(out: Path) -> list[dict[str, Any]]:
+    """Read every finished run under ``OUT/runs`` and, where the same key is not there too, ``OUT/published``.
+
+    A record that cannot be read is named on standard error and left out: one damaged file must not hide
+    the others.
+    """
+    runs: dict[str, dict[str, Any]] = {}
+    for folder in (*sorted(out.glob("published/*")), *sorted(out.glob("runs/*"))):
+        if is_complete(folder):
+            try:
+                manifest = read_run(folder)
+                runs[manifest["key"]] = manifest
+            except (OSError, ValueError, KeyError) as error:
+                print(f"Left out {folder / MANIFEST}: {error}", file=sys.stderr)
+    return list(runs.values())
+
+
+@contextlib.contextmanager
+def workspace(out: Path, name: str) -> Iterator[Path]:
+    """Give a run the folder where it works until it is complete, and keep others with the same key out.
+
+    The folder stays behind when a run is interrupted, with the answers so far; a lock held by a killed
+    process is free again.
+
+    Raises:
+        UserError: OUT cannot be written to, or the same run is going on elsewhere.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = out / "unfinished" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"The same run is going on in another process ({folder}). Wait for it, or stop it.") from None
+    except OSError as error:
+        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Choose another folder with OUT=.") from None
+    with lock:
+        yield folder
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that it is on disk when this returns."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(work: Path, finished: Path, target: Path) -> None:
+    """Move a complete folder into place, replacing an earlier run of the same key, and drop its workspace.
+
+    Args:
+        work: The workspace.
+        finished: The complete folder inside it.
+        target: Where the run shall lie.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(work / "replaced")
+    finished.rename(target)
+    shutil.rmtree(work)
+    with contextlib.suppress(OSError):  # other runs may be working beside it
+        work.parent.rmdir()

@@ -1,0 +1,110 @@
+"""From the command line of `run` to a checked request; lm-eval's flags with their meaning, and a few of ours."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.config.evaluate_config import EvaluatorConfig
+
+from harness_ext.errors import UserError
+from harness_ext.models import Checkpoint, find_adapter, find_model
+
+DEFAULT_BACKEND = "hf-answer"
+CHECKPOINT_BACKENDS = (DEFAULT_BACKEND, "hf")  # they load a checkpoint, which we find, check and choose for
+OWN_FLAGS = ("pretrained", "adapter", "data_dir", "dtype", "force", "allow_pickle")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        config: lm-eval's own configuration.
+        given: The fields of `config` that the user set, by flag or config file.
+        own: Our own flags, by the names in `OWN_FLAGS`.
+        base: The model; None for a backend that loads no checkpoint itself, such as a server's.
+        adapter: The adapter on top of it.
+    """
+
+    config: EvaluatorConfig
+    given: frozenset[str]
+    own: dict[str, Any]
+    base: Checkpoint | None
+    adapter: Checkpoint | None
+
+    @property
+    def model(self) -> str:
+        """How the model is called in tables and folder names."""
+        args = self.config.model_args
+        return self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
+
+    def if_given(self, name: str) -> Any:
+        """Return a field of `config` if the user set it; lm-eval's own default is None here."""
+        return getattr(self.config, name) if name in self.given else None
+
+
+def add_own_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what `make eval` needs and lm-eval has no flag for."""
+    group = parser.add_argument_group("this project's own (what is left out is chosen and printed)")
+    group.add_argument("--pretrained", metavar="<model>", help="Hub id, folder or shipped name (default: tiny)")
+    group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
+    group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
+    group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--force", action="store_true", help="Run again what is already done")
+    group.add_argument("--allow_pickle", action="store_true", help="Load weights that are no safetensors: they can run code")
+
+
+def read_request(args: argparse.Namespace) -> Request:
+    """Check the parsed command line and find the model it names.
+
+    Raises:
+        UserError: A value is wrong, or the model cannot be had.
+    """
+    own = {name: vars(args).pop(name) for name in OWN_FLAGS}
+    given = {name for name, value in vars(args).items() if value is not None}
+    args.output_path, args.log_samples = args.output_path or "results", True
+    try:
+        if args.config:
+            given |= set(EvaluatorConfig.load_yaml_config(args.config))
+        config = EvaluatorConfig.from_cli(args)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(str(error)) from error
+    if "model" not in given:
+        config.model = DEFAULT_BACKEND
+    if not config.tasks:
+        is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
+        config.tasks = ["sst2_01_mini" if is_plain else "sst2_01"]
+    _check_values(config)
+    base, adapter = _find_checkpoints(config, own)
+    return Request(config, frozenset(given), own, base, adapter)
+
+
+def _check_values(config: EvaluatorConfig) -> None:
+    limit = config.limit
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+        raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
+    if config.num_fewshot is not None and config.num_fewshot < 0:
+        raise UserError(f"--num_fewshot {config.num_fewshot} is below 0.")
+    if config.predict_only:
+        raise UserError("--predict_only leaves no score to record. Use `lm-eval run` for it.")
+
+
+def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """Find model and adapter, writing into lm-eval's ``model_args`` what our own flags say."""
+    args = config.model_args
+    if own["pretrained"] is not None:
+        args["pretrained"] = own["pretrained"]
+    if own["adapter"] is not None:
+        args["peft"] = own["adapter"]
+    if config.model not in CHECKPOINT_BACKENDS:
+        return None, None
+    adapter = find_adapter(str(args["peft"])) if args.get("peft") else None
+    if adapter and not args.get("pretrained"):
+        args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
+    base = find_model(
+        str(args.get("pretrained", "tiny")),
+        str(args.get("revision", "main")),
+        allow_pickle=own["allow_pickle"],
+        remote_code=bool(args.get("trust_remote_code")),
+    )
+    return base, adapter

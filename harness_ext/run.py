@@ -1,0 +1,402 @@
+"""`python -m harness_ext run`: one model on one or more tasks, each a run with a record.
+
+What is finished is not done again; what was interrupted continues; what could not be written has failed.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness_ext import evidence, leaderboard, records
+from harness_ext.choices import Choices, choose
+from harness_ext.errors import UserError
+from harness_ext.meter import Meter, peak_memory_bytes
+from harness_ext.request import Request, read_request
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Run what the command line asks for, task after task with one loaded model, and print the table.
+
+    Raises:
+        UserError: Something the user gave is wrong.
+    """
+    _quieten(args.verbosity)
+    request = read_request(args)
+    from harness_ext.tasks import build_tasks  # after the checks that need no datasets library
+
+    own_data = {"data_dir": request.own["data_dir"]} if request.own["data_dir"] else {}
+    config = request.config
+    tasks = build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
+    session = Session(request)
+    manifests = [session.run(task) for task in tasks]
+    rows = leaderboard.rows(manifests, leaderboard.read_reported())
+    if rows:
+        leaderboard.show(rows)
+
+
+class Session:
+    """One model, loaded when the first run needs it, and the runs it does."""
+
+    def __init__(self, request: Request) -> None:
+        """Prepare; nothing is loaded yet."""
+        self.request = request
+        self.meter = Meter()
+        self._lm: Any = None
+        self._tokenizer: Any = None
+        self._start = 0.0
+
+    def run(self, task: Any) -> dict[str, Any]:
+        """Run one task, or find the finished run of the same key.
+
+        Args:
+            task: A built lm-eval task.
+
+        Returns:
+            The run's manifest.
+
+        Raises:
+            UserError: The run cannot be done, or its results cannot be written.
+        """
+        request, config = self.request, self.request.config
+        self._start = time.perf_counter()
+        _apply_overrides(task, config)
+        choices = self._choose(task)
+        parts = self._key_parts(task, choices)
+        key = records.run_key(parts)
+        out = Path(config.output_path)
+        shown = f"{request.model}+{request.adapter.name}" if request.adapter else request.model
+        target = records.run_folder(out, records.run_name(shown, task.task_name, key))
+        with records.workspace(out, target.name) as work:
+            if records.is_complete(target) and not request.own["force"]:
+                shutil.rmtree(work)
+                print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
+                return records.read_run(target)
+            if choices:
+                print(choices.line(), file=sys.stderr, flush=True)
+            started = datetime.now(UTC)
+            samples, finished, metrics = self._evaluate(task, choices, work, key)
+            manifest = self._manifest(task, choices, samples, metrics)
+            manifest |= {
+                "data_fingerprint": parts["data"],
+                "started": started.isoformat(timespec="seconds"),
+                "key": key,
+                "key_parts": parts,
+            }
+            with _writing_to(out):
+                records.write_json(finished / records.MANIFEST, manifest)
+                records.publish(work, finished, target)
+        print(f"Written: {target}", file=sys.stderr)
+        return manifest
+
+    def _choose(self, task: Any) -> Choices | None:
+        """Make the choices for a task, where the backend loads a checkpoint."""
+        request, args = self.request, self.request.config.model_args
+        if request.base is None:
+            return None
+        if self._tokenizer is None:
+            self._tokenizer = _load_tokenizer(request.base, args)
+        template = request.if_given("apply_chat_template")
+        batch_size = request.if_given("batch_size")
+        thinking = bool((task.config.metadata or {}).get("thinking"))
+        return choose(
+            self._tokenizer,
+            request.base.config,
+            thinking=bool(args.get("enable_thinking", thinking)),
+            device=request.if_given("device"),
+            dtype=request.own["dtype"] or args.get("dtype"),
+            chat_template=False if str(template).lower() in ("false", "no", "0") else template,
+            template_args=args.get("chat_template_args"),
+            batch_size=None if batch_size is None else str(batch_size),
+        )
+
+    def _key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
+        """Collect all that can change the run's numbers."""
+        from harness_ext.data import fingerprint
+
+        request, config = self.request, self.request.config
+        documents = task.eval_docs
+        chosen = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"} if choices else set()
+        return {
+            "task": task.task_name,
+            "task_version": task.VERSION,
+            "prompt": records.run_key({"prompt": self._first_prompt(task, choices), "filters": task.config.filter_list})[:16],
+            "output_type": task.OUTPUT_TYPE,
+            "num_fewshot": task.config.num_fewshot,
+            "data": fingerprint(documents) if "sentence" in documents.column_names else documents._fingerprint,
+            "backend": config.model,
+            "model": request.model,
+            "weights": request.base.version if request.base else None,
+            "adapter": request.adapter.version if request.adapter else None,
+            "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
+            "device": choices.device.split(":")[0] if choices else None,
+            "dtype": choices.dtype if choices else None,
+            "chat_template": choices.chat_template if choices else config.apply_chat_template,
+            "template_args": choices.template_args if choices else None,
+            "generation": task.config.generation_kwargs,
+            "limit": config.limit,
+            "samples": config.samples,
+            "seeds": config.seed,
+            "versions": evidence.versions(),
+        }
+
+    def _first_prompt(self, task: Any, choices: Choices | None) -> str:
+        from harness_ext.tasks import chat_renderer, render_prompt
+
+        config = self.request.config
+        template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
+        task.set_fewshot_seed(config.seed[3])
+        try:
+            return render_prompt(task, task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices))
+        except Exception as error:  # a chat template may raise anything; few-shot may ask for more than there is
+            raise UserError(f"Task {task.task_name} cannot render its prompt for {self.request.model}: {error}") from error
+
+    def _evaluate(self, task: Any, choices: Choices | None, work: Path, key: str) -> tuple[list[dict], Path, dict[str, Any]]:
+        """Let lm-eval run the task, every answer kept as it comes, and write its two files.
+
+        Returns:
+            The per-document log, the folder with both files, and the metrics by filter.
+        """
+        from lm_eval import simple_evaluate
+        from lm_eval.loggers import EvaluationTracker
+        from lm_eval.tasks import TaskManager
+
+        config = self.request.config
+        if self.request.own["force"]:
+            for file in work.glob("answers*"):
+                file.unlink()
+        lm = self._load(choices)
+        tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
+        with _one_line_errors():
+            results = simple_evaluate(
+                model=lm,
+                model_args={**config.model_args, "pretrained": self.request.model},
+                tasks=[task],
+                num_fewshot=config.num_fewshot,
+                batch_size=choices.batch_size if choices else config.batch_size,
+                device=choices.device if choices else config.device,
+                # lm-eval's cache is not keyed by model: another model would get this one's answers.
+                use_cache=f"{config.use_cache}-{key[:8]}" if config.use_cache else str(work / "answers"),
+                cache_requests=config.cache_requests.get("cache_requests", False),
+                rewrite_requests_cache=config.cache_requests.get("rewrite_requests_cache", False),
+                delete_requests_cache=config.cache_requests.get("delete_requests_cache", False),
+                limit=config.limit,
+                samples=config.samples,
+                check_integrity=config.check_integrity,
+                write_out=config.write_out,
+                log_samples=True,
+                evaluation_tracker=tracker,
+                system_instruction=config.system_instruction,
+                apply_chat_template=choices.chat_template if choices else config.apply_chat_template,
+                fewshot_as_multiturn=_multiturn(config, choices),
+                gen_kwargs=config.gen_kwargs or None,
+                task_manager=TaskManager(include_defaults=False),
+                random_seed=config.seed[0],
+                numpy_random_seed=config.seed[1],
+                torch_random_seed=config.seed[2],
+                fewshot_random_seed=config.seed[3],
+                confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+                metadata=config.metadata,
+            )
+        if config.show_config:
+            print(json.dumps(results["configs"], indent=2, default=str))
+        samples = results.pop("samples")[task.task_name]
+        finished = _save(tracker, results, samples, task.task_name, work)
+        return samples, finished, _by_filter(results["results"][task.task_name])
+
+    def _load(self, choices: Choices | None) -> Any:
+        """Load the model once; a later task of another kind only switches its chat template's arguments."""
+        if self._lm is None:
+            start = time.perf_counter()
+            with _one_line_errors(f"Model {self.request.model!r} does not load: "):
+                self._lm = _create_model(self.request, choices)
+            self.meter.load_s = time.perf_counter() - start
+            self.meter.watch(self._lm)
+        elif choices:
+            self._lm.chat_template_args = choices.template_args
+            self._lm.batch_size_per_gpu = choices.batch_size
+        self.meter.reset()
+        return self._lm
+
+    def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
+        request, meter = self.request, self.meter
+        adapter = request.adapter
+        n = len({sample["doc_id"] for sample in samples})
+        answers = n * len(samples[0]["arguments"])
+        return {
+            "schema": records.SCHEMA,
+            "status": "complete",
+            "model": request.model,
+            "adapter": adapter.name if adapter else None,
+            "train_samples": adapter.manifest.get("train_samples") if adapter else 0,
+            "seed": adapter.manifest.get("seed") if adapter else None,
+            "task": task.task_name,
+            "data": task.eval_docs.info.description or str(task.config.dataset_path),
+            "n": n,
+            "n_available": len(task.eval_docs),
+            "counts": evidence.count_labels(samples),
+            "metrics": metrics,
+            "docs_per_s": meter.requests / answers * n / meter.answer_s if meter.requests else None,
+            "answers_resumed": answers - meter.requests,
+            "time_s": {
+                "load": meter.load_s,
+                "tokenise": meter.tokenise_s,
+                "infer": meter.answer_s - meter.tokenise_s,
+                "total": time.perf_counter() - self._start,
+            },
+            "tokens": {"in": meter.tokens_in, "out": meter.tokens_out},
+            "peak_memory_bytes": peak_memory_bytes(),
+            "choices": vars(choices) if choices else None,
+            "hardware": evidence.hardware(choices.device if choices else None),
+            "commit": evidence.commit(),
+            "command": evidence.command(),
+        }
+
+
+def _load_tokenizer(base: Any, args: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    with _one_line_errors(f"The tokenizer of {base.name!r} does not load: "):
+        return AutoTokenizer.from_pretrained(
+            str(args.get("tokenizer") or base.path),
+            revision=base.revision,
+            trust_remote_code=bool(args.get("trust_remote_code")),
+        )
+
+
+def _create_model(request: Request, choices: Choices | None) -> Any:
+    """Build lm-eval's LM for the request."""
+    from lm_eval.api.registry import get_model
+
+    import harness_ext.lm.answer  # noqa: F401  registers hf-answer
+
+    config = request.config
+    args = dict(config.model_args)
+    more = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": config.device}
+    if request.base and choices:
+        args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
+        args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
+        args["chat_template_args"] = choices.template_args
+        if not request.own["allow_pickle"]:
+            args["use_safetensors"] = True
+        if request.adapter:
+            args["peft"] = request.adapter.path
+        more |= {"batch_size": choices.batch_size, "device": choices.device}
+    return get_model(config.model).create_from_arg_obj(args, more)
+
+
+def _apply_overrides(task: Any, config: Any) -> None:
+    """Apply what lm-eval will apply to the task, so that the run key sees it."""
+    if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+        task.set_config(key="generation_kwargs", value=config.gen_kwargs, update=True)
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=config.num_fewshot or 0)
+    elif config.num_fewshot is not None and task.get_config("num_fewshot") != 0:
+        task.set_config(key="num_fewshot", value=config.num_fewshot)
+
+
+def _multiturn(config: Any, choices: Choices | None) -> bool:
+    """Few-shot examples become turns of their own wherever there is a chat template, as in lm-eval."""
+    template = choices.chat_template if choices else config.apply_chat_template
+    return bool(template) if config.fewshot_as_multiturn is None else bool(config.fewshot_as_multiturn and template)
+
+
+def _by_filter(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Turn lm-eval's ``metric,filter`` keys into metrics by filter."""
+    metrics: dict[str, dict[str, float]] = {}
+    for name, value in results.items():
+        metric, comma, kind = name.partition(",")
+        if comma and isinstance(value, int | float):
+            metrics.setdefault(kind, {})[metric] = float(value)
+    return metrics
+
+
+def _save(tracker: Any, results: dict[str, Any], samples: list[dict], task: str, work: Path) -> Path:
+    """Let lm-eval write its two files and check that they are there and whole; it only warns if they are not.
+
+    Returns:
+        The folder with ``results.json`` and ``samples.jsonl``.
+    """
+    shutil.rmtree(work / "lm_eval", ignore_errors=True)
+    with _heard("lm_eval.loggers.evaluation_tracker") as heard:
+        tracker.save_results_aggregated(results=results, samples={task: samples})
+        tracker.save_results_samples(task_name=task, samples=samples)
+    found = [*work.glob("lm_eval/*/results_*.json"), *work.glob("lm_eval/*/samples_*.jsonl")]
+    try:
+        summary, log = found
+        json.loads(summary.read_text(encoding="utf-8"))
+        if sum(1 for _ in log.open(encoding="utf-8")) != len(samples):
+            raise ValueError("samples are missing")
+    except ValueError:
+        raise UserError(
+            f"Results could not be written to {work}: {' '.join(heard) or 'files are missing or cut off'} "
+            "Make room or choose another folder with OUT=; the answers so far are kept."
+        ) from None
+    finished = summary.parent
+    summary.rename(finished / "results.json")
+    log.rename(finished / "samples.jsonl")
+    return finished
+
+
+@contextlib.contextmanager
+def _heard(logger: str) -> Iterator[list[str]]:
+    """Collect the errors that a logger reports."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: heard.append(record.getMessage()) if "Error(" in record.getMessage() else None  # type: ignore[method-assign]
+    source = logging.getLogger(logger)
+    level = source.level
+    source.setLevel(logging.INFO)
+    source.addHandler(handler)
+    source.propagate = False
+    try:
+        yield heard
+    finally:
+        source.removeHandler(handler)
+        source.setLevel(level)
+        source.propagate = True
+
+
+@contextlib.contextmanager
+def _writing_to(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Make room, or choose another folder.") from error
+
+
+@contextlib.contextmanager
+def _one_line_errors(loading: str | None = None) -> Iterator[None]:
+    """Turn what is the machine's or the checkpoint's fault into one line.
+
+    Args:
+        loading: What to say before any error while something is loaded; elsewhere only known causes count.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if "out of memory" in said.lower():
+            raise UserError(f"Out of memory ({said[:120]}). Try a smaller BATCH=.") from error
+        if isinstance(error, sqlite3.Error) or "disk is full" in said or (isinstance(error, OSError) and error.errno == 28):
+            raise UserError(f"Answers could not be kept ({said}). Make room, or choose another folder with OUT=.") from error
+        if loading:
+            raise UserError(f"{loading}{type(error).__name__}: {said[:500]}") from error
+        raise
+
+
+def _quieten(verbosity: str | None) -> None:
+    """Let lm-eval say errors only, unless the user wants more (--verbosity or LMEVAL_LOG_LEVEL)."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging(getattr(logging, verbosity or "ERROR", logging.ERROR))

@@ -1,0 +1,172 @@
+"""Finding, building and rendering tasks: lm-eval's TaskManager without its 13-second index.
+
+lm-eval's command line reads 14,683 built-in YAML entries at every start, and passes over a broken
+task file in silence, so that the mistake resurfaces as "Tasks not found". Here the built-in ones are
+indexed only when one of them is asked for, and a file that does not load is reported with its reason.
+"""
+
+import difflib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from harness_ext.data import TASKS_DIR
+from harness_ext.errors import UserError
+
+
+def build_tasks(
+    names: list[str], include_path: str | None = None, metadata: dict[str, Any] | None = None
+) -> list[ConfigurableTask]:
+    """Build tasks by name, glob pattern or path of a YAML file.
+
+    Args:
+        names: As after lm-eval's ``--tasks``.
+        include_path: A further folder of tasks, beside our own.
+        metadata: What lm-eval hands to each task's ``custom_dataset``.
+
+    Returns:
+        The tasks, groups and tags replaced by their members.
+
+    Raises:
+        UserError: A task is unknown (names the near misses) or its file is broken (says why).
+    """
+    manager = task_manager(names, include_path, metadata)
+    wanted = [name for given in names for name in (manager.match_tasks([given]) or [given])]
+    try:
+        # lm-eval advises on every custom dataset how to pass arguments to it; ours need none.
+        logging.getLogger("lm_eval.api.task").addFilter(_is_no_advice)
+        return list(manager.load(wanted)["tasks"].values())
+    except UserError:
+        raise
+    except Exception as error:  # whatever a task file does wrong, its author needs to know what and where
+        raise UserError(f"Task {', '.join(wanted)} does not build: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def task_manager(
+    names: list[str] | None, include_path: str | None = None, metadata: dict[str, Any] | None = None
+) -> TaskManager:
+    """Index our tasks, and lm-eval's own only if a name needs them or `names` is None (list them all)."""
+    paths: list[str | Path] = [TASKS_DIR, *(include_path.split(":") if include_path else [])]
+    for path in paths:
+        if not Path(path).is_dir():
+            raise UserError(f"--include_path {str(path)!r} is not a folder of task files.")
+    manager = TaskManager(include_path=paths, include_defaults=False, metadata=metadata)
+    missing = [name for name in names or [] if not _known(manager, name)]
+    for name in missing:
+        near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.8)
+        if near or name.endswith((".yaml", ".yml")):
+            raise _unknown(name, near, paths)
+    if missing or names is None:
+        print("Indexing lm-eval's built-in tasks (10 to 60 s) ...", file=sys.stderr, flush=True)
+        manager = TaskManager(include_path=paths, metadata=metadata)
+        for name in missing:
+            if not _known(manager, name):
+                raise _unknown(name, difflib.get_close_matches(name, manager.all_tasks, n=3), paths)
+    return manager
+
+
+def render_prompt(
+    task: ConfigurableTask,
+    document: dict,
+    chat_template: Callable[..., str] | None = None,
+    system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = True,
+) -> str:
+    """Render the prompt of a document exactly as lm-eval does in a run.
+
+    Args:
+        task: A built task; its ``num_fewshot`` applies.
+        document: A row of the task's data.
+        chat_template: Renders messages to text, such as ``HFLM.apply_chat_template``; None for plain text.
+        system_instruction: Text put first, as after ``--system_instruction``.
+        fewshot_as_multiturn: With a chat template, give each few-shot example turns of its own.
+
+    Returns:
+        The text a model continues with its answer.
+    """
+    return task.fewshot_context(
+        document,
+        num_fewshot=task.config.num_fewshot or 0,
+        system_instruction=system_instruction,
+        apply_chat_template=chat_template is not None,
+        fewshot_as_multiturn=fewshot_as_multiturn and chat_template is not None,
+        chat_template=chat_template,
+        gen_prefix=task.doc_to_prefix(document),
+    )
+
+
+def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
+    """Return what renders messages with a tokenizer's chat template, as ``HFLM.apply_chat_template`` does.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        template_args: Further arguments of the template, such as ``enable_thinking``.
+    """
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            **template_args,
+        )
+
+    return render
+
+
+def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
+    """Render the right answer as it follows `render_prompt`: with the task's delimiter, bare in a chat turn."""
+    choice = task.doc_to_choice(document)[task.doc_to_target(document)]
+    return choice if chat else f"{task.config.target_delimiter}{choice}"
+
+
+def validate(names: list[str], include_path: str | None = None, data_dir: str | None = None) -> None:
+    """Build each task and print the first prompt as a model without a chat template would get it.
+
+    Raises:
+        UserError: A task is unknown or broken.
+    """
+    for task in build_tasks(names, include_path, {"data_dir": data_dir} if data_dir else None):
+        task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)
+        try:
+            document = task.eval_docs[0]
+            prompt, answer = render_prompt(task, document), render_completion(task, document)
+        except Exception as error:  # a template may raise anything
+            raise UserError(f"Task {task.task_name} does not render: {type(error).__name__}: {_one_line(error)}") from error
+        print(f"{task.task_name}: {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
+        print(f"  prompt {prompt!r}\n  answer {answer!r}")
+
+
+def broken_files(paths: list[str | Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each task file that does not load, with the reason; lm-eval skips these in silence."""
+    for root in paths:
+        for path in sorted(Path(root).glob("**/*.yaml")):
+            try:
+                load_yaml(path)
+            except Exception as error:  # YAML, missing include, missing function: all are the author's to mend
+                yield path, f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _known(manager: TaskManager, name: str) -> bool:
+    return bool(manager.match_tasks([name])) or (name.endswith((".yaml", ".yml")) and Path(name).is_file())
+
+
+def _unknown(name: str, near: list[str], paths: list[str | Path]) -> UserError:
+    broken = "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths))
+    hint = f" Did you mean {' or '.join(near)}?" if near else " `python -m harness_ext ls tasks` lists the tasks."
+    return UserError(f"Unknown task {name!r}.{broken or hint}")
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "Custom kwargs can be passed" not in record.getMessage()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

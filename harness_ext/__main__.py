@@ -48,7 +48,12 @@ class ListCommand(List):
         from harness_ext.tasks import task_manager
 
         manager = task_manager([] if args.what is None else None, args.include_path)
-        hidden = {"tasks": (), "groups": ("subtasks", "tags"), "subtasks": ("groups", "tags"), "tags": ("groups", "subtasks")}
+        hidden = {
+            "tasks": (),
+            "groups": ("subtasks", "tags"),
+            "subtasks": ("groups", "tags"),
+            "tags": ("groups", "subtasks"),
+        }
         if args.what is None:
             print("\n".join(manager.all_tasks))
         else:
@@ -99,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     ListCommand.create(commands)
     ValidateCommand.create(commands)
     board = commands.add_parser("leaderboard", help="Write leaderboard.md and leaderboard.csv of all runs")
-    board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help="Where the runs are (default: results)")
+    board.add_argument(
+        "--output_path", "-o", default="results", metavar="<dir>", help="Where the runs are (default: results)"
+    )
     board.set_defaults(func=_leaderboard)
     return parser
 

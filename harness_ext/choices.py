@@ -44,7 +44,7 @@ class Choices:
     def line(self) -> str:
         """Say all choices in one line."""
         thinking = f"on, ends at {self.thinking_end}" if self.thinking else "off"
-        template = {True: "on", False: "off"}.get(self.chat_template, self.chat_template)  # type: ignore[call-overload]
+        template = self.chat_template if isinstance(self.chat_template, str) else ("on" if self.chat_template else "off")
         said = {
             "device": self.device,
             "dtype": self.dtype,
@@ -147,11 +147,12 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
 
 
 def _thinking_end(tokenizer: Any, chat_template: bool | str) -> str:
-    """Find the closing tag in the tokenizer's vocabulary, or in the template's text."""
+    """Find the first pair of tags that the tokenizer's vocabulary or the template's text knows."""
     vocabulary = tokenizer.get_vocab()
-    for _, closing in THINKING_TAGS:
-        if closing in vocabulary or (chat_template and closing in str(tokenizer.chat_template)):
-            return closing
+    template = str(tokenizer.chat_template) if chat_template else ""
+    for pair in THINKING_TAGS:
+        if any(tag in vocabulary or tag in template for tag in pair):
+            return pair[1]
     raise UserError(
         "The task asks the model to think first, but neither its vocabulary nor its chat template knows a thinking tag. "
         "Choose the task without thinking (TASK=sst2_01)."
@@ -166,5 +167,3 @@ def _batch_size(batch_size: str | None, device: str, thinking: bool) -> int | st
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise UserError(f"BATCH {batch_size!r} is neither a whole number above 0 nor 'auto'.")
     return int(batch_size)
-
-

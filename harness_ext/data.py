@@ -124,7 +124,9 @@ def _read_hub(
     try:
         loaded = load_dataset(name, config)
     except ConnectionError:
-        raise UserError(f"Cannot reach the Hub for dataset {name!r}, and the cache does not hold it. {hub_client.OFFLINE_HINT}") from None
+        raise UserError(
+            f"Cannot reach the Hub for dataset {name!r}, and the cache does not hold it. {hub_client.OFFLINE_HINT}"
+        ) from None
     except (OSError, ValueError, RuntimeError) as error:  # a gated dataset, an unknown configuration, a damaged file
         raise UserError(f"Dataset {name!r} does not load: {' '.join(str(error).split())[:300]}") from error
     tables = {}

@@ -29,9 +29,7 @@ def count_labels(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for sample in samples:
         if "acc_following" not in sample:
             return {}
-        count = counts.setdefault(
-            sample["filter"], {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()}
-        )
+        count = counts.setdefault(sample["filter"], {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()})
         correct, prediction = sample["acc_following"]
         count["correct"] += correct
         if prediction == 1:

@@ -33,7 +33,7 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str
 
     try:
         info = HfApi().repo_info(name, repo_type=kind, revision=revision)
-        return str(info.sha), [file.rfilename for file in info.siblings or []]
+        return str(info.sha), [file.rfilename for file in getattr(info, "siblings", None) or []]
     except errors.GatedRepoError:
         raise gated(kind, name) from None
     except errors.RevisionNotFoundError:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import records
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, writing_to
 from harness_ext.models import ROOT
 from harness_ext.stats import wilson
 
 REPORTED = ROOT / "results" / "reported.csv"
 SST2_VALIDATION = "2ff52f34e6a62901"  # data.fingerprint of GLUE's 872 validation sentences
 COLUMNS = (
-    "model", "adapter", "train_samples", "seed", "task", "data", "n", "score", "low", "high",
+    "model", "adapter", "train_samples", "seed", "task", "data", "n", "n_available", "score", "low", "high",
     "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
 )  # fmt: skip
 
@@ -60,13 +60,11 @@ def write(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
     if not board:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
     files = [out / "leaderboard.md", out / "leaderboard.csv"]
-    try:
+    with writing_to(out):
         for path, text in zip(files, (markdown(board), as_csv(board)), strict=True):
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Choose another folder with OUT=.") from None
     return board, files
 
 
@@ -94,19 +92,21 @@ def as_csv(board: list[dict[str, Any]]) -> str:
 
 
 def show(board: list[dict[str, Any]]) -> None:
-    """Print rows as a table that fits the terminal."""
-    from rich import box
+    """Print rows as a table that fits the terminal; columns without any value are left out."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    heads = [head for head in _HEADS if any(_cells(row)[head] for row in board)]
+    cells = [_cells(row) for row in board]
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    heads = [head for head in _HEADS if any(row[head] for row in cells)]
     for head in heads:
-        table.add_column(head, justify="left" if head in ("model", "adapter", "task", "data") else "right", overflow="fold")
-    for row in board:
-        cells = _cells(row)
-        table.add_row(*(cells[head].replace("[", "\\[") for head in heads))
-    Console().print(table)
+        is_name = head in ("model", "adapter", "task", "data")
+        table.add_column(
+            head.replace(" ", "\n"), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold"
+        )
+    for row in cells:
+        table.add_row(*(row[head].replace("[", "\\[") for head in heads))
+    Console().print(table, new_line_start=True)
 
 
 _HEADS = (
@@ -117,13 +117,23 @@ _HEADS = (
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     """Format a row for people, by column head; percent with two digits, as 1/872 is 0.11."""
-    inside = {True: "yes", False: "no", None: ""}[row["reported_inside"]]
+    speed = row["docs_per_s"]
     values = (
-        row["model"], row["adapter"] or "", row["train_samples"] or "", "" if row["seed"] is None else row["seed"],
-        row["task"], row["data"], f"{row['n']}{' (partial)' if row['partial'] else ''}", _percent(row["score"]),
-        f"{_percent(row['low'])} to {_percent(row['high'])}", row["not_following"], _percent(row["strict_score"]),
-        "" if row["docs_per_s"] is None else f"{row['docs_per_s']:.1f}", _percent(row["reported"]), inside,
-    )  # fmt: skip
+        row["model"],
+        row["adapter"] or "",
+        row["train_samples"] or "",
+        "" if row["seed"] is None else row["seed"],
+        row["task"],
+        row["data"],
+        f"{row['n']}/{row['n_available']}" if row["partial"] else row["n"],
+        _percent(row["score"]),
+        f"{100 * row['low']:.1f}-{100 * row['high']:.1f}",
+        row["not_following"],
+        _percent(row["strict_score"]),
+        "" if speed is None else f"{speed:.1f}",
+        _percent(row["reported"]),
+        {True: "yes", False: "no", None: ""}[row["reported_inside"]],
+    )
     return dict(zip(_HEADS, map(str, values), strict=True))
 
 
@@ -148,6 +158,7 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
     row = {
         **{name: manifest.get(name) for name in ("model", "adapter", "train_samples", "seed", "task", "data")},
         "n": n,
+        "n_available": manifest["n_available"],
         "score": main["correct"] / n,
         "low": low,
         "high": high,
@@ -156,7 +167,7 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
         "docs_per_s": manifest.get("docs_per_s"),
         "reported": None,
         "reported_inside": None,
-        "partial": manifest["n"] < manifest["n_available"],
+        "partial": n < manifest["n_available"],
     }
     score = _reported_score(manifest, reported)
     if score is not None and not row["partial"]:

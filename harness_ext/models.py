@@ -26,7 +26,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HASHED = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py")
 _NOT_HASHED = ("run.json", "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 _NOT_GENERATIVE = re.compile(
-    r"For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)$"
+    r"(For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)|(?<!LMHead)Model)$"
 )
 
 
@@ -129,7 +129,9 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
         shards = set(_read_json(folder, index.name).get("weight_map", {}).values())
         missing = sorted(shards - {file.name for file in files})
         if missing:
-            raise UserError(f"Model folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}.")
+            raise UserError(
+                f"Model folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}."
+            )
     for file in files:
         _check_safetensors(file)
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name not in _NOT_HASHED]
@@ -166,7 +168,7 @@ def _check_not_pointer(path: Path) -> None:
 
 def _check_generative(checkpoint: Checkpoint) -> None:
     classes = checkpoint.config.get("architectures") or []
-    if classes and all(_NOT_GENERATIVE.search(name) or name.endswith("Model") for name in classes):
+    if classes and all(map(_NOT_GENERATIVE.search, classes)):
         raise UserError(
             f"Model {checkpoint.name!r} is a {classes[0]}, which cannot generate text; the 0/1 task needs a generative "
             "model such as Qwen/Qwen2.5-0.5B."

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness_ext.errors import UserError
+from filelock import FileLock, Timeout
+
+from harness_ext.errors import UserError, writing_to
 
 SCHEMA = 1  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
@@ -81,17 +83,14 @@ def workspace(out: Path, name: str) -> Iterator[Path]:
     Raises:
         UserError: OUT cannot be written to, or the same run is going on elsewhere.
     """
-    from filelock import FileLock, Timeout
-
     folder = out / "unfinished" / name
-    try:
+    lock = FileLock(folder / "lock", timeout=0)
+    with writing_to(out):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"The same run is going on in another process ({folder}). Wait for it, or stop it.") from None
-    except OSError as error:
-        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Choose another folder with OUT=.") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"The same run is going on in another process ({folder}). Wait for it, or stop it.") from None
     with lock:
         yield folder
 

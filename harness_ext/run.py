@@ -4,21 +4,18 @@ What is finished is not done again; what was interrupted continues; what could n
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import shutil
-import sqlite3
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, records
+from harness_ext import evidence, leaderboard, records, results
 from harness_ext.choices import Choices, choose
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.meter import Meter, peak_memory_bytes
 from harness_ext.request import Request, read_request
 
@@ -91,7 +88,7 @@ class Session:
                 "key": key,
                 "key_parts": parts,
             }
-            with _writing_to(out):
+            with writing_to(out):
                 records.write_json(finished / records.MANIFEST, manifest)
                 records.publish(work, finished, target)
         print(f"Written: {target}", file=sys.stderr)
@@ -128,7 +125,9 @@ class Session:
         return {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "prompt": records.run_key({"prompt": self._first_prompt(task, choices), "filters": task.config.filter_list})[:16],
+            "prompt": records.run_key({"prompt": self._first_prompt(task, choices), "filters": task.config.filter_list})[
+                :16
+            ],
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": task.config.num_fewshot,
             "data": fingerprint(documents) if "sentence" in documents.column_names else documents._fingerprint,
@@ -175,8 +174,8 @@ class Session:
                 file.unlink()
         lm = self._load(choices)
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
-        with _one_line_errors():
-            results = simple_evaluate(
+        with one_line_errors():
+            summary = simple_evaluate(
                 model=lm,
                 model_args={**config.model_args, "pretrained": self.request.model},
                 tasks=[task],
@@ -207,16 +206,16 @@ class Session:
                 metadata=config.metadata,
             )
         if config.show_config:
-            print(json.dumps(results["configs"], indent=2, default=str))
-        samples = results.pop("samples")[task.task_name]
-        finished = _save(tracker, results, samples, task.task_name, work)
-        return samples, finished, _by_filter(results["results"][task.task_name])
+            print(json.dumps(summary["configs"], indent=2, default=str))
+        samples = summary.pop("samples")[task.task_name]
+        finished = results.save(tracker, summary, samples, task.task_name, work)
+        return samples, finished, results.by_filter(summary["results"][task.task_name])
 
     def _load(self, choices: Choices | None) -> Any:
         """Load the model once; a later task of another kind only switches its chat template's arguments."""
         if self._lm is None:
             start = time.perf_counter()
-            with _one_line_errors(f"Model {self.request.model!r} does not load: "):
+            with one_line_errors(f"Model {self.request.model!r} does not load: "):
                 self._lm = _create_model(self.request, choices)
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
@@ -264,7 +263,7 @@ class Session:
 def _load_tokenizer(base: Any, args: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    with _one_line_errors(f"The tokenizer of {base.name!r} does not load: "):
+    with one_line_errors(f"The tokenizer of {base.name!r} does not load: "):
         return AutoTokenizer.from_pretrained(
             str(args.get("tokenizer") or base.path),
             revision=base.revision,
@@ -307,92 +306,6 @@ def _multiturn(config: Any, choices: Choices | None) -> bool:
     """Few-shot examples become turns of their own wherever there is a chat template, as in lm-eval."""
     template = choices.chat_template if choices else config.apply_chat_template
     return bool(template) if config.fewshot_as_multiturn is None else bool(config.fewshot_as_multiturn and template)
-
-
-def _by_filter(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Turn lm-eval's ``metric,filter`` keys into metrics by filter."""
-    metrics: dict[str, dict[str, float]] = {}
-    for name, value in results.items():
-        metric, comma, kind = name.partition(",")
-        if comma and isinstance(value, int | float):
-            metrics.setdefault(kind, {})[metric] = float(value)
-    return metrics
-
-
-def _save(tracker: Any, results: dict[str, Any], samples: list[dict], task: str, work: Path) -> Path:
-    """Let lm-eval write its two files and check that they are there and whole; it only warns if they are not.
-
-    Returns:
-        The folder with ``results.json`` and ``samples.jsonl``.
-    """
-    shutil.rmtree(work / "lm_eval", ignore_errors=True)
-    with _heard("lm_eval.loggers.evaluation_tracker") as heard:
-        tracker.save_results_aggregated(results=results, samples={task: samples})
-        tracker.save_results_samples(task_name=task, samples=samples)
-    found = [*work.glob("lm_eval/*/results_*.json"), *work.glob("lm_eval/*/samples_*.jsonl")]
-    try:
-        summary, log = found
-        json.loads(summary.read_text(encoding="utf-8"))
-        if sum(1 for _ in log.open(encoding="utf-8")) != len(samples):
-            raise ValueError("samples are missing")
-    except ValueError:
-        raise UserError(
-            f"Results could not be written to {work}: {' '.join(heard) or 'files are missing or cut off'} "
-            "Make room or choose another folder with OUT=; the answers so far are kept."
-        ) from None
-    finished = summary.parent
-    summary.rename(finished / "results.json")
-    log.rename(finished / "samples.jsonl")
-    return finished
-
-
-@contextlib.contextmanager
-def _heard(logger: str) -> Iterator[list[str]]:
-    """Collect the errors that a logger reports."""
-    heard: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: heard.append(record.getMessage()) if "Error(" in record.getMessage() else None  # type: ignore[method-assign]
-    source = logging.getLogger(logger)
-    level = source.level
-    source.setLevel(logging.INFO)
-    source.addHandler(handler)
-    source.propagate = False
-    try:
-        yield heard
-    finally:
-        source.removeHandler(handler)
-        source.setLevel(level)
-        source.propagate = True
-
-
-@contextlib.contextmanager
-def _writing_to(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot write to OUT={out}: {error.strerror}. Make room, or choose another folder.") from error
-
-
-@contextlib.contextmanager
-def _one_line_errors(loading: str | None = None) -> Iterator[None]:
-    """Turn what is the machine's or the checkpoint's fault into one line.
-
-    Args:
-        loading: What to say before any error while something is loaded; elsewhere only known causes count.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())
-        if "out of memory" in said.lower():
-            raise UserError(f"Out of memory ({said[:120]}). Try a smaller BATCH=.") from error
-        if isinstance(error, sqlite3.Error) or "disk is full" in said or (isinstance(error, OSError) and error.errno == 28):
-            raise UserError(f"Answers could not be kept ({said}). Make room, or choose another folder with OUT=.") from error
-        if loading:
-            raise UserError(f"{loading}{type(error).__name__}: {said[:500]}") from error
-        raise
 
 
 def _quieten(verbosity: str | None) -> None:

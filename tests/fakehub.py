@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"X-Error-Code": code, "X-Error-Message": message}
             self._send(status, {"error": message}, headers)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_GET  # noqa: N815  http.server looks for these names
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keeps the test output quiet; ``FakeHub.requests`` is the log."""

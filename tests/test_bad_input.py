@@ -1,0 +1,428 @@
+"""THE table of bad inputs: each ends with exit code 2 and one line that says what, which value, what to do.
+
+A case prepares a folder and returns the command line; everything it does not name is a run that works
+(`test_room_without_a_mistake_is_evaluated`), so each case fails for its own reason. The fragments are what the line
+must contain. Whatever happens, a finished run that was there before stays byte for byte, and no run appears.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from builders import SENTENCES, THINKING_TEMPLATE, build_model, tsv_folder
+from conftest import Outcome
+from safetensors.torch import load_file, save_file
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"  # noqa: E501
+TEMPLATE_THAT_REFUSES = "{{ raise_exception('roles must alternate') }}"
+
+
+@dataclass
+class Room:
+    """A working folder with a good model (``models/good``), good data (``data``) and an OUT with an earlier run.
+
+    Attributes:
+        folder: The working folder; paths on the command line are relative to it.
+    """
+
+    folder: Path
+
+    def run(self, *more: str, **flags: str | int | None) -> list[str]:
+        """Return the command line of a run that works, but for `flags` (None leaves one out)."""
+        good = {"pretrained": "models/good", "data_dir": "data", "limit": 4, "output_path": "out"}
+        return ["run", *(f"--{name}={value}" for name, value in {**good, **flags}.items() if value is not None), *more]
+
+    def model(self, name: str = "changed") -> Path:
+        """Return a copy of the good model, to be changed."""
+        return Path(shutil.copytree(self.folder / "models" / "good", self.folder / "models" / name))
+
+    def build(self, **options: object) -> list[str]:
+        """Return a run of a model that is built with other options."""
+        build_model(self.folder / "models" / "built", **options)  # type: ignore[arg-type]
+        return self.run(pretrained="models/built")
+
+    def config(self, **fields: object) -> list[str]:
+        """Return a run of the good model with other fields in its config.json."""
+        path = self.model() / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+        return self.run(pretrained="models/changed")
+
+    def dev(self, text: str | bytes) -> list[str]:
+        """Return a run on the good data with another dev.tsv."""
+        (self.folder / "data" / "dev.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return self.run()
+
+    def task(self, text: str) -> list[str]:
+        """Return a run of a task of the user's own."""
+        (self.folder / "mine").mkdir()
+        (self.folder / "mine" / "mine.yaml").write_text(f"task: sst2_01_mine\n{text}")
+        return self.run(tasks="sst2_01_mine", include_path="mine")  # so near a known name that lm-eval's own stay unread
+
+    def adapter(self, base: str) -> str:
+        """Write a LoRA adapter of rank 2 for the good model that names `base`, and return its path."""
+        folder = self.folder / "adapter"
+        folder.mkdir()
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+        save_file(
+            {name.format("A"): torch.zeros(2, 32), name.format("B"): torch.zeros(32, 2)},
+            folder / "adapter_model.safetensors",
+        )
+        return "adapter"
+
+
+@pytest.fixture
+def room(elsewhere: Path, random_model: Path, eight_rows: Path) -> Room:
+    shutil.copytree(random_model, elsewhere / "models" / "good")
+    shutil.copytree(eight_rows, elsewhere / "data")
+    earlier = elsewhere / "out" / "runs" / "earlier--sst2_01--00000000"
+    earlier.mkdir(parents=True)
+    for name in ("run.json", "results.json", "samples.jsonl"):
+        (earlier / name).write_text(f"the earlier {name}\n")
+    return Room(elsewhere)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Read every file under a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- what goes wrong, by group ---------------------------------------------------------------------------------------
+
+
+def remove(*patterns: str) -> Callable[[Room], list[str]]:
+    def prepare(room: Room) -> list[str]:
+        folder = room.model()
+        for pattern in patterns:
+            for path in folder.glob(pattern):
+                path.unlink()
+        return room.run(pretrained="models/changed")
+
+    return prepare
+
+
+def replace(file: str, text: str | bytes | None = None) -> Callable[[Room], list[str]]:
+    """Write `text` in place of a file of the model, or without one cut the file in half."""
+
+    def prepare(room: Room) -> list[str]:
+        path = room.model() / file
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] if text is None else text if isinstance(text, bytes) else text.encode())
+        return room.run(pretrained="models/changed")
+
+    return prepare
+
+
+def pickled(room: Room) -> list[str]:
+    folder = room.model()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return room.run(pretrained="models/changed")
+
+
+def missing_shard(room: Room) -> list[str]:
+    from transformers import AutoModelForCausalLM
+
+    folder = room.model()
+    (folder / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(room.folder / "models" / "good").save_pretrained(folder, max_shard_size="40KB")
+    sorted(folder.glob("*.safetensors"))[1].unlink()
+    return room.run(pretrained="models/changed")
+
+
+def nan_weights(task: str) -> Callable[[Room], list[str]]:
+    def prepare(room: Room) -> list[str]:
+        path = room.model() / "model.safetensors"
+        weights = load_file(path)
+        weights["model.norm.weight"][3] = torch.nan
+        save_file(weights, path, metadata={"format": "pt"})
+        return room.run(pretrained="models/changed", tasks=task)
+
+    return prepare
+
+
+def a_file(room: Room) -> list[str]:
+    (room.folder / "model.gguf").write_bytes(b"GGUF")
+    return room.run(pretrained="model.gguf")
+
+
+def no_dev(room: Room) -> list[str]:
+    (room.folder / "data" / "dev.tsv").unlink()
+    return room.run()
+
+
+def out_is_a_file(room: Room) -> list[str]:
+    (room.folder / "notes.txt").write_text("mine")
+    return room.run(output_path="notes.txt")
+
+
+def out_below_a_file(room: Room) -> list[str]:
+    (room.folder / "notes.txt").write_text("mine")
+    return room.run(output_path="notes.txt/out")
+
+
+def empty_folder(flag: str) -> Callable[[Room], list[str]]:
+    def prepare(room: Room) -> list[str]:
+        (room.folder / "empty").mkdir()
+        return room.run(**{flag: "empty"})
+
+    return prepare
+
+
+def run(*more: str, **flags: str | int | None) -> Callable[[Room], list[str]]:
+    return lambda room: room.run(*more, **flags)
+
+
+def dev(text: str | bytes) -> Callable[[Room], list[str]]:
+    return lambda room: room.dev(text)
+
+
+def build(**options: object) -> Callable[[Room], list[str]]:
+    return lambda room: room.build(**options)
+
+
+OFFLINE = ("Cannot reach the Hub", "Offline", "DATA_DIR=", "MODEL=path", "make eval")
+Cases = dict[str, tuple[Callable[[Room], list[str]], tuple[str, ...]]]
+
+MODEL: Cases = {
+    "model_near_a_shipped_name": (run(pretrained="tiny-bse"), ("'tiny-bse'", "Did you mean", "tiny-base")),
+    "model_near_a_folder": (run(pretrained="models/god"), ("'models/god'", "Did you mean", "good")),
+    "model_near_a_deeper_folder": (run(pretrained="./models/god"), ("'./models/god'", "Did you mean", "good")),
+    "model_empty": (run(pretrained=""), ("Model ''", "Hub id (owner/name)")),
+    "model_unreachable": (run(pretrained="org/name"), ("'org/name'", *OFFLINE)),
+    "model_a_file": (a_file, ("'model.gguf'", "a file, not a folder")),
+    "model_not_a_name": (run(pretrained="a b/c"), ("'a b/c'", "neither a folder nor a Hub id")),
+    "folder_empty": (empty_folder("pretrained"), ("'empty'", "no config.json")),
+    "folder_without_config": (remove("config.json"), ("models/changed'", "no config.json")),
+    "folder_without_weights": (remove("*.safetensors"), ("models/changed'", "no weights", "*.safetensors")),
+    "folder_without_tokenizer": (remove("token*"), ("models/changed'", "no tokenizer", "tokenizer.json")),
+    "config_no_json": (replace("config.json", "{nope"), ("config.json'", "not valid JSON", "Download it again")),
+    "config_no_utf8": (replace("config.json", b"\xff\xfe{}"), ("config.json'", "not valid JSON", "Download it again")),
+    "config_a_list": (replace("config.json", "[1]"), ("config.json'", "list", "Download it again")),
+    "config_a_pointer": (replace("config.json", POINTER), ("config.json'", "Git LFS pointer", "`git lfs pull`")),
+    "weights_a_pointer": (
+        replace("model.safetensors", POINTER),
+        ("model.safetensors'", "Git LFS pointer", "`git lfs pull`"),
+    ),
+    "weights_cut_off": (replace("model.safetensors"), ("model.safetensors'", "cut off", "Download them again")),
+    "weights_empty": (replace("model.safetensors", b""), ("model.safetensors'", "cut off", "Download them again")),
+    "weights_lack_a_shard": (missing_shard, ("models/changed'", "lacks 1 of", "model-00002-of-")),
+    "weights_pickled": (pickled, ("pytorch_model.bin", "can run code", "safetensors", "--allow_pickle")),
+    "tokenizer_no_json": (replace("tokenizer.json", "{nope"), ("tokenizer", "changed'", "not load")),
+    "tokenizer_a_pointer": (replace("tokenizer.json", POINTER), ("tokenizer.json'", "Git LFS pointer", "`git lfs pull`")),
+    "encoder_bert": (build(architecture="bert"), ("'built'", "BertForMaskedLM", "cannot generate", "Qwen/Qwen2.5-0.5B")),
+    "encoder_deberta": (build(architecture="deberta-v2"), ("'built'", "DebertaV2ForMaskedLM", "cannot generate")),
+    "classifier": (
+        build(architecture="deberta-v2", head="SequenceClassification"),
+        ("'built'", "DebertaV2ForSequenceClassification", "cannot generate"),
+    ),
+    "architecture_unknown": (
+        lambda room: room.config(model_type="foo", architectures=["FooForCausalLM"]),
+        ("'changed'", "foo"),
+    ),
+    "config_of_another_size": (lambda room: room.config(hidden_size=64), ("'changed'", "does not load", "size")),
+    "logits_nan_generating": (nan_weights("sst2_01"), ("NaN", "damaged", "DTYPE=float32")),
+    "logits_nan_choosing": (nan_weights("sst2_01_choice"), ("NaN", "damaged", "DTYPE=float32")),
+    "adapter_absent": (run(adapter="nowhere"), ("'nowhere'", "not a folder")),
+    "adapter_a_model": (run(adapter="models/good"), ("'models/good'", "no adapter_config.json", "PEFT")),
+    "adapter_empty_folder": (empty_folder("adapter"), ("'empty'", "no adapter_config.json", "PEFT")),
+    "adapter_whose_base_is_gone": (
+        lambda room: room.run(pretrained=None, adapter=room.adapter("/gone/base")),
+        ("'/gone/base'", "dapter", "MODEL="),
+    ),
+    "adapter_whose_base_is_not_cached": (
+        lambda room: room.run(pretrained=None, adapter=room.adapter("org/base")),
+        ("'org/base'", *OFFLINE),
+    ),
+    "adapter_of_another_model": (
+        lambda room: [*room.build(architecture="gpt2"), f"--adapter={room.adapter('models/good')}"],
+        ("adapter", "q_proj"),
+    ),
+}
+
+PROMPT: Cases = {
+    "context_short_generating": (build(context=32), ("prompt", "tokens", "context of 32", "longer context")),
+    "context_short_choosing": (
+        lambda room: [*room.build(context=32), "--tasks=sst2_01_choice"],
+        ("prompt", "tokens", "context of 32", "longer context"),
+    ),
+    "context_shorter_than_the_answer": (
+        lambda room: [*room.build(chat_template=THINKING_TEMPLATE), "--tasks=sst2_01_think"],
+        ("32768 tokens", "512", "max_gen_toks"),
+    ),
+    "thinking_of_a_model_that_cannot": (run(tasks="sst2_01_think"), ("think", "thinking tag", "TASK=sst2_01")),
+    "chat_template_raises": (build(chat_template=TEMPLATE_THAT_REFUSES), ("sst2_01", "built", "roles must alternate")),
+    "chat_template_no_jinja": (build(chat_template="{% for %}"), ("sst2_01", "built", "template")),
+    "chat_template_absent": (run("--apply_chat_template"), ("the tokenizer has none", "--apply_chat_template")),
+    "fewshot_negative": (run(num_fewshot=-1), ("--num_fewshot -1", "below 0")),
+    "fewshot_more_than_there_are": (run(num_fewshot=9), ("9", "8")),
+    "fewshot_no_number": (run(num_fewshot="two"), ("num_fewshot", "'two'", "--help")),
+}
+
+VALUE: Cases = {
+    "limit_negative": (run(limit=-1), ("LIMIT -1", "whole number above 0")),
+    "limit_zero": (run(limit=0), ("LIMIT 0", "whole number above 0")),
+    "limit_fraction_above_1": (run(limit="2.5"), ("LIMIT 2.5", "whole number above 0")),
+    "limit_word": (run(limit="abc"), ("limit", "'abc'", "--help")),
+    "limit_nan": (run(limit="nan"), ("LIMIT nan", "whole number above 0")),
+    "limit_infinite": (run(limit="inf"), ("LIMIT inf", "whole number above 0")),
+    "batch_word": (run(batch_size="abc"), ("BATCH 'abc'", "above 0", "'auto'")),
+    "batch_zero": (run(batch_size=0), ("BATCH '0'", "above 0")),
+    "batch_negative": (run(batch_size=-3), ("BATCH '-3'", "above 0")),
+    "batch_auto_of_nothing": (run(batch_size="auto:x"), ("BATCH 'auto:x'", "'auto'")),
+    "device_unknown": (run(device="nonsense"), ("'nonsense'", "this machine has", "cpu")),
+    "device_cuda_of_high_number": (run(device="cuda:99"), ("'cuda:99'", "this machine has")),
+    "dtype_unknown": (run(dtype="float7"), ("'float7'", "float32", "bfloat16")),
+    "dtype_unknown_in_model_args": (run(model_args="dtype=float7"), ("'float7'", "float32", "bfloat16")),
+    "seed_word": (run(seed="abc"), ("seed", "abc", "--help")),
+    "flag_unknown": (run("--batchsize=3"), ("--batchsize=3", "--help")),
+    "command_unknown": (lambda room: ["evaluate"], ("evaluate", "run", "--help")),
+    "model_args_without_value": (run("--model_args", "nonsense"), ("nonsense", "model_args")),
+    "model_args_unknown_name": (run(model_args="nonsense=1"), ("nonsense",)),
+    "gen_kwargs_without_value": (run("--gen_kwargs", "nonsense"), ("nonsense", "gen_kwargs")),
+    "backend_unknown": (run(model="nonsense"), ("nonsense", "hf")),
+    "config_file_absent": (run(config="absent.yaml"), ("absent.yaml",)),
+}
+
+TASK: Cases = {
+    "task_misspelt": (run(tasks="sst2_1"), ("'sst2_1'", "Did you mean", "sst2_01")),
+    "task_of_a_broken_file": (
+        lambda room: room.task("task: mine\ninclude: gone.yaml\n"),
+        ("'mine'", "mine.yaml", "gone.yaml"),
+    ),
+    "task_of_no_yaml": (lambda room: room.task("output_type: [oh\n"), ("'sst2_01_mine'", "mine.yaml")),
+    "task_without_data": (lambda room: room.task("doc_to_text: x\n"), ("sst2_01_mine", "does not build")),
+    "task_file_absent": (run(tasks="absent.yaml"), ("'absent.yaml'",)),
+    "task_folder_absent": (run(include_path="absent"), ("--include_path", "'absent'")),
+}
+
+DATA: Cases = {
+    "data_unreachable": (run(data_dir=None), ("stanfordnlp/sst2", *OFFLINE)),
+    "data_dir_absent": (run(data_dir="absent"), ("absent/", "train.tsv and dev.tsv")),
+    "data_dir_a_file": (run(data_dir="data/dev.tsv"), ("data/dev.tsv/", "train.tsv and dev.tsv")),
+    "data_dir_without_dev": (no_dev, ("data/dev.tsv", "train.tsv and dev.tsv")),
+    "data_dir_for_the_embedded_task": (run(tasks="sst2_01_mini"), ("embedded", "DATA_DIR", "TASK=sst2_01")),
+    "data_wrong_header": (dev("text\tlabel\na\t1\n"), ("data/dev.tsv, row 1", "text", "'sentence'", "'label'")),
+    "data_without_header": (dev("good\t1\nbad\t0\n"), ("data/dev.tsv, row 1", "'sentence'", "'label'")),
+    "data_no_line": (dev(""), ("data/dev.tsv, row 1", "'sentence'", "'label'")),
+    "data_header_only": (dev("sentence\tlabel\n"), ("dev.tsv", "empty")),
+    "data_label_2": (dev("sentence\tlabel\na\t1\nb\t2\n"), ("dev.tsv, row 3", "'2'", "0 or 1")),
+    "data_label_missing": (dev("sentence\tlabel\na\t1\nb\t\n"), ("dev.tsv, row 3", "''", "0 or 1")),
+    "data_empty_sentence": (dev("sentence\tlabel\na\t1\nb\t0\n  \t0\n"), ("dev.tsv, row 4", "sentence is empty")),
+    "data_no_utf8": (dev(b"sentence\tlabel\na\t1\ncaf\xe9\t0\n"), ("data/dev.tsv, row 3", "UTF-8")),
+    "data_missing_tab": (dev("sentence\tlabel\na\t1\nb 0\n"), ("data/dev.tsv, row 3", "1 tab", "header has 2")),
+    "data_blank_line": (dev("sentence\tlabel\na\t1\n\nb\t0\n"), ("data/dev.tsv, row 3", "1 tab", "header has 2")),
+    "data_of_no_form": (run(data_dir=None, metadata="dataset=imdb"), ("'imdb'", "owner/name")),
+}
+
+PLACE: Cases = {
+    "out_a_file": (out_is_a_file, ("OUT", "notes.txt")),
+    "out_below_a_file": (out_below_a_file, ("OUT", "notes.txt/out")),
+    "out_read_only": (run(output_path="/proc/out"), ("OUT", "/proc/out")),
+}
+
+TABLE = MODEL | PROMPT | VALUE | TASK | DATA | PLACE
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_input_ends_in_one_line_and_writes_nothing(name: str, room: Room, door: Callable[..., Outcome]):
+    prepare, fragments = TABLE[name]
+    argv = prepare(room)
+    before = files_of(room.folder)
+    outcome = door(*argv)
+    missing = [fragment for fragment in fragments if fragment not in outcome.error]
+    assert not missing, f"{missing} not in: {outcome.error}"
+    assert len(outcome.error) < 500, "a line that nobody reads"
+    assert {path: data for path, data in files_of(room.folder).items() if not path.startswith("out/unfinished/")} == before
+
+
+def test_room_without_a_mistake_is_evaluated(room: Room, door: Callable[..., Outcome]):
+    outcome = door(*room.run())
+    assert outcome.code == 0, outcome.stderr
+    assert len(list((room.folder / "out" / "runs").glob("good--sst2_01--*/run.json"))) == 1
+
+
+def test_adapter_names_its_base_and_is_evaluated(room: Room, door: Callable[..., Outcome]):
+    outcome = door(*room.run(pretrained=None, adapter=room.adapter(str(room.folder / "models" / "good"))))
+    assert outcome.code == 0, outcome.stderr
+    (manifest,) = (room.folder / "out" / "runs").glob("good+adapter--*/run.json")
+    assert json.loads(manifest.read_text())["adapter"] == "adapter"
+
+
+def test_pickled_weights_when_allowed_are_evaluated(room: Room, door: Callable[..., Outcome]):
+    assert door(*pickled(room), "--allow_pickle").code == 0
+    assert len(list((room.folder / "out" / "runs").glob("changed--*/run.json"))) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_device_cuda_without_a_gpu_says_what_there_is(room: Room, door: Callable[..., Outcome]):
+    assert "Device 'cuda' is not there; this machine has cpu" in door(*room.run(device="cuda")).error
+
+
+def test_train_row_is_named_as_well_as_a_dev_row(room: Room, door: Callable[..., Outcome]):
+    tsv_folder(room.folder / "data", train=[*SENTENCES, ("more", "x")])
+    assert "train.tsv, row 10: label 'x' is not 0 or 1" in door(*room.run()).error
+
+
+def test_same_run_in_another_process_is_not_started_twice(room: Room, door: Callable[..., Outcome]):
+    assert door(*room.run()).code == 0
+    (done,) = (room.folder / "out" / "runs").glob("good--*")
+    before = files_of(done)
+    work = room.folder / "out" / "unfinished" / done.name
+    work.mkdir(parents=True)
+    with (work / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another process would; released when the file is closed
+        assert "going on in another process" in door(*room.run("--force")).error
+        assert files_of(done) == before
+    assert door(*room.run("--force")).code == 0
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """Mount a file system of its own over a folder; skip where this is not permitted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting a tmpfs is not permitted here ({getattr(error, 'stderr', error)})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path, leave: int) -> None:
+    """Fill the disk of `path` but for `leave` bytes."""
+    space = os.statvfs(path.parent)
+    path.write_bytes(bytes(max(space.f_bavail * space.f_frsize - leave, 0)))
+
+
+@pytest.mark.parametrize("kilobytes", [0, 4, 12, 24, 36])
+def test_full_disk_is_one_line_and_the_finished_run_stays(kilobytes: int, room: Room, door: Callable[..., Outcome]):
+    out = room.folder / "full"
+    again = room.run("--force", output_path="full")
+    with small_disk(out, 400):
+        assert door(*again).code == 0
+        (done,) = (out / "runs").glob("good--*")
+        before = files_of(out / "runs")
+        fill(out / "ballast", leave=kilobytes * 1024)
+        outcome = door(*again)
+        assert "OUT" in outcome.error
+        assert "room" in outcome.error
+        assert files_of(out / "runs") == before
+        (out / "ballast").unlink()
+        assert door(*again).code == 0, "with room again the same command goes through"
+        assert done.is_dir()

@@ -1,0 +1,125 @@
+import csv
+import io
+
+from harness_ext import leaderboard
+from harness_ext.leaderboard import SST2_VALIDATION, as_csv, markdown, rows, write
+from harness_ext.records import SCHEMA, write_json
+
+
+def manifest(model="m", correct=700, n=872, *, task="sst2_01", missing=3, **more):
+    counts = {"correct": correct, "positive": 1, "negative": 1, "not_following": {"other": missing}}
+    return {
+        "schema": SCHEMA,
+        "key": f"{model}{task}{correct}{n}",
+        "model": model,
+        "adapter": None,
+        "train_samples": 0,
+        "seed": None,
+        "task": task,
+        "data": "sst2/dev.tsv",
+        "data_fingerprint": SST2_VALIDATION,
+        "n": n,
+        "n_available": 872,
+        "counts": {"lenient": counts, "strict": {**counts, "correct": correct - 10}},
+        "docs_per_s": 12.345,
+        **more,
+    }
+
+
+def save(out, *manifests):
+    for number, content in enumerate(manifests):
+        folder = out / "runs" / f"run{number}"
+        folder.mkdir(parents=True)
+        write_json(folder / "run.json", content)
+
+
+def test_rows_are_sorted_by_score_and_carry_the_interval():
+    board = rows([manifest("low", 436), manifest("high", 828)], [])
+    assert [row["model"] for row in board] == ["high", "low"]
+    assert board[1]["score"] == 0.5
+    assert board[1]["low"] < 0.5 < board[1]["high"]
+    assert board[0]["strict_score"] == 818 / 872
+    assert board[0]["not_following"] == 3
+
+
+def test_rows_set_the_reported_score_beside_and_say_whether_it_lies_inside():
+    reported = leaderboard.read_reported()
+    name = "Qwen/Qwen2.5-0.5B"
+    near, far = (rows([manifest(name, correct)], reported)[0] for correct in (360, 500))
+    assert near["reported"] == far["reported"] == 350 / 872
+    assert (near["reported_inside"], far["reported_inside"]) == (True, False)
+
+
+def test_rows_compare_only_the_same_question_on_the_same_data():
+    reported = leaderboard.read_reported()
+    name = "Qwen/Qwen2.5-0.5B"
+    for other in (
+        manifest("someone/else"),
+        manifest(name, task="sst2_01_choice"),
+        manifest(name, data_fingerprint="of other sentences"),
+        manifest(name, 80, 100),
+    ):
+        assert rows([other], reported)[0]["reported"] is None
+    assert rows([manifest(name, adapter="a", train_samples=64)], reported)[0]["reported"] == 482 / 872
+
+
+def test_every_model_name_with_a_reported_score_is_in_the_reported_numbers():
+    assert set(leaderboard.REPORTED_AS.values()) <= {row["model"] for row in leaderboard.read_reported()}
+
+
+def test_markdown_keeps_partial_runs_apart_and_explains_872():
+    text = markdown(rows([manifest("whole"), manifest("part", 8, 10)], []))
+    whole, part = text.split("## Partial runs")
+    assert "whole" in whole
+    assert "part " not in whole
+    assert "10/872" in part
+    assert "1,872" in text
+
+
+def test_markdown_hostile_model_name_stays_in_its_cell():
+    text = markdown(rows([manifest("a|b\n# <script>alert(1)</script>")], []))
+    (line,) = [line for line in text.splitlines() if "alert" in line]
+    assert line.count(" | ") == len(text.splitlines()[4].split(" | ")) - 1
+    assert "<script" not in text
+
+
+def test_csv_has_fractions_and_a_flag_for_partial_runs():
+    (row,) = csv.DictReader(io.StringIO(as_csv(rows([manifest("part", 8, 10)], []))))
+    assert (row["score"], row["partial"], row["reported"]) == ("0.8", "True", "")
+
+
+def test_write_leaves_out_a_damaged_record_and_says_so(tmp_path, capsys):
+    save(tmp_path, manifest("good"), {"schema": 99})
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "run.json").write_text("{")
+    (tmp_path / "runs" / "incomplete").mkdir()
+    board, files = write(tmp_path)
+    assert [row["model"] for row in board] == ["good"]
+    assert all(path.is_file() for path in files)
+    assert capsys.readouterr().err.count("Left out") == 2
+
+
+def test_write_own_run_replaces_a_published_one_of_the_same_key(tmp_path):
+    save(tmp_path, manifest("m", docs_per_s=2.0))
+    (tmp_path / "published" / "m").mkdir(parents=True)
+    write_json(tmp_path / "published" / "m" / "run.json", manifest("m", docs_per_s=1.0))
+    (row,) = write(tmp_path)[0]
+    assert row["docs_per_s"] == 2.0
+
+
+def test_rows_leave_out_runs_of_other_tasks():
+    assert rows([manifest(counts={})], []) == []
+
+
+def test_committed_leaderboard_holds_every_published_run():
+    results = leaderboard.REPORTED.parent
+    text = (results / "leaderboard.md").read_text(encoding="utf-8")
+    board = rows(
+        [leaderboard.records.read_run(folder) for folder in results.glob("published/*")], leaderboard.read_reported()
+    )
+    assert board
+    for row in board:
+        cells = list(leaderboard._cells(row).values())
+        assert (
+            " | ".join(cells[: cells.index(row["data"]) + 6]) in text
+        )  # up to the strict score: speed is each machine's own

@@ -1,0 +1,69 @@
+import multiprocessing
+import signal
+
+import pytest
+
+from harness_ext import records
+from harness_ext.errors import UserError
+
+
+def test_run_key_depends_on_every_part_and_on_no_order():
+    parts = {"model": "m", "limit": None, "seeds": [0, 1]}
+    assert records.run_key(parts) == records.run_key(dict(reversed(parts.items())))
+    assert len({records.run_key(parts | change) for change in ({}, {"limit": 1}, {"seeds": [1, 0]}, {"new": None})}) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "start"),
+    [("Qwen/Qwen2.5-0.5B", "Qwen__Qwen2.5-0.5B--t--"), ("../x", "__x--t--"), ("a b;$(c)`d`", "a_b___c__d_--t--")],
+)
+def test_run_name_is_a_plain_folder_name(model, start):
+    name = records.run_name(model, "t", "0123456789abcdef")
+    assert name == f"{start}01234567"
+
+
+def test_run_name_of_a_very_long_model_name_still_is_a_file_name():
+    assert len(records.run_name("x" * 500, "sst2_01", "0" * 64)) < 120
+
+
+def test_workspace_keeps_a_second_process_out(tmp_path):
+    second = records.workspace(tmp_path, "run")
+    with records.workspace(tmp_path, "run"), pytest.raises(UserError, match="going on in another process"):
+        second.__enter__()
+
+
+def _hold(out, ready):
+    with records.workspace(out, "run") as work:
+        (work / "answers").write_text("so far")
+        ready.set()
+        signal.pause()
+
+
+def test_workspace_of_a_killed_process_is_free_again_with_its_answers(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(30)
+    process.kill()
+    process.join()
+    with records.workspace(tmp_path, "run") as work:
+        assert (work / "answers").read_text() == "so far"
+
+
+def test_publish_replaces_an_earlier_run_whole(tmp_path):
+    target = records.run_folder(tmp_path, "run")
+    for content in ("old", "new"):
+        with records.workspace(tmp_path, "run") as work:
+            (work / "finished").mkdir()
+            (work / "finished" / content).touch()
+            records.write_json(work / "finished" / "run.json", {"schema": records.SCHEMA})
+            records.publish(work, work / "finished", target)
+    assert {path.name for path in target.iterdir()} == {"new", "run.json"}
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_read_run_of_another_schema_is_an_error(tmp_path):
+    records.write_json(tmp_path / "run.json", {"schema": 0})
+    with pytest.raises(ValueError, match="schema"):
+        records.read_run(tmp_path)

@@ -1,0 +1,289 @@
+"""Runs end to end on small models: the numbers against stock lm-eval and hand counts, the records, resuming."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
+
+from harness_ext.records import read_runs
+from harness_ext.tasks import build_tasks, chat_renderer, render_prompt
+
+ARCHITECTURES = ("qwen2", "qwen3", "llama", "gemma3", "gpt2")
+
+
+def samples_of(out: Path) -> list[dict]:
+    (log,) = out.glob("runs/*/samples.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def stock_samples(model: Path, data: Path, task: str, chat: bool, num_fewshot: int, tmp_path: Path) -> list[dict]:
+    """Run lm-eval's own HFLM on the same task through its own evaluator and writer."""
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    (built,) = build_tasks([task], metadata={"data_dir": str(data)})
+    tracker = EvaluationTracker(output_path=str(tmp_path / "stock"))
+    results = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32"},
+        tasks=[built],
+        device="cpu",
+        batch_size=3,
+        num_fewshot=num_fewshot,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        task_manager=TaskManager(include_defaults=False),
+        evaluation_tracker=tracker,
+    )
+    samples = results.pop("samples")[task]
+    tracker.save_results_aggregated(results=results, samples={task: samples})
+    tracker.save_results_samples(task_name=task, samples=samples)
+    (log,) = (tmp_path / "stock").glob("*/samples_*.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "chat", "num_fewshot"),
+    [
+        *((architecture, "sst2_01", False, 0) for architecture in ARCHITECTURES),
+        ("qwen2", "sst2_01", True, 0),
+        ("llama", "sst2_01", True, 2),
+        ("llama", "sst2_01", False, 2),
+        ("qwen2", "sst2_01_choice", False, 0),
+        ("llama", "sst2_01_choice", True, 0),
+    ],
+)
+def test_run_logs_the_same_documents_as_stock_lm_eval(architecture, task, chat, num_fewshot, door, eight_rows, tmp_path):
+    model = answering_model(tmp_path / "model", architecture, chat_template=CHAT_TEMPLATE if chat else None, context=1024)
+    flags = ("--pretrained", model, "--data_dir", eight_rows, "--tasks", task, "--num_fewshot", num_fewshot, "-b", 3)
+    assert door("run", *flags, "--output_path", tmp_path / "ours").code == 0
+    ours = samples_of(tmp_path / "ours")
+    assert ours == stock_samples(model, eight_rows, task, chat, num_fewshot, tmp_path)
+    assert {sample["arguments"]["gen_args_0"]["arg_0"].startswith("<|im_start|>") for sample in ours} == {chat}
+
+
+def test_run_stories260k_answers_as_stock_lm_eval_does(shared, door, tmp_path):
+    """A real pretrained model on real sentences; all 872 agree too (README, "How we know")."""
+    rows = [line.rsplit("\t", 1) for line in (shared / "data/sst2/dev.tsv").read_text().splitlines()[1:41]]
+    data, model = tsv_folder(tmp_path / "sst2", rows), shared / "models" / "stories260K"
+    assert door("run", "--pretrained", model, "--data_dir", data, "--output_path", tmp_path / "ours", "-b", 3).code == 0
+    assert samples_of(tmp_path / "ours") == stock_samples(model, data, "sst2_01", False, 0, tmp_path)
+
+
+def test_run_record_agrees_with_a_count_by_hand(door, answering, eight_rows, tmp_path):
+    assert door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path).code == 0
+    (record,) = read_runs(tmp_path)
+    responses = [(s["doc"]["label"], s["resps"][0][0]) for s in samples_of(tmp_path) if s["filter"] == "lenient"]
+    firsts = [(label, next((char for char in text if char in "01"), None)) for label, text in responses]
+    count = record["counts"]["lenient"]
+    assert count["correct"] == sum(str(label) == first for label, first in firsts)
+    assert count["positive"] == sum(first == "1" for _, first in firsts)
+    assert 0 < count["positive"] < 8  # the model answers both, or this test would prove little
+    assert record["metrics"]["lenient"]["acc"] == count["correct"] / 8
+    assert (record["n"], record["n_available"], record["data"]) == (8, 8, f"{eight_rows.name}/dev.tsv")
+    assert record["tokens"]["out"] > 0
+    assert record["docs_per_s"] > 0
+    assert str(Path.home()) not in json.dumps(record)
+
+
+def test_run_finished_is_not_run_again_unless_forced(door, answering, eight_rows, tmp_path):
+    flags = ("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path)
+    door(*flags)
+    (folder,) = (tmp_path / "runs").iterdir()
+    first = (folder / "run.json").read_bytes()
+    again = door(*flags)
+    assert "Already done" in again.stderr
+    assert answering.name in again.stdout.replace("\n", "")
+    assert (folder / "run.json").read_bytes() == first
+    assert "Written" in door(*flags, "--force").stderr
+    assert (folder / "run.json").read_bytes() != first
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_run_key_changes_with_what_can_change_the_numbers(door, answering, eight_rows, tmp_path):
+    flags = ("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path)
+    changes = (
+        (),
+        ("--limit", 4),
+        ("--num_fewshot", 1),
+        ("--dtype", "bfloat16"),
+        ("--gen_kwargs", "max_gen_toks=3"),
+        ("--system_instruction", "Be brief."),
+        ("--seed", 7),
+        ("--tasks", "sst2_01_choice"),
+        ("--model", "hf"),
+    )
+    for change in changes:
+        assert door(*flags, *change).code == 0
+    assert len(list((tmp_path / "runs").iterdir())) == len(changes)
+    door(*flags, "--batch_size", 2)  # not a change of question: batches are how, not what
+    assert len(list((tmp_path / "runs").iterdir())) == len(changes)
+
+
+def test_run_partial_counts_what_was_asked_for(door, answering, eight_rows, tmp_path):
+    door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path, "--limit", "0.25")
+    (record,) = read_runs(tmp_path)
+    assert (record["n"], record["n_available"]) == (2, 8)
+
+
+def test_run_trained_prompt_would_be_the_evaluated_one_token_for_token(door, eight_rows, tmp_path):
+    from transformers import AutoTokenizer
+
+    model = answering_model(tmp_path / "model", chat_template=THINKING_TEMPLATE)
+    door("run", "--pretrained", model, "--data_dir", eight_rows, "-o", tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    (task,) = build_tasks(["sst2_01"], metadata={"data_dir": str(eight_rows)})
+    render = chat_renderer(tokenizer, {"enable_thinking": False})
+    for sample in samples_of(tmp_path):
+        rendered = render_prompt(task, sample["doc"], render)
+        evaluated = sample["arguments"]["gen_args_0"]["arg_0"]
+        assert tokenizer(rendered).input_ids == tokenizer(evaluated).input_ids
+        assert evaluated.endswith("<think>\n\n</think>\n\n")
+
+
+def test_run_thinking_is_switched_by_the_task_and_said(door, eight_rows, tmp_path):
+    model = build_model(tmp_path / "model", chat_template=THINKING_TEMPLATE, seed=3)
+    flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "-o", tmp_path, "--gen_kwargs", "max_gen_toks=12")
+    assert "thinking off" in door(*flags).stderr
+    assert "thinking on, ends at </think>" in door(*flags, "--tasks", "sst2_01_think").stderr
+    prompts = {run["task"]: run["choices"]["template_args"] for run in read_runs(tmp_path)}
+    assert prompts == {"sst2_01": {"enable_thinking": False}, "sst2_01_think": {"enable_thinking": True}}
+
+
+def test_run_thinking_opened_by_the_prompt_is_never_read_as_an_answer(door, eight_rows, tmp_path):
+    opens = CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
+    model = answering_model(tmp_path / "model", "llama", chat_template=opens)
+    flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "-o", tmp_path, "--tasks", "sst2_01_think")
+    assert door(*flags, "--gen_kwargs", "max_gen_toks=4").code == 0
+    (record,) = read_runs(tmp_path)
+    assert record["counts"]["lenient"]["not_following"] == {"unfinished_thinking": 8}
+    assert all(sample["resps"][0][0].startswith("<think>\n") for sample in samples_of(tmp_path))
+
+
+def test_run_adapter_names_its_own_base_model(door, answering, eight_rows, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(answering),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(tmp_path / "adapter" / "checkpoint-6")
+    (tmp_path / "adapter" / "run.json").write_text('{"train_samples": 16, "seed": 3}')
+    door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path)
+    assert (
+        door("run", "--adapter", tmp_path / "adapter" / "checkpoint-6", "--data_dir", eight_rows, "-o", tmp_path).code == 0
+    )
+    base, adapted = sorted(read_runs(tmp_path), key=lambda run: run["adapter"] or "")
+    assert (adapted["model"], adapted["adapter"]) == (base["model"], "adapter/checkpoint-6")
+    assert (adapted["train_samples"], adapted["seed"]) == (16, 3)
+    assert adapted["key_parts"]["weights"] == base["key_parts"]["weights"]
+    assert adapted["key_parts"]["adapter"].startswith("sha256:")
+
+
+def test_run_two_tasks_with_one_loaded_model(door, answering, eight_rows, tmp_path):
+    both = door(
+        "run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path, "--tasks", "sst2_01,sst2_01_choice"
+    )
+    assert both.code == 0
+    runs = {run["task"]: run for run in read_runs(tmp_path)}
+    assert set(runs) == {"sst2_01", "sst2_01_choice"}
+    assert runs["sst2_01_choice"]["counts"]["none"]["not_following"] == {}
+
+
+def test_run_tiny_on_the_embedded_sample_is_the_default(door, elsewhere):
+    done = door("run")
+    assert done.code == 0, done.stderr
+    (record,) = read_runs(elsewhere / "results")
+    assert (record["model"], record["task"], record["n"]) == ("tiny", "sst2_01_mini", 120)
+    assert record["counts"]["strict"]["not_following"] == {}
+
+
+def test_run_results_that_were_not_written_have_failed(door, answering, eight_rows, tmp_path, monkeypatch):
+    def full(path, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)  # lm-eval's tracker only warns of it
+    failed = door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path)
+    assert "No space left on device" in failed.error
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def start(*flags: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "harness_ext", "run", *map(str, flags)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_answers(process: subprocess.Popen, out: Path, count: int) -> None:
+    """Wait until the response cache holds some answers."""
+    import sqlite3
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in out.glob("unfinished/*/answers*.db"):
+            try:
+                with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as cache:
+                    if cache.execute("SELECT count(*) FROM unnamed").fetchone()[0] >= count:
+                        return
+            except sqlite3.Error:
+                pass  # not created yet, or being written
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} answers: {process.communicate()}")
+
+
+@pytest.fixture
+def slow_run(answering, tmp_path):
+    """Flags of a run that takes a few seconds: 300 documents, one at a time."""
+    rows = [
+        (f"film number {number} is {random.Random(number).choice(['good', 'bad'])}", number % 2) for number in range(300)
+    ]
+    return ("--pretrained", answering, "--data_dir", tsv_folder(tmp_path / "data", rows), "--batch_size", 1)
+
+
+def test_run_killed_and_started_again_ends_as_if_never_interrupted(slow_run, door, tmp_path):
+    for count in (1, 40, 150):
+        process = start(*slow_run, "-o", tmp_path / "killed")
+        wait_for_answers(process, tmp_path / "killed", count)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not list(tmp_path.glob("killed/runs/*"))
+    assert door("run", *slow_run, "-o", tmp_path / "killed").code == 0
+    assert door("run", *slow_run, "-o", tmp_path / "whole").code == 0
+    assert samples_of(tmp_path / "killed") == samples_of(tmp_path / "whole")
+    killed, whole = read_runs(tmp_path / "killed")[0], read_runs(tmp_path / "whole")[0]
+    assert {name: killed[name] for name in ("key", "counts", "metrics", "n")} == {
+        name: whole[name] for name in ("key", "counts", "metrics", "n")
+    }
+    assert killed["answers_resumed"] >= 150
+    assert whole["answers_resumed"] == 0
+
+
+def test_run_interrupted_from_the_keyboard_says_how_to_go_on(slow_run, tmp_path):
+    process = start(*slow_run, "-o", tmp_path / "out")
+    wait_for_answers(process, tmp_path / "out", 5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "The same command continues" in said
+    assert "Traceback" not in said
+
+
+def test_run_counts_of_kinds_add_up(door, random_model, eight_rows, tmp_path):
+    door("run", "--pretrained", random_model, "--data_dir", eight_rows, "-o", tmp_path)
+    (record,) = read_runs(tmp_path)
+    kinds = Counter(s["filtered_resps"][0].strip("[]") for s in samples_of(tmp_path) if s["filter"] == "strict")
+    count = record["counts"]["strict"]
+    assert count["not_following"] == {kind: number for kind, number in kinds.items() if kind not in ("0", "1")}
+    assert count["positive"] + count["negative"] + sum(count["not_following"].values()) == 8

@@ -4,7 +4,10 @@ Exit codes: 0 done; 2 the user's input is wrong (one line); 1 anything else.
 """
 
 import argparse
+import errno
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
+        message = re.sub(r"invalid functools\.partial\(.*\) value", "invalid value", message)  # lm-eval's --seed
         raise UserError(f"{message} (`{self.prog} --help` lists what there is)")
 
 
@@ -83,17 +87,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_unpack(sys.argv[1:] if argv is None else argv))
         args.func(args)
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        print("Error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0
+
+
+def _unpack(argv: Sequence[str]) -> list[str]:
+    """Replace ``--args='...'`` (make's ARGS=) by the words in it, split as a shell would, but never by a shell."""
+    words = []
+    for word in argv:
+        try:
+            words += shlex.split(word.removeprefix("--args=")) if word.startswith("--args=") else [word]
+        except ValueError as error:
+            raise UserError(f"ARGS {word.removeprefix('--args=')!r} cannot be split into words: {error}.") from None
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 
 from harness_ext import hub as hub_client
 from harness_ext.errors import UserError
+from harness_ext.models import as_path
 
 TASKS_DIR = Path(__file__).resolve().parent.parent / "tasks"
 GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
@@ -60,7 +61,7 @@ def load_splits(
             "Leave it out, or choose a task that reads the full data, such as TASK=sst2_01."
         )
     if data_dir or embedded:
-        folder = Path(data_dir) if data_dir else TASKS_DIR / str(embedded)
+        folder = as_path("DATA_DIR", data_dir) if data_dir else TASKS_DIR / str(embedded)
         shown = folder.resolve().name if data_dir else f"embedded {embedded}"
         tables = {split: _read_tsv(folder / file, text, label) for split, file in GLUE_FILES.items()}
         sources = {split: f"{shown}/{file}" for split, file in GLUE_FILES.items()}

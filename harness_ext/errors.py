@@ -33,7 +33,7 @@ def one_line_errors(loading: str | None = None) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) or "disk is full" in said or getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(f"Answers could not be kept ({said}). Make room, or choose another folder with OUT=.") from error
         if loading:
-            raise UserError(f"{loading}{type(error).__name__}: {said[:500]}") from error
+            raise UserError(f"{loading}{type(error).__name__}: {said[:300]}") from error
         raise
 
 

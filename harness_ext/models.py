@@ -69,9 +69,10 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False,
     Raises:
         UserError: It cannot be found or would not load; says why and what to do.
     """
-    folder = SHIPPED.get(text, Path(text).expanduser())
+    folder = SHIPPED.get(text) or as_path("Model", text)
     if text and folder.is_dir():
         name = text if text in SHIPPED else folder.resolve().name
+        _check_no_pointers(folder)
         config = _read_json(folder, "config.json")
         _check_weights(folder, allow_pickle)
         if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
@@ -93,11 +94,12 @@ def find_adapter(text: str) -> Checkpoint:
     Raises:
         UserError: It is no PEFT adapter or its weights are not whole.
     """
-    folder = Path(text).expanduser()
+    folder = as_path("Adapter", text)
     if not folder.is_dir():
         raise UserError(f"Adapter {text!r} is not a folder.{_near_folders(folder)}")
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"Adapter folder {text!r} has no adapter_config.json: pass a folder saved by PEFT.")
+    _check_no_pointers(folder)
     config = _read_json(folder, "adapter_config.json")
     _check_weights(folder, allow_pickle=False)
     resolved = folder.resolve()
@@ -108,11 +110,24 @@ def find_adapter(text: str) -> Checkpoint:
     return Checkpoint(name, _as_path(folder), _hash_folder(folder), config, found)
 
 
+def as_path(what: str, text: str) -> Path:
+    """Read a path as the user typed it.
+
+    Raises:
+        UserError: No file system could hold it, or its ``~user`` does not exist.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{what} {text[:80]!r} is no path: {getattr(error, 'strerror', None) or error}.") from None
+    return path
+
+
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
         raise UserError(f"Model folder '{folder}' has no {file}: it is not a checkpoint that transformers can load.")
-    _check_not_pointer(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -126,8 +141,10 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
     """Check that the weights are there, whole and safe to load."""
     files = sorted(folder.glob("*.safetensors"))
     for index in folder.glob("*.safetensors.index.json"):
-        shards = set(_read_json(folder, index.name).get("weight_map", {}).values())
-        missing = sorted(shards - {file.name for file in files})
+        shards = _read_json(folder, index.name).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise UserError(f"'{index}' has no weight_map. Download it again.")
+        missing = sorted({str(shard) for shard in shards.values()} - {file.name for file in files})
         if missing:
             raise UserError(
                 f"Model folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}."
@@ -152,7 +169,6 @@ def _check_safetensors(path: Path) -> None:
     """Let safetensors itself check the header against the file's length (no tensor is read)."""
     from safetensors import SafetensorError, safe_open
 
-    _check_not_pointer(path)
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -160,14 +176,16 @@ def _check_safetensors(path: Path) -> None:
         raise UserError(f"Weights '{path}' are damaged or cut off ({error}). Download them again.") from None
 
 
-def _check_not_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise UserError(f"'{path}' is a Git LFS pointer, not the file itself. Run `git lfs pull` in its folder.")
+def _check_no_pointers(folder: Path) -> None:
+    for path in _hashed_files(folder):
+        with path.open("rb") as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                raise UserError(f"'{path}' is a Git LFS pointer, not the file itself. Run `git lfs pull` in its folder.")
 
 
 def _check_generative(checkpoint: Checkpoint) -> None:
-    classes = checkpoint.config.get("architectures") or []
+    listed = checkpoint.config.get("architectures")
+    classes = [str(name) for name in listed] if isinstance(listed, list) else []
     if classes and all(map(_NOT_GENERATIVE.search, classes)):
         raise UserError(
             f"Model {checkpoint.name!r} is a {classes[0]}, which cannot generate text; the 0/1 task needs a generative "
@@ -178,11 +196,15 @@ def _check_generative(checkpoint: Checkpoint) -> None:
 def _hash_folder(folder: Path) -> str:
     """Hash every file of a folder that can change what the model answers."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in _HASHED and path.name not in _NOT_HASHED:
-            with path.open("rb") as file:
-                digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for path in _hashed_files(folder):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _hashed_files(folder: Path) -> list[Path]:
+    files = (path for path in sorted(folder.iterdir()) if path.suffix in _HASHED and path.name not in _NOT_HASHED)
+    return [path for path in files if path.is_file()]
 
 
 def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:

@@ -1,6 +1,7 @@
 """From the command line of `run` to a checked request; lm-eval's flags with their meaning, and a few of ours."""
 
 import argparse
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +72,29 @@ def read_request(args: argparse.Namespace) -> Request:
         raise UserError(str(error)) from error
     if "model" not in given:
         config.model = DEFAULT_BACKEND
+    if isinstance(config.tasks, str):
+        config.tasks = config.tasks.split(",")
     if not config.tasks:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else "sst2_01"]
-    _check_values(config)
+    try:
+        _check_values(config)
+    except TypeError as error:  # flags are typed; the values of a config file are not
+        raise UserError(f"{args.config}: {error}.") from None
     base, adapter = _find_checkpoints(config, own)
     return Request(config, frozenset(given), own, base, adapter)
 
 
 def _check_values(config: EvaluatorConfig) -> None:
+    if not isinstance(config.tasks, list) or not all(isinstance(name, str) for name in config.tasks):
+        raise UserError(f"tasks: {config.tasks!r} is no list of task names.")
     limit = config.limit
-    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
         raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
-    if config.num_fewshot is not None and config.num_fewshot < 0:
-        raise UserError(f"--num_fewshot {config.num_fewshot} is below 0.")
+    if config.num_fewshot is not None and not (isinstance(config.num_fewshot, int) and config.num_fewshot >= 0):
+        raise UserError(f"num_fewshot {config.num_fewshot!r} is no whole number from 0 up.")
+    if not all(seed is None or 0 <= seed < 2**32 for seed in config.seed):
+        raise UserError(f"SEED {config.seed} is not within 0 and {2**32 - 1}.")
     if config.predict_only:
         raise UserError("--predict_only leaves no score to record. Use `lm-eval run` for it.")
 
@@ -97,14 +107,33 @@ def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Che
     if own["adapter"] is not None:
         args["peft"] = own["adapter"]
     if config.model not in CHECKPOINT_BACKENDS:
+        _check_backend(config.model)
         return None, None
     adapter = find_adapter(str(args["peft"])) if args.get("peft") else None
-    if adapter and not args.get("pretrained"):
+    named_by_adapter = adapter is not None and not args.get("pretrained")
+    if adapter and named_by_adapter:
         args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
-    base = find_model(
-        str(args.get("pretrained", "tiny")),
-        str(args.get("revision", "main")),
-        allow_pickle=own["allow_pickle"],
-        remote_code=bool(args.get("trust_remote_code")),
-    )
+    try:
+        base = find_model(
+            str(args.get("pretrained", "tiny")),
+            str(args.get("revision", "main")),
+            allow_pickle=own["allow_pickle"],
+            remote_code=bool(args.get("trust_remote_code")),
+        )
+    except UserError as error:
+        if named_by_adapter:
+            raise UserError(
+                f"{error} The adapter's own config names that base: give another place of it with MODEL=."
+            ) from None
+        raise
     return base, adapter
+
+
+def _check_backend(name: str) -> None:
+    import lm_eval.models  # noqa: F401  registers lm-eval's backends, without importing any
+    from lm_eval.api.registry import model_registry
+
+    known = {*model_registry.keys(), DEFAULT_BACKEND}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["hf", "vllm", "local-completions"]
+        raise UserError(f"BACKEND {name!r} is unknown. Did you mean {' or '.join(near)}?")

@@ -19,6 +19,8 @@ from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.meter import Meter, peak_memory_bytes
 from harness_ext.request import Request, read_request
 
+HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
+
 
 def execute(args: argparse.Namespace) -> None:
     """Run what the command line asks for, task after task with one loaded model, and print the table.
@@ -76,7 +78,7 @@ class Session:
             if records.is_complete(target) and not request.own["force"]:
                 shutil.rmtree(work)
                 print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
-                return records.read_run(target)
+                return _read(target)
             if choices:
                 print(choices.line(), file=sys.stderr, flush=True)
             started = datetime.now(UTC)
@@ -153,10 +155,14 @@ class Session:
         config = self.request.config
         template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
         task.set_fewshot_seed(config.seed[3])
+        shots, examples = task.config.num_fewshot, len(task.fewshot_docs())
+        if shots > examples:
+            raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
         try:
             return render_prompt(task, task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices))
-        except Exception as error:  # a chat template may raise anything; few-shot may ask for more than there is
-            raise UserError(f"Task {task.task_name} cannot render its prompt for {self.request.model}: {error}") from error
+        except Exception as error:  # a template may raise anything
+            what = f"{self.request.model}'s chat template" if template else "its own template"
+            raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
 
     def _evaluate(self, task: Any, choices: Choices | None, work: Path, key: str) -> tuple[list[dict], Path, dict[str, Any]]:
         """Let lm-eval run the task, every answer kept as it comes, and write its two files.
@@ -168,16 +174,17 @@ class Session:
         from lm_eval.loggers import EvaluationTracker
         from lm_eval.tasks import TaskManager
 
-        config = self.request.config
-        if self.request.own["force"]:
+        request, config = self.request, self.request.config
+        if request.own["force"]:
             for file in work.glob("answers*"):
                 file.unlink()
         lm = self._load(choices)
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
-        with one_line_errors():
+        handed_on = " ".join(f"{name}={request.if_given(name)}" for name in HANDED_ON if name in request.given)
+        with one_line_errors(f"lm-eval does not run with {handed_on}: " if handed_on else None):
             summary = simple_evaluate(
                 model=lm,
-                model_args={**config.model_args, "pretrained": self.request.model},
+                model_args={**config.model_args, "pretrained": request.model},
                 tasks=[task],
                 num_fewshot=config.num_fewshot,
                 batch_size=choices.batch_size if choices else config.batch_size,
@@ -215,7 +222,8 @@ class Session:
         """Load the model once; a later task of another kind only switches its chat template's arguments."""
         if self._lm is None:
             start = time.perf_counter()
-            with one_line_errors(f"Model {self.request.model!r} does not load: "):
+            adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
+            with one_line_errors(f"Model {self.request.model!r}{adapter} does not load: "):
                 self._lm = _create_model(self.request, choices)
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
@@ -258,6 +266,13 @@ class Session:
             "commit": evidence.commit(),
             "command": evidence.command(),
         }
+
+
+def _read(target: Path) -> dict[str, Any]:
+    try:
+        return records.read_run(target)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
 
 
 def _load_tokenizer(base: Any, args: dict[str, Any]) -> Any:

@@ -115,8 +115,11 @@ def replace(file: str, text: str | bytes | None = None) -> Callable[[Room], list
 
     def prepare(room: Room) -> list[str]:
         path = room.model() / file
-        data = path.read_bytes()
-        path.write_bytes(data[: len(data) // 2] if text is None else text if isinstance(text, bytes) else text.encode())
+        if text is None:
+            data = path.read_bytes()
+            path.write_bytes(data[: len(data) // 2])
+        else:
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return room.run(pretrained="models/changed")
 
     return prepare
@@ -160,6 +163,14 @@ def no_dev(room: Room) -> list[str]:
     return room.run()
 
 
+def config_file(text: str) -> Callable[[Room], list[str]]:
+    def prepare(room: Room) -> list[str]:
+        (room.folder / "mine.yaml").write_text(text)
+        return room.run(config="mine.yaml")
+
+    return prepare
+
+
 def out_is_a_file(room: Room) -> list[str]:
     (room.folder / "notes.txt").write_text("mine")
     return room.run(output_path="notes.txt")
@@ -200,6 +211,8 @@ MODEL: Cases = {
     "model_empty": (run(pretrained=""), ("Model ''", "Hub id (owner/name)")),
     "model_unreachable": (run(pretrained="org/name"), ("'org/name'", *OFFLINE)),
     "model_a_file": (a_file, ("'model.gguf'", "a file, not a folder")),
+    "model_below_nobodys_home": (run(pretrained="~nobody-here/x"), ("'~nobody-here/x'",)),
+    "model_of_a_long_name": (run(pretrained="x" * 300), ("xxx",)),
     "model_not_a_name": (run(pretrained="a b/c"), ("'a b/c'", "neither a folder nor a Hub id")),
     "folder_empty": (empty_folder("pretrained"), ("'empty'", "no config.json")),
     "folder_without_config": (remove("config.json"), ("models/changed'", "no config.json")),
@@ -216,9 +229,15 @@ MODEL: Cases = {
     "weights_cut_off": (replace("model.safetensors"), ("model.safetensors'", "cut off", "Download them again")),
     "weights_empty": (replace("model.safetensors", b""), ("model.safetensors'", "cut off", "Download them again")),
     "weights_lack_a_shard": (missing_shard, ("models/changed'", "lacks 1 of", "model-00002-of-")),
+    "weights_index_of_no_form": (
+        replace("model.safetensors.index.json", '{"weight_map": []}'),
+        ("model.safetensors.index.json", "Download it again"),
+    ),
     "weights_pickled": (pickled, ("pytorch_model.bin", "can run code", "safetensors", "--allow_pickle")),
     "tokenizer_no_json": (replace("tokenizer.json", "{nope"), ("tokenizer", "changed'", "not load")),
     "tokenizer_a_pointer": (replace("tokenizer.json", POINTER), ("tokenizer.json'", "Git LFS pointer", "`git lfs pull`")),
+    "tokenizer_absent": (run(model_args="tokenizer=gone"), ("tokenizer", "gone")),
+    "tokenizer_larger_than_the_model": (build(vocab_size=200), ("tokenizer", "200")),
     "encoder_bert": (build(architecture="bert"), ("'built'", "BertForMaskedLM", "cannot generate", "Qwen/Qwen2.5-0.5B")),
     "encoder_deberta": (build(architecture="deberta-v2"), ("'built'", "DebertaV2ForMaskedLM", "cannot generate")),
     "classifier": (
@@ -284,23 +303,38 @@ VALUE: Cases = {
     "dtype_unknown": (run(dtype="float7"), ("'float7'", "float32", "bfloat16")),
     "dtype_unknown_in_model_args": (run(model_args="dtype=float7"), ("'float7'", "float32", "bfloat16")),
     "seed_word": (run(seed="abc"), ("seed", "abc", "--help")),
+    "seed_negative": (run(seed=-1), ("-1", "0")),
     "flag_unknown": (run("--batchsize=3"), ("--batchsize=3", "--help")),
     "command_unknown": (lambda room: ["evaluate"], ("evaluate", "run", "--help")),
     "model_args_without_value": (run("--model_args", "nonsense"), ("nonsense", "model_args")),
     "model_args_unknown_name": (run(model_args="nonsense=1"), ("nonsense",)),
     "gen_kwargs_without_value": (run("--gen_kwargs", "nonsense"), ("nonsense", "gen_kwargs")),
+    "gen_kwargs_budget_word": (run(gen_kwargs="max_gen_toks=abc"), ("max_gen_toks", "abc")),
+    "gen_kwargs_budget_zero": (run(gen_kwargs="max_gen_toks=0"), ("max_gen_toks", "0")),
+    "gen_kwargs_temperature": (run(gen_kwargs="do_sample=True,temperature=-1"), ("temperature", "-1")),
+    "gen_kwargs_unknown_name": (run(gen_kwargs="nonsense=1"), ("nonsense",)),
+    "model_args_length_word": (run(model_args="max_length=abc"), ("max_length", "abc")),
+    "model_args_template_word": (run(model_args="chat_template_args=hi"), ("chat_template_args", "hi")),
+    "samples_no_json": (run(limit=None, samples="{nope"), ("--samples", "{nope")),
+    "samples_out_of_range": (run(limit=None, samples='{"sst2_01": [100]}'), ("--samples", "8")),
     "backend_unknown": (run(model="nonsense"), ("nonsense", "hf")),
     "config_file_absent": (run(config="absent.yaml"), ("absent.yaml",)),
+    "config_file_of_no_yaml": (config_file("limit: [4\n"), ("mine.yaml", "YAML")),
+    "config_file_a_list": (config_file("- limit\n"), ("mine.yaml", "mapping")),
+    "config_file_unknown_name": (config_file("nonsense: 1\n"), ("nonsense",)),
+    "config_file_task_a_number": (config_file("tasks: 5\n"), ("tasks", "5")),
+    "config_file_fewshot_a_word": (config_file("num_fewshot: two\n"), ("num_fewshot", "two")),
 }
 
 TASK: Cases = {
     "task_misspelt": (run(tasks="sst2_1"), ("'sst2_1'", "Did you mean", "sst2_01")),
     "task_of_a_broken_file": (
-        lambda room: room.task("task: mine\ninclude: gone.yaml\n"),
-        ("'mine'", "mine.yaml", "gone.yaml"),
+        lambda room: room.task("include: gone.yaml\n"),
+        ("'sst2_01_mine'", "mine.yaml", "gone.yaml"),
     ),
     "task_of_no_yaml": (lambda room: room.task("output_type: [oh\n"), ("'sst2_01_mine'", "mine.yaml")),
     "task_without_data": (lambda room: room.task("doc_to_text: x\n"), ("sst2_01_mine", "does not build")),
+    "task_empty": (run(tasks="sst2_01,"), ("''",)),
     "task_file_absent": (run(tasks="absent.yaml"), ("'absent.yaml'",)),
     "task_folder_absent": (run(include_path="absent"), ("--include_path", "'absent'")),
 }
@@ -342,6 +376,8 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(name: str, room: Room, do
     missing = [fragment for fragment in fragments if fragment not in outcome.error]
     assert not missing, f"{missing} not in: {outcome.error}"
     assert len(outcome.error) < 500, "a line that nobody reads"
+    assert " object at 0x" not in outcome.error
+    assert "functools" not in outcome.error
     assert {path: data for path, data in files_of(room.folder).items() if not path.startswith("out/unfinished/")} == before
 
 
@@ -384,6 +420,32 @@ def test_same_run_in_another_process_is_not_started_twice(room: Room, door: Call
         assert "going on in another process" in door(*room.run("--force")).error
         assert files_of(done) == before
     assert door(*room.run("--force")).code == 0
+
+
+def test_damaged_record_of_the_same_run_is_named_and_force_mends_it(room: Room, door: Callable[..., Outcome]):
+    assert door(*room.run()).code == 0
+    (record,) = (room.folder / "out" / "runs").glob("good--*/run.json")
+    record.write_text("{")
+    error = door(*room.run()).error
+    assert record.parent.name in error
+    assert "FORCE=1" in error
+    assert door(*room.run("--force")).code == 0
+    assert json.loads(record.read_text())["status"] == "complete"
+
+
+def test_damaged_answers_of_an_interrupted_run_are_named_and_force_mends_it(room: Room, door: Callable[..., Outcome]):
+    assert door(*room.run()).code == 0
+    (done,) = (room.folder / "out" / "runs").glob("good--*")
+    work = room.folder / "out" / "unfinished" / done.name
+    work.mkdir(parents=True)
+    shutil.rmtree(done)
+    (work / "answers_rank0.db").write_bytes(b"no database " * 1000)
+    error = door(*room.run()).error
+    assert "not a database" in error
+    assert "FORCE=1" in error, "making room would not help"
+    assert not done.exists()
+    assert door(*room.run("--force")).code == 0
+    assert done.is_dir()
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -6,26 +7,10 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
+from harness_ext.models import ROOT
 from harness_ext.tasks import build_tasks, render_completion, render_prompt, validate
 
 TASK_FILES = sorted(TASKS_DIR.glob("**/*.yaml"))
-
-# The whole of what a second dataset needs; docs/tasks.md shows the same.
-SPAM = f"""
-include: {TASKS_DIR}/sst2_01/_template.yaml
-task: spam_01
-dataset_kwargs: {{hub: ucirvine/sms_spam, text: sms, label: label, splits: {{validation: train}}}}
-doc_to_text: |-
-  Is this text message spam?
-  Answer with 1 for spam or 0 for ham, and nothing else.
-
-  Message: {{{{sentence}}}}
-  Answer:
-filter_list:
-  - {{name: lenient, filter: [{{function: label01, rule: lenient, words: [ham, spam]}}]}}
-  - {{name: strict, filter: [{{function: label01, rule: strict, words: [ham, spam]}}]}}
-"""
-
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: path.stem)
 def test_every_task_file_loads(path):
@@ -67,17 +52,20 @@ def test_render_prompt_few_shot_examples_come_from_train_with_their_answers(data
     assert {shot.rsplit("Sentence: ")[1] for shot in shots[:2]} == {"awful {{ film }}\nAnswer: 0", "lovely\nAnswer: 1"}
 
 
-def test_second_dataset_is_a_dozen_lines_and_no_code(tmp_path):
-    assert len(SPAM.strip().splitlines()) <= 13
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "spam_01.yaml").write_text(SPAM)
+def test_second_dataset_as_the_docs_show_it_is_a_dozen_lines_and_no_code(tmp_path):
+    (yaml,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(yaml.splitlines()) <= 13
+    (tmp_path / "tasks").symlink_to(TASKS_DIR)
+    (tmp_path / "my_tasks").mkdir()
+    (tmp_path / "my_tasks" / "cola_01.yaml").write_text(yaml)
     for file in ("train.tsv", "dev.tsv"):
-        (tmp_path / file).write_text("sms\tlabel\nwin cash now\t1\nsee you at noon\t0\n")
-    (task,) = build_tasks(["spam_01"], str(tmp_path / "tasks"), {"data_dir": str(tmp_path)})
+        (tmp_path / file).write_text("sentence\tlabel\nThe boy ran.\t1\nBoy the ran.\t0\n")
+    (task,) = build_tasks(["cola_01"], str(tmp_path / "my_tasks"), {"data_dir": str(tmp_path)})
     document = task.eval_docs[0]
-    assert render_prompt(task, document).endswith("Message: win cash now\nAnswer:")
+    assert render_prompt(task, document).endswith("nothing else.\n\nSentence: The boy ran.\nAnswer:")
     assert render_completion(task, document) == " 1"
-    assert {ensemble.name for ensemble in task._filters} == {"lenient", "strict"}
+    predictions = {ensemble.name: ensemble.filters[0]().apply([["unacceptable"]], [{}]) for ensemble in task._filters}
+    assert predictions == {"lenient": ["[word]"], "strict": ["[word]"]}
 
 
 def test_build_tasks_unknown_name_lists_near_misses():

@@ -47,11 +47,16 @@ class AnswerLM(HFLM):
             Token ids and attention mask, each ``(batch, tokens)``.
 
         Raises:
-            UserError: A prompt does not fit the context.
+            UserError: A prompt does not fit the context, or the tokenizer is not this model's.
         """
         ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
         if left_truncate_len and ids.shape[1] > left_truncate_len:
             raise self._too_long(ids.shape[1], left_truncate_len)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if int(ids.max()) >= rows:
+            raise UserError(
+                f"The tokenizer writes token {int(ids.max())}, but the model knows {rows}: they do not belong together."
+            )
         return ids, mask
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:

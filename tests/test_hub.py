@@ -1,0 +1,142 @@
+"""Models and data from the Hub, over the real download code, against a hub on 127.0.0.1 (`fakehub`).
+
+The client libraries read their endpoint and offline switch when they are imported, so what is evaluated here is
+evaluated in processes of their own, 5 to 10 seconds each; what only asks the hub a question stays in this one.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from builders import SENTENCES
+from conftest import Outcome
+from fakehub import FakeHub
+from safetensors.torch import load_file
+
+CLOSED = "http://127.0.0.1:9"  # the discard port: nothing answers
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> dict[str, dict[str, Path]]:
+    """What the hub serves: a model, one with pickled weights only, and SST-2 under both of its names."""
+    from datasets import Dataset
+
+    folder = tmp_path_factory.mktemp("hub")
+    pickled = Path(shutil.copytree(answering, folder / "pickled"))
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    rows = {"idx": [], "sentence": [], "label": []} | {  # the Hub's columns and order
+        "idx": list(range(len(SENTENCES))),
+        "sentence": [f"{sentence} " for sentence, _ in SENTENCES],
+        "label": [label for _, label in SENTENCES],
+    }
+    for below in ("sst2/data", "glue/sst2"):
+        (folder / below).mkdir(parents=True)
+        for split in ("train", "validation"):
+            Dataset.from_dict(rows).to_parquet(folder / below / f"{split}-00000-of-00001.parquet")
+    (folder / "glue" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: sst2\n  data_files:\n  - split: train\n    path: sst2/train-*\n"
+        "  - split: validation\n    path: sst2/validation-*\n---\n"
+    )
+    return {
+        "models": {"org/name": answering, "org/pickled": pickled, "org/gated": answering},
+        "datasets": {"stanfordnlp/sst2": folder / "sst2", "nyu-mll/glue": folder / "glue"},
+    }
+
+
+@pytest.fixture(scope="module")
+def hub(repositories: dict[str, dict[str, Path]]) -> Iterator[FakeHub]:
+    with FakeHub(**repositories, gated=["org/gated"]) as hub:
+        yield hub
+
+
+def manifest(out: Path) -> dict:
+    """Read the manifest of the one run under OUT."""
+    (path,) = out.glob("runs/*/run.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_hub_model_and_data_are_evaluated_and_again_when_the_hub_is_gone(
+    tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]
+):
+    run = ("run", "--pretrained=org/name", "--limit=4")
+    online = cli(*run, "--output_path=online", env=hub.env(tmp_path / "home"))
+    assert online.code == 0, online.stderr
+    record = manifest(tmp_path / "online")
+    assert record["model"] == "org/name"
+    assert record["key_parts"]["weights"] == FakeHub.sha("org/name")
+    assert (record["n"], record["n_available"], record["data"]) == (4, 8, "stanfordnlp/sst2 validation")
+
+    start = time.perf_counter()
+    closed = cli(*run, "--output_path=closed", env=hub.env(tmp_path / "home", HF_ENDPOINT=CLOSED))
+    assert closed.code == 0, closed.stderr
+    assert time.perf_counter() - start < 15, "an unreachable hub must not cost a minute of retries"
+    assert "The Hub cannot be reached: working from the local cache." in closed.stderr
+    assert manifest(tmp_path / "closed")["key"] == record["key"]
+
+
+def test_unreachable_hub_without_a_cache_is_one_line_in_seconds(tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]):
+    start = time.perf_counter()
+    outcome = cli("run", "--pretrained=org/name", env=hub.env(tmp_path / "home", HF_ENDPOINT=CLOSED))
+    assert "Cannot reach the Hub for model 'org/name'" in outcome.error
+    assert time.perf_counter() - start < 15
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "fragments"),
+    [
+        (["--pretrained=org/gated"], ["'org/gated'", "gated", "HF_TOKEN", "hf auth login"]),
+        (["--pretrained=org/nmae"], ["no model 'org/nmae'", "HF_TOKEN"]),
+        (["--pretrained=org/name", "--model_args", "revision=v9"], ["'org/name'", "no revision 'v9'"]),
+        (["--pretrained=org/pickled"], ["'org/pickled'", "pytorch_model.bin", "--allow_pickle"]),
+        (["--pretrained=org/name", "--metadata", "dataset=org/data"], ["no dataset 'org/data'"]),
+    ],
+    ids=["gated", "unknown", "revision", "pickled", "dataset"],
+)
+def test_hub_refusal_is_one_line(
+    argv: list[str],
+    fragments: list[str],
+    tmp_path: Path,
+    hub: FakeHub,
+    here_online: None,
+    door: Callable[..., Outcome],
+):
+    outcome = door("run", *argv, f"--output_path={tmp_path / 'out'}")
+    missing = [fragment for fragment in fragments if fragment not in outcome.error]
+    assert not missing, f"{missing} not in: {outcome.error}"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def here_online(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process use the hub, for questions that end before anything large is downloaded."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+
+@pytest.mark.slow  # two more processes, for a second data set and a second way to be offline
+def test_glue_and_allowed_pickles_are_evaluated_and_again_when_told_to_be_offline(
+    tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]
+):
+    run = ("run", "--pretrained=org/pickled", "--allow_pickle", "--metadata", "dataset=nyu-mll/glue/sst2", "--limit=4")
+    online = cli(*run, "--output_path=online", env=hub.env(tmp_path / "home"))
+    assert online.code == 0, online.stderr
+    record = manifest(tmp_path / "online")
+    assert record["data"] == "nyu-mll/glue validation"
+    assert record["key_parts"]["weights"] == FakeHub.sha("org/pickled")
+
+    asked = len(hub.requests)
+    offline = cli(*run, "--output_path=offline", env=hub.env(tmp_path / "home", HF_HUB_OFFLINE="1"))
+    assert offline.code == 0, offline.stderr
+    assert len(hub.requests) == asked, "HF_HUB_OFFLINE=1 still asked the hub"
+    assert manifest(tmp_path / "offline")["key"] == record["key"]

@@ -1,0 +1,158 @@
+"""The Makefile: help at once, and every value reaches the program as typed and is never run.
+
+Most tests use a copy of the Makefile whose ``.venv/bin/python`` writes down its arguments: what counts is what
+the program receives. One test goes through the real program.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+FLAGS = {  # make's variable: the flag of `run` that it becomes
+    "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
+    "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "BACKEND": "--model", "SEED": "--seed",
+    "OUT": "--output_path", "ARGS": "--args",
+}  # fmt: skip
+VALUES = {
+    "space": "two  words",
+    "quotes": """it's a "name" """,
+    "dollar": "$HOME ${HOME} $$ $(HOME)",
+    "make_shell": "$(shell touch sentinel)",
+    "make_eval": "$(eval $(shell touch sentinel))",
+    "shell_substitution": "$(touch sentinel)",
+    "backtick": "`touch sentinel`",
+    "semicolon": "x; touch sentinel",
+    "quote_and_semicolon": """x"; touch sentinel; echo '""",
+    "pipe": "x | touch sentinel && touch sentinel & touch sentinel",
+    "redirection": "x > sentinel",
+    "glob": "*",
+    "backslash": "a\\b\\",
+    "hash": "a#b",
+    "percent": "%s %",
+    "flag": "--help",
+    "option": "-n",
+    "equals": "a=b:=c",
+    "unicode": "naïve 😀",
+    "newline": "x\ntouch sentinel",
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder with the Makefile and a program that writes its arguments, each ended by NUL, to ``argv``."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "pip"):
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text("""#!/bin/sh\nprintf '%s\\0' "$@" > argv\n""")
+        program.chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt", ".venv/ready"):  # in this order: .venv is newer than its inputs
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def make(folder: Path, *argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *argv], cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=60
+    )
+
+
+def received(folder: Path) -> list[str]:
+    """Return the arguments that the program received, and forget them."""
+    path = folder / "argv"
+    words = path.read_text(encoding="utf-8").split("\0")[:-1]
+    path.unlink()
+    return words
+
+
+def test_make_alone_prints_help_at_once_and_without_a_venv(copy: Path):
+    shutil.rmtree(copy / ".venv")
+    start = time.perf_counter()
+    done = make(copy)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 2
+    for target in ("setup", "eval", "leaderboard", "test", "lint"):
+        assert f"\n  {target} " in done.stdout
+    assert all(name in done.stdout for name in FLAGS)
+    assert not (copy / ".venv").exists()
+
+
+def test_help_names_every_target_of_the_makefile():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = text.split(".PHONY:")[1].split("\n")[0].split()
+    shown = make(ROOT).stdout
+    assert [target for target in targets if f"\n  {target} " not in shown] == []
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("source", ["command line", "environment"])
+def test_value_reaches_the_program_as_typed_and_is_never_run(value: str, source: str, copy: Path):
+    before = sorted(copy.iterdir())
+    if source == "environment":
+        done = make(copy, "eval", env=dict.fromkeys(FLAGS, value))
+    else:
+        done = make(copy, "eval", *(f"{name}={value}" for name in FLAGS))
+    assert done.returncode == 0, done.stderr
+    assert sorted(received(copy)[3:]) == sorted(f"{flag}={value}" for flag in FLAGS.values())
+    assert sorted(copy.iterdir()) == before, "something in the value was run"
+
+
+@pytest.mark.parametrize("target", ["leaderboard", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"])
+def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
+    for name in ("ruff", "mypy"):
+        shutil.copy(copy / ".venv" / "bin" / "python", copy / ".venv" / "bin" / name)
+    before = sorted(copy.iterdir())
+    names = [*FLAGS, "EXTRAS", "INDEX"]
+    for value in (VALUES[name] for name in ("make_shell", "shell_substitution", "backtick", "quote_and_semicolon")):
+        assert make(copy, target, *(f"{name}={value}" for name in names)).returncode == 0
+        assert make(copy, target, env=dict.fromkeys(names, value)).returncode == 0
+        (copy / "argv").unlink()
+        assert sorted(copy.iterdir()) == before, "something in the value was run"
+
+
+def test_variable_left_out_or_empty_gives_no_flag(copy: Path):
+    for argv in ([], [f"{name}=" for name in (*FLAGS, "FORCE")]):
+        assert make(copy, "eval", *argv).returncode == 0
+        assert received(copy) == ["-m", "harness_ext", "run"]
+
+
+def test_force_gives_the_flag_alone(copy: Path):
+    assert make(copy, "eval", "FORCE=1").returncode == 0
+    assert received(copy) == ["-m", "harness_ext", "run", "--force"]
+
+
+@pytest.fixture
+def ready() -> None:
+    """The repository with its .venv; skip rather than let `make` install anything."""
+    if not (ROOT / ".venv" / "ready").is_file() or make(ROOT, "-q", ".venv/ready").returncode:
+        pytest.skip("needs .venv, up to date (make setup)")
+
+
+def test_hostile_model_name_is_named_in_the_error_line(ready: None, tmp_path: Path):
+    value = f"""a "b" $HOME `touch {tmp_path}/s` $(shell touch {tmp_path}/s); touch {tmp_path}/s"""
+    done = make(ROOT, "eval", f"MODEL={value}", f"OUT={tmp_path}/out")
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert error.startswith("Error: ")
+    assert value in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_args_are_split_as_a_shell_would_but_by_no_shell(ready: None, tmp_path: Path):
+    value = f"--limit '3 $(touch {tmp_path}/s)'"
+    done = make(ROOT, "eval", f"OUT={tmp_path}/out", env={"ARGS": value})
+    assert done.returncode == 2
+    assert f"'3 $(touch {tmp_path}/s)'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    unclosed = make(ROOT, "eval", f"OUT={tmp_path}/out", "ARGS=--limit '3")
+    assert unclosed.returncode == 2
+    assert "ARGS" in unclosed.stderr
+    assert "Traceback" not in unclosed.stderr

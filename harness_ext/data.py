@@ -73,10 +73,10 @@ def load_splits(
 
 
 def fingerprint(documents: Iterable[dict]) -> str:
-    """Identify a split by what is in it: SHA-256 over its sentences and labels in order, 16 hex digits."""
+    """Identify a split by what is in it: SHA-256 over its rows in order, 16 hex digits."""
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(json.dumps([document["sentence"], document["label"]], ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(document, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

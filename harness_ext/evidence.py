@@ -1,6 +1,7 @@
 """What stands beside a run's numbers so that they can be trusted: label counts, versions, machine, code."""
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -68,8 +69,9 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """Return the command line as it can be pasted, the home directory written as ``~``."""
-    return shlex.join(["python", "-m", "harness_ext", *sys.argv[1:]]).replace(str(Path.home()), "~")
+    """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end."""
+    words = [re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word) for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", "harness_ext", *words])
 
 
 def _version(package: str) -> str | None:

@@ -12,7 +12,7 @@ from harness_ext.models import ROOT
 from harness_ext.stats import wilson
 
 REPORTED = ROOT / "results" / "reported.csv"
-SST2_VALIDATION = "2ff52f34e6a62901"  # data.fingerprint of GLUE's 872 validation sentences
+SST2_VALIDATION = "1693a5fbd9fa5b4a"  # data.fingerprint of GLUE's 872 validation sentences
 COLUMNS = (
     "model", "adapter", "train_samples", "seed", "task", "data", "n", "n_available", "score", "low", "high",
     "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",

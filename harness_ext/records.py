@@ -116,6 +116,11 @@ def publish(work: Path, finished: Path, target: Path) -> None:
     if target.exists():
         target.rename(work / "replaced")
     finished.rename(target)
+    drop(work)
+
+
+def drop(work: Path) -> None:
+    """Remove a workspace that is no longer needed, and its parent if it was the last."""
     shutil.rmtree(work)
     with contextlib.suppress(OSError):  # other runs may be working beside it
         work.parent.rmdir()

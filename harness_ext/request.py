@@ -95,8 +95,9 @@ def _check_values(config: EvaluatorConfig) -> None:
         raise UserError(f"num_fewshot {config.num_fewshot!r} is no whole number from 0 up.")
     if not all(seed is None or 0 <= seed < 2**32 for seed in config.seed):
         raise UserError(f"SEED {config.seed} is not within 0 and {2**32 - 1}.")
-    if config.predict_only:
-        raise UserError("--predict_only leaves no score to record. Use `lm-eval run` for it.")
+    for flag in ("predict_only", "wandb_args", "trackio_args"):
+        if getattr(config, flag):
+            raise UserError(f"--{flag} is not for recorded runs. Use `lm-eval run --include_path tasks` for it.")
 
 
 def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:

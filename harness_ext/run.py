@@ -6,7 +6,6 @@ What is finished is not done again; what was interrupted continues; what could n
 import argparse
 import json
 import logging
-import shutil
 import sys
 import time
 from datetime import UTC, datetime
@@ -76,7 +75,7 @@ class Session:
         target = records.run_folder(out, records.run_name(shown, task.task_name, key))
         with records.workspace(out, target.name) as work:
             if records.is_complete(target) and not request.own["force"]:
-                shutil.rmtree(work)
+                records.drop(work)
                 print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
                 return _read(target)
             if choices:
@@ -122,17 +121,16 @@ class Session:
         from harness_ext.data import fingerprint
 
         request, config = self.request, self.request.config
-        documents = task.eval_docs
         chosen = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"} if choices else set()
+        shots = task.config.num_fewshot
         return {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "prompt": records.run_key({"prompt": self._first_prompt(task, choices), "filters": task.config.filter_list})[
-                :16
-            ],
+            "prompt": records.run_key({"first": self._first_prompt(task, choices), "filters": task.config.filter_list}),
             "output_type": task.OUTPUT_TYPE,
-            "num_fewshot": task.config.num_fewshot,
-            "data": fingerprint(documents) if "sentence" in documents.column_names else documents._fingerprint,
+            "num_fewshot": shots,
+            "data": fingerprint(task.eval_docs),
+            "fewshot_data": fingerprint(task.fewshot_docs()) if shots else None,
             "backend": config.model,
             "model": request.model,
             "weights": request.base.version if request.base else None,
@@ -155,8 +153,8 @@ class Session:
         config = self.request.config
         template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
         task.set_fewshot_seed(config.seed[3])
-        shots, examples = task.config.num_fewshot, len(task.fewshot_docs())
-        if shots > examples:
+        shots = task.config.num_fewshot
+        if shots and shots > (examples := len(task.fewshot_docs())):
             raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
         try:
             return render_prompt(task, task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices))
@@ -246,7 +244,7 @@ class Session:
             "train_samples": adapter.manifest.get("train_samples") if adapter else 0,
             "seed": adapter.manifest.get("seed") if adapter else None,
             "task": task.task_name,
-            "data": task.eval_docs.info.description or str(task.config.dataset_path),
+            "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
             "n": n,
             "n_available": len(task.eval_docs),
             "counts": evidence.count_labels(samples),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
 
+from harness_ext.evidence import command
 from harness_ext.records import read_runs
 from harness_ext.tasks import build_tasks, chat_renderer, render_prompt
 
@@ -287,3 +288,25 @@ def test_run_counts_of_kinds_add_up(door, random_model, eight_rows, tmp_path):
     count = record["counts"]["strict"]
     assert count["not_following"] == {kind: number for kind, number in kinds.items() if kind not in ("0", "1")}
     assert count["positive"] + count["negative"] + sum(count["not_following"].values()) == 8
+
+
+def test_run_other_backend_of_lm_eval_is_recorded_too(door, eight_rows, tmp_path):
+    assert door("run", "--model", "dummy", "--data_dir", eight_rows, "-o", tmp_path).code == 0
+    (record,) = read_runs(tmp_path)
+    assert (record["model"], record["hardware"]) == ("dummy", "elsewhere")
+    assert record["counts"]["lenient"]["not_following"] == {"other": 8}  # it says "lol"
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--pretrained=/home/ann/models/m", "--pretrained=.../m"),
+        ("/home/ann/out/", ".../out/"),
+        ("~/data", ".../data"),
+        ("--data_dir=../sst2", "--data_dir=../sst2"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+    ],
+)
+def test_recorded_command_does_not_tell_whose_machine_it_was(word, kept, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "run", word])
+    assert command() == f"python -m harness_ext run {kept}"

@@ -43,16 +43,16 @@ tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (abo
 	.venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
 
 test: $(READY)  ## Run the tests (no network, no GPU)
-	@set -f; .venv/bin/python -m pytest $$ARGS
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest
 
 test-slow: $(READY)  ## Run the slow tests too
-	@set -f; .venv/bin/python -m pytest -m 'not gpu' $$ARGS
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m 'not gpu'
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
-	@set -f; .venv/bin/python -m pytest -m gpu $$ARGS
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu
 
 bench: $(READY)  ## Measure speed (pytest-benchmark); figures go to results/bench.json
-	@set -f; .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m '' $$ARGS
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
 
 lint: $(READY)  ## ruff and mypy
 	.venv/bin/ruff check .

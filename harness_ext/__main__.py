@@ -20,6 +20,8 @@ from lm_eval._cli.validate import Validate
 from harness_ext.errors import UserError
 from harness_ext.request import add_own_flags
 
+KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -46,22 +48,19 @@ class RunCommand(Run):
 
 
 class ListCommand(List):
-    """lm-eval's ``ls``; without an argument it lists our tasks and does not index lm-eval's own."""
+    """lm-eval's ``ls``, of our tasks alone unless ``--all`` asks for the built-in ones too."""
 
     def _execute(self, args: argparse.Namespace) -> None:
         from harness_ext.tasks import task_manager
 
-        manager = task_manager([] if args.what is None else None, args.include_path)
-        hidden = {
-            "tasks": (),
-            "groups": ("subtasks", "tags"),
-            "subtasks": ("groups", "tags"),
-            "tags": ("groups", "subtasks"),
-        }
-        if args.what is None:
-            print("\n".join(manager.all_tasks))
-        else:
-            print(manager.list_all_tasks(**{f"list_{kind}": False for kind in hidden[args.what]}))
+        manager = task_manager(None if args.all else [], args.include_path)
+        what = args.what or "subtasks"
+        print(manager.list_all_tasks(**{f"list_{kind}": what in (kind, "tasks") for kind in KINDS}).strip())
+
+    def _add_args(self) -> None:
+        super()._add_args()
+        self._parser.usage = "python -m harness_ext ls [tasks|groups|subtasks|tags] [--all] [--include_path DIR]"
+        self._parser.add_argument("--all", action="store_true", help="lm-eval's built-in tasks too (indexing takes a while)")
 
 
 class ValidateCommand(Validate):

@@ -24,7 +24,7 @@ class Choices:
     Attributes:
         device: torch device, such as ``cpu`` or ``cuda:0``.
         dtype: A name of `DTYPES`; ``auto`` means as the checkpoint is stored.
-        chat_template: True, False or the name of one of several templates, as lm-eval takes it.
+        chat_template: Whether prompts go through the tokenizer's chat template.
         template_args: Further arguments of the template, the thinking switch among them.
         thinking: Whether the model is asked to think first.
         thinking_end: The tag that ends its thinking, if it thinks.
@@ -34,7 +34,7 @@ class Choices:
 
     device: str
     dtype: str
-    chat_template: bool | str
+    chat_template: bool
     template_args: dict[str, Any]
     thinking: bool
     thinking_end: str | None
@@ -44,11 +44,10 @@ class Choices:
     def line(self) -> str:
         """Say all choices in one line."""
         thinking = f"on, ends at {self.thinking_end}" if self.thinking else "off"
-        template = self.chat_template if isinstance(self.chat_template, str) else ("on" if self.chat_template else "off")
         said = {
             "device": self.device,
             "dtype": self.dtype,
-            "chat template": template,
+            "chat template": "on" if self.chat_template else "off",
             "thinking": thinking,
             "batch": self.batch_size,
         }
@@ -64,7 +63,7 @@ def choose(
     thinking: bool,
     device: str | None = None,
     dtype: str | None = None,
-    chat_template: bool | str | None = None,
+    chat_template: bool | None = None,
     template_args: dict[str, Any] | None = None,
     batch_size: str | None = None,
 ) -> Choices:
@@ -76,7 +75,7 @@ def choose(
         thinking: The task asks for thinking.
         device: The user's choice, as for the others; None where there is none.
         dtype: A name of `DTYPES`.
-        chat_template: As lm-eval's ``--apply_chat_template``, or False.
+        chat_template: Apply it or not.
         template_args: lm-eval's ``chat_template_args``.
         batch_size: A whole number, ``auto`` or ``auto:N``.
 
@@ -92,6 +91,8 @@ def choose(
         reasons["chat template"] = "the tokenizer has one" if template else "the tokenizer has none"
     elif chat_template and not template:
         raise UserError("A chat template is asked for, but the tokenizer has none. Leave --apply_chat_template out.")
+    if not isinstance(template_args, dict | None):
+        raise UserError(f"chat_template_args {template_args!r} are not of the form {{'name': value}}.")
     args = dict(template_args or {})
     if chat_template and "enable_thinking" in str(template):
         args.setdefault("enable_thinking", thinking)
@@ -146,7 +147,7 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     return stored if stored in DTYPES else "auto"
 
 
-def _thinking_end(tokenizer: Any, chat_template: bool | str) -> str:
+def _thinking_end(tokenizer: Any, chat_template: bool) -> str:
     """Find the first pair of tags that the tokenizer's vocabulary or the template's text knows."""
     vocabulary = tokenizer.get_vocab()
     template = str(tokenizer.chat_template) if chat_template else ""

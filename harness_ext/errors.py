@@ -16,24 +16,32 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def one_line_errors(loading: str | None = None) -> Iterator[None]:
-    """Turn errors whose cause is the machine or the checkpoint into a `UserError`.
+def one_line_errors(*, loading: str | None = None, running: str | None = None) -> Iterator[None]:
+    """Turn errors whose cause is the machine, the checkpoint or what was handed on into a `UserError`.
 
     Args:
-        loading: What to say before any error while something is loaded; elsewhere only known causes count.
+        loading: What to say before any error, ours included, while something is loaded.
+        running: What to say before other libraries' errors where the user handed something on to them. With
+            neither, only the machine's faults count, and any other error passes.
     """
     try:
         yield
-    except UserError:
+    except UserError as error:
+        if loading:
+            raise UserError(f"{loading}{error}") from error
         raise
     except Exception as error:
         said = " ".join(str(error).split())
         if "out of memory" in said.lower():
             raise UserError(f"Out of memory ({said[:120]}). Try a smaller BATCH=.") from error
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            raise UserError(
+                f"The answers kept of an interrupted run are damaged ({said}). Start anew with FORCE=1."
+            ) from error
         if isinstance(error, sqlite3.Error) or "disk is full" in said or getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(f"Answers could not be kept ({said}). Make room, or choose another folder with OUT=.") from error
-        if loading:
-            raise UserError(f"{loading}{type(error).__name__}: {said[:300]}") from error
+        if loading or running:
+            raise UserError(f"{loading or running}{type(error).__name__}: {said[:300]}") from error
         raise
 
 

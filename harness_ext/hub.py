@@ -32,7 +32,7 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str
     from huggingface_hub import HfApi, errors
 
     try:
-        info = HfApi().repo_info(name, repo_type=kind, revision=revision)
+        info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5)
         return str(info.sha), [file.rfilename for file in getattr(info, "siblings", None) or []]
     except errors.GatedRepoError:
         raise gated(kind, name) from None

@@ -76,12 +76,14 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False,
         config = _read_json(folder, "config.json")
         _check_weights(folder, allow_pickle)
         if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-            raise UserError(f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}).")
+            raise UserError(
+                f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}): copy its files there."
+            )
         checkpoint = Checkpoint(name, _as_path(folder), _hash_folder(folder), config)
     elif _HUB_ID.fullmatch(text) and not folder.exists():
         checkpoint = _find_on_hub(text, revision, allow_pickle)
     else:
-        kind = "a file, not a folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
+        kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
         raise UserError(f"Model {text!r} is {kind}.{_near_folders(folder)}")
     if not remote_code:
         _check_generative(checkpoint)
@@ -96,11 +98,13 @@ def find_adapter(text: str) -> Checkpoint:
     """
     folder = as_path("Adapter", text)
     if not folder.is_dir():
-        raise UserError(f"Adapter {text!r} is not a folder.{_near_folders(folder)}")
+        raise UserError(f"Adapter {text!r} is not a folder: pass one saved by PEFT.{_near_folders(folder)}")
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"Adapter folder {text!r} has no adapter_config.json: pass a folder saved by PEFT.")
     _check_no_pointers(folder)
     config = _read_json(folder, "adapter_config.json")
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
+        raise UserError(f"Adapter {text!r} is for {config['task_type']}, not for a generative model (CAUSAL_LM).")
     _check_weights(folder, allow_pickle=False)
     resolved = folder.resolve()
     is_step = resolved.name.startswith("checkpoint-")
@@ -127,7 +131,7 @@ def as_path(what: str, text: str) -> Path:
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
     path = folder / file
     if not path.is_file():
-        raise UserError(f"Model folder '{folder}' has no {file}: it is not a checkpoint that transformers can load.")
+        raise UserError(f"Folder '{folder}' has no {file}: it is not a checkpoint that transformers can load.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -146,16 +150,14 @@ def _check_weights(folder: Path, allow_pickle: bool) -> None:
             raise UserError(f"'{index}' has no weight_map. Download it again.")
         missing = sorted({str(shard) for shard in shards.values()} - {file.name for file in files})
         if missing:
-            raise UserError(
-                f"Model folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}."
-            )
+            raise UserError(f"Folder '{folder}' lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}.")
     for file in files:
         _check_safetensors(file)
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name not in _NOT_HASHED]
     if not files and not pickles:
-        raise UserError(f"Model folder '{folder}' has no weights (no *.safetensors file).")
+        raise UserError(f"Folder '{folder}' has no weights (no *.safetensors file).")
     if not files and not allow_pickle:
-        raise _pickles_only(f"Model folder '{folder}'", pickles[0])
+        raise _pickles_only(f"Folder '{folder}'", pickles[0])
 
 
 def _pickles_only(what: str, example: str) -> UserError:
@@ -211,15 +213,17 @@ def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:
     """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
     try:
         found = hub.look_up("model", name, revision)
-        config = hub.fetch_config(name, found[0] if found else revision)
+        # By the name of the revision, not its commit: the cache is to know the name too when there is no connection.
+        config = hub.fetch_config(name, revision)
     except UserError as error:
-        raise UserError(f"{error}{_near_folders(Path(name))}") from None
+        raise UserError(f"{error} There is no folder {name!r} here either.{_near_folders(Path(name))}") from None
     files = found[1] if found else [path.name for path in config.parent.iterdir()]
     if not any(file.endswith(".safetensors") for file in files) and not allow_pickle:
         pickles = [file for file in files if any(Path(file).match(pattern) for pattern in _PICKLES)]
         if pickles:
             raise _pickles_only(f"Model {name!r}", pickles[0])
-        raise UserError(f"Model {name!r} has no weights on the Hub (no *.safetensors file).")
+        where = "on the Hub" if found else "in the local cache (an incomplete download?)"
+        raise UserError(f"Model {name!r} has no weights {where}: no *.safetensors file.")
     return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"))
 
 
@@ -231,5 +235,6 @@ def _as_path(folder: Path) -> str:
 def _near_folders(path: Path) -> str:
     """Suggest the shipped names and sibling folders that the user may have meant."""
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, [*SHIPPED, *siblings], n=3, cutoff=0.7)
+    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings, n=2, cutoff=0.7)]
+    near += difflib.get_close_matches(str(path), SHIPPED, n=1, cutoff=0.7)
     return f" Did you mean {' or '.join(near)}?" if near else ""

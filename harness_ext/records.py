@@ -92,7 +92,11 @@ def workspace(out: Path, name: str) -> Iterator[Path]:
         except Timeout:
             raise UserError(f"The same run is going on in another process ({folder}). Wait for it, or stop it.") from None
     with lock:
-        yield folder
+        try:
+            yield folder
+        finally:
+            if folder.is_dir() and not any(folder.glob("answers*")):
+                drop(folder)  # nothing that a next attempt could continue from
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -74,6 +74,10 @@ def read_request(args: argparse.Namespace) -> Request:
         config.model = DEFAULT_BACKEND
     if isinstance(config.tasks, str):
         config.tasks = config.tasks.split(",")
+    if isinstance(config.tasks, list):
+        config.tasks = [name for name in config.tasks if name]  # TASK=a, is one task
+        if "tasks" in given and not config.tasks:
+            raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
     if not config.tasks:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else "sst2_01"]

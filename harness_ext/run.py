@@ -111,7 +111,7 @@ class Session:
             thinking=bool(args.get("enable_thinking", thinking)),
             device=request.if_given("device"),
             dtype=request.own["dtype"] or args.get("dtype"),
-            chat_template=False if str(template).lower() in ("false", "no", "0") else template,
+            chat_template=_yes_or_no(template),
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
         )
@@ -179,7 +179,7 @@ class Session:
         lm = self._load(choices)
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
         handed_on = " ".join(f"{name}={request.if_given(name)}" for name in HANDED_ON if name in request.given)
-        with one_line_errors(f"lm-eval does not run with {handed_on}: " if handed_on else None):
+        with one_line_errors(running=f"lm-eval does not run with {handed_on}: " if handed_on else None):
             summary = simple_evaluate(
                 model=lm,
                 model_args={**config.model_args, "pretrained": request.model},
@@ -221,7 +221,7 @@ class Session:
         if self._lm is None:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
-            with one_line_errors(f"Model {self.request.model!r}{adapter} does not load: "):
+            with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
                 self._lm = _create_model(self.request, choices)
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
@@ -276,9 +276,10 @@ def _read(target: Path) -> dict[str, Any]:
 def _load_tokenizer(base: Any, args: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    with one_line_errors(f"The tokenizer of {base.name!r} does not load: "):
+    source = str(args.get("tokenizer") or base.path)
+    with one_line_errors(loading=f"The tokenizer of {str(args.get('tokenizer') or base.name)!r} does not load: "):
         return AutoTokenizer.from_pretrained(
-            str(args.get("tokenizer") or base.path),
+            source,
             revision=base.revision,
             trust_remote_code=bool(args.get("trust_remote_code")),
         )
@@ -313,6 +314,17 @@ def _apply_overrides(task: Any, config: Any) -> None:
         task.set_config(key="num_fewshot", value=config.num_fewshot or 0)
     elif config.num_fewshot is not None and task.get_config("num_fewshot") != 0:
         task.set_config(key="num_fewshot", value=config.num_fewshot)
+
+
+def _yes_or_no(template: bool | str | None) -> bool | None:
+    """Read --apply_chat_template; a template's name cannot be honoured, as lm-eval always applies the default one."""
+    if isinstance(template, str):
+        if template.lower() not in ("true", "false"):
+            raise UserError(
+                f"--apply_chat_template {template!r}: only true and false; a tokenizer's default template is applied."
+            )
+        return template.lower() == "true"
+    return template
 
 
 def _multiturn(config: Any, choices: Choices | None) -> bool:

@@ -60,7 +60,7 @@ def task_manager(
     missing = [name for name in names or [] if not _known(manager, name)]
     for name in missing:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.8)
-        if near or name.endswith((".yaml", ".yml")):
+        if near or name.endswith((".yaml", ".yml")) or any(broken_files(paths)):
             raise _unknown(name, near, paths)
     if missing or names is None:
         print("Indexing lm-eval's built-in tasks (10 to 60 s) ...", file=sys.stderr, flush=True)

@@ -73,7 +73,7 @@ def build_tokenizer(
         A tokenizer with end and padding tokens, ``<|im_start|>`` and ``<|im_end|>`` for templates, and the answers
         ``" 0"`` and ``" 1"`` as single tokens, which a model can write even where text is not split that way.
     """
-    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if architecture == "qwen2":
         words = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated", invert=False)
         split = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -185,9 +185,8 @@ def answering_model(folder: str | Path, architecture: str = "qwen2", *, seed: in
         direction -= direction @ mean / (mean @ mean) * mean
         model.lm_head.weight.zero_()
         for sign, digit in ((1.0, "0"), (-1.0, "1")):
-            answer, bare = tokenizer.convert_tokens_to_ids([f"Ġ{digit}", digit])
-            model.lm_head.weight[answer] = sign * direction
-            model.lm_head.weight[bare] = sign * direction / 2
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(f"Ġ{digit}")] = sign * direction
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(digit)] = sign * direction / 2
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return Path(folder)
 

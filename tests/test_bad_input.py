@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import SENTENCES, THINKING_TEMPLATE, build_model, tsv_folder
+from builders import CHAT_TEMPLATE, SENTENCES, THINKING_TEMPLATE, build_model, tsv_folder
 from conftest import Outcome
 from safetensors.torch import load_file, save_file
 
@@ -66,17 +66,15 @@ class Room:
         (self.folder / "mine" / "mine.yaml").write_text(f"task: sst2_01_mine\n{text}")
         return self.run(tasks="sst2_01_mine", include_path="mine")  # so near a known name that lm-eval's own stay unread
 
-    def adapter(self, base: str) -> str:
+    def adapter(self, base: str, layers: str = "base_model.model.model.layers", size: int = 32, **fields: object) -> str:
         """Write a LoRA adapter of rank 2 for the good model that names `base`, and return its path."""
         folder = self.folder / "adapter"
         folder.mkdir()
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"]}
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"], **fields}
         (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
-        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-        save_file(
-            {name.format("A"): torch.zeros(2, 32), name.format("B"): torch.zeros(32, 2)},
-            folder / "adapter_model.safetensors",
-        )
+        weights = {"A": torch.zeros(2, size), "B": torch.zeros(size, 2)}
+        names = {f"{layers}.{layer}.self_attn.q_proj.lora_{kind}.weight": kind for layer in range(2) for kind in weights}
+        save_file({name: weights[kind].clone() for name, kind in names.items()}, folder / "adapter_model.safetensors")
         return "adapter"
 
 
@@ -163,6 +161,27 @@ def no_dev(room: Room) -> list[str]:
     return room.run()
 
 
+def keep_weights(*names: str) -> Callable[[Room], list[str]]:
+    """Leave of the weights only those whose names begin so, beside one that no model knows."""
+
+    def prepare(room: Room) -> list[str]:
+        path = room.model() / "model.safetensors"
+        kept = {name: weight for name, weight in load_file(path).items() if name.startswith(names)}
+        save_file({**kept, "alien.weight": torch.zeros(2)}, path, metadata={"format": "pt"})
+        return room.run(pretrained="models/changed")
+
+    return prepare
+
+
+def adapter_file(text: str) -> Callable[[Room], list[str]]:
+    def prepare(room: Room) -> list[str]:
+        adapter = room.adapter("models/good")
+        (room.folder / adapter / "adapter_model.safetensors").write_text(text)
+        return room.run(adapter=adapter)
+
+    return prepare
+
+
 def config_file(text: str) -> Callable[[Room], list[str]]:
     def prepare(room: Room) -> list[str]:
         (room.folder / "mine.yaml").write_text(text)
@@ -210,7 +229,7 @@ MODEL: Cases = {
     "model_near_a_deeper_folder": (run(pretrained="./models/god"), ("'./models/god'", "Did you mean", "good")),
     "model_empty": (run(pretrained=""), ("Model ''", "Hub id (owner/name)")),
     "model_unreachable": (run(pretrained="org/name"), ("'org/name'", *OFFLINE)),
-    "model_a_file": (a_file, ("'model.gguf'", "a file, not a folder")),
+    "model_a_file": (a_file, ("'model.gguf'", "a file", "its folder")),
     "model_below_nobodys_home": (run(pretrained="~nobody-here/x"), ("'~nobody-here/x'",)),
     "model_of_a_long_name": (run(pretrained="x" * 300), ("xxx",)),
     "model_not_a_name": (run(pretrained="a b/c"), ("'a b/c'", "neither a folder nor a Hub id")),
@@ -249,8 +268,8 @@ MODEL: Cases = {
         ("'changed'", "foo"),
     ),
     "config_of_another_size": (lambda room: room.config(hidden_size=64), ("'changed'", "does not load", "size")),
-    "logits_nan_generating": (nan_weights("sst2_01"), ("NaN", "damaged", "DTYPE=float32")),
-    "logits_nan_choosing": (nan_weights("sst2_01_choice"), ("NaN", "damaged", "DTYPE=float32")),
+    "logits_nan_generating": (nan_weights("sst2_01"), ("NaN", "damaged", "download")),
+    "logits_nan_choosing": (nan_weights("sst2_01_choice"), ("NaN", "damaged", "download")),
     "adapter_absent": (run(adapter="nowhere"), ("'nowhere'", "not a folder")),
     "adapter_a_model": (run(adapter="models/good"), ("'models/good'", "no adapter_config.json", "PEFT")),
     "adapter_empty_folder": (empty_folder("adapter"), ("'empty'", "no adapter_config.json", "PEFT")),
@@ -268,6 +287,29 @@ MODEL: Cases = {
     ),
 }
 
+# A loader that fills in random numbers, or leaves the adapter out, only warns; the score would look like any other.
+LOADED_IN_PART: Cases = {
+    "weights_without_a_layer": (
+        keep_weights("model.layers.0", "model.embed", "model.norm", "lm_head"),
+        ("'changed'", "layers.1"),
+    ),
+    "weights_of_another_model": (keep_weights(), ("'changed'",)),
+    "adapter_of_other_names": (
+        lambda room: room.run(adapter=room.adapter("models/good", layers="other.layers")),
+        ("adapter", "q_proj"),
+    ),
+    "adapter_of_another_size": (
+        lambda room: room.run(adapter=room.adapter("models/good", size=48)),
+        ("adapter", "size mismatch"),
+    ),
+    "adapter_for_classification": (
+        lambda room: room.run(adapter=room.adapter("models/good", task_type="SEQ_CLS")),
+        ("'adapter'", "SEQ_CLS"),
+    ),
+    "adapter_a_pointer": (adapter_file(POINTER), ("adapter_model.safetensors'", "Git LFS pointer", "`git lfs pull`")),
+    "adapter_cut_off": (adapter_file("1234"), ("adapter_model.safetensors'", "cut off", "Download them again")),
+}
+
 PROMPT: Cases = {
     "context_short_generating": (build(context=32), ("prompt", "tokens", "context of 32", "longer context")),
     "context_short_choosing": (
@@ -282,7 +324,11 @@ PROMPT: Cases = {
     "chat_template_raises": (build(chat_template=TEMPLATE_THAT_REFUSES), ("sst2_01", "built", "roles must alternate")),
     "chat_template_no_jinja": (build(chat_template="{% for %}"), ("sst2_01", "built", "template")),
     "chat_template_absent": (run("--apply_chat_template"), ("the tokenizer has none", "--apply_chat_template")),
-    "fewshot_negative": (run(num_fewshot=-1), ("--num_fewshot -1", "below 0")),
+    "chat_template_of_another_name": (
+        lambda room: [*room.build(chat_template=CHAT_TEMPLATE), "--apply_chat_template=other"],
+        ("template", "other"),
+    ),
+    "fewshot_negative": (run(num_fewshot=-1), ("num_fewshot -1",)),
     "fewshot_more_than_there_are": (run(num_fewshot=9), ("9", "8")),
     "fewshot_no_number": (run(num_fewshot="two"), ("num_fewshot", "'two'", "--help")),
 }
@@ -334,7 +380,7 @@ TASK: Cases = {
     ),
     "task_of_no_yaml": (lambda room: room.task("output_type: [oh\n"), ("'sst2_01_mine'", "mine.yaml")),
     "task_without_data": (lambda room: room.task("doc_to_text: x\n"), ("sst2_01_mine", "does not build")),
-    "task_empty": (run(tasks="sst2_01,"), ("''",)),
+    "task_empty": (run(tasks=","), ("names no task", "ls")),
     "task_file_absent": (run(tasks="absent.yaml"), ("'absent.yaml'",)),
     "task_folder_absent": (run(include_path="absent"), ("--include_path", "'absent'")),
 }
@@ -364,7 +410,7 @@ PLACE: Cases = {
     "out_read_only": (run(output_path="/proc/out"), ("OUT", "/proc/out")),
 }
 
-TABLE = MODEL | PROMPT | VALUE | TASK | DATA | PLACE
+TABLE = MODEL | LOADED_IN_PART | PROMPT | VALUE | TASK | DATA | PLACE
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -472,18 +518,19 @@ def fill(path: Path, leave: int) -> None:
     path.write_bytes(bytes(max(space.f_bavail * space.f_frsize - leave, 0)))
 
 
-@pytest.mark.parametrize("kilobytes", [0, 4, 12, 24, 36])
-def test_full_disk_is_one_line_and_the_finished_run_stays(kilobytes: int, room: Room, door: Callable[..., Outcome]):
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.95])
+def test_full_disk_is_one_line_and_the_finished_run_stays(share: float, room: Room, door: Callable[..., Outcome]):
+    """Room for a share of what the run will write: it fills up while answers are kept, or results written."""
     out = room.folder / "full"
     again = room.run("--force", output_path="full")
     with small_disk(out, 400):
         assert door(*again).code == 0
         (done,) = (out / "runs").glob("good--*")
         before = files_of(out / "runs")
-        fill(out / "ballast", leave=kilobytes * 1024)
+        fill(out / "ballast", leave=int(share * sum(map(len, before.values()))))
         outcome = door(*again)
         assert "OUT" in outcome.error
-        assert "room" in outcome.error
+        assert "Make room" in outcome.error
         assert files_of(out / "runs") == before
         (out / "ballast").unlink()
         assert door(*again).code == 0, "with room again the same command goes through"

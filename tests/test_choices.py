@@ -40,7 +40,9 @@ def test_dtype_on_a_gpu_is_the_stored_one_if_it_multiplies_it(has_bf16, stored, 
 def test_chat_template_is_applied_where_there_is_one_and_can_be_left_out():
     assert choose(build_tokenizer(chat_template=CHAT_TEMPLATE), {}, thinking=False).chat_template is True
     assert choose(build_tokenizer(), {}, thinking=False).chat_template is False
-    assert choose(build_tokenizer(chat_template=CHAT_TEMPLATE), {}, thinking=False, chat_template=False).chat_template is False
+    assert (
+        choose(build_tokenizer(chat_template=CHAT_TEMPLATE), {}, thinking=False, chat_template=False).chat_template is False
+    )
 
 
 @pytest.mark.parametrize("thinking", [True, False])

@@ -6,6 +6,7 @@ evaluated in processes of their own, 5 to 10 seconds each; what only asks the hu
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_unreachable_hub_without_a_cache_is_one_line_in_seconds(tmp_path: Path, 
     assert "Cannot reach the Hub for model 'org/name'" in outcome.error
     assert time.perf_counter() - start < 15
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow  # waits for the client to give up
+def test_hub_that_accepts_and_never_answers_counts_as_unreachable(tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = hub.env(tmp_path / "home", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "Cannot reach the Hub for model 'org/name'" in cli("run", "--pretrained=org/name", env=env, timeout=30).error
 
 
 @pytest.mark.parametrize(

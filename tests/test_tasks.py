@@ -12,6 +12,7 @@ from harness_ext.tasks import build_tasks, render_completion, render_prompt, val
 
 TASK_FILES = sorted(TASKS_DIR.glob("**/*.yaml"))
 
+
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: path.stem)
 def test_every_task_file_loads(path):
     assert load_yaml(path)

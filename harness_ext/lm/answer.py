@@ -1,5 +1,7 @@
-"""`hf-answer`: lm-eval's HFLM, with three things it passes over in silence made visible.
+"""`hf-answer`: lm-eval's HFLM, with what it passes over in silence made visible.
 
+* weights or adapter weights that the checkpoint lacks are an error, where transformers fills them with
+  random numbers and peft warns;
 * a prompt longer than the context is an error, where HFLM cuts off its beginning: the instruction;
 * NaN logits are an error, where an argmax over them answers token 0;
 * a thinking block that the prompt opened is repeated at the head of the response, and thinking tags
@@ -9,6 +11,7 @@ Prompts, tokens and answers are otherwise exactly HFLM's.
 """
 
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -24,6 +27,8 @@ from harness_ext.labels import THINKING_TAGS, ends_open
 class AnswerLM(HFLM):
     """A causal language model that answers a question; the arguments are HFLM's."""
 
+    AUTO_MODEL_CLASS: Any = None  # HFLM finds it by the model's config
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Load the model."""
         super().__init__(*args, **kwargs)
@@ -31,6 +36,15 @@ class AnswerLM(HFLM):
         tags = {vocabulary[tag] for pair in THINKING_TAGS for tag in pair if tag in vocabulary}
         self._special = set(self.tokenizer.all_special_ids) - tags
         self._tags_are_special = bool(tags & set(self.tokenizer.all_special_ids))
+
+    def _create_model(self, *args: Any, **kwargs: Any) -> None:
+        auto_class, self.AUTO_MODEL_CLASS = self.AUTO_MODEL_CLASS, _WholeModel(self.AUTO_MODEL_CLASS)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                super()._create_model(*args, **kwargs)
+        finally:
+            self.AUTO_MODEL_CLASS = auto_class
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Decode as HFLM does, but keep thinking tags that are special tokens."""
@@ -73,11 +87,15 @@ class AnswerLM(HFLM):
             )
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
-    def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score as HFLM does."""
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+
+    def _loglikelihood_tokens(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
         longest = max((len(context) + len(answer) - 1 for _, context, answer in requests), default=0)
         if longest > self.max_length:
             raise self._too_long(longest, self.max_length)
-        return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty(), **kwargs)
+        return super()._loglikelihood_tokens(requests, **kwargs)
 
     def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return _finite(super()._model_call(*args, **kwargs))
@@ -102,6 +120,28 @@ class AnswerLM(HFLM):
         )
 
 
+class _WholeModel:
+    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight."""
+
+    def __init__(self, auto_class: Any) -> None:
+        self.auto_class = auto_class
+
+    def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            model, found = self.auto_class.from_pretrained(*args, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise UserError(
+                "Its weights have other sizes than its config.json says: they do not belong together."
+            ) from error
+        if missing := sorted(found["missing_keys"]):
+            raise UserError(
+                f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. Download them again."
+            )
+        return model
+
+
 class _FiniteLogits(LogitsProcessor):
     """Pass the logits of a generation step on, if they are numbers."""
 
@@ -112,8 +152,10 @@ class _FiniteLogits(LogitsProcessor):
 def _finite(logits: torch.Tensor) -> torch.Tensor:
     """Return logits ``(..., vocabulary)`` unless one is NaN; -inf is a legal way to forbid a token."""
     if torch.isnan(logits).any():
-        raise UserError(
-            "The model's logits are NaN, so its answers would mean nothing. Its weights are damaged or overflow in "
-            f"{str(logits.dtype).removeprefix('torch.')}: try DTYPE=float32."
+        cause = (
+            "Its weights are damaged: download them again."
+            if logits.dtype == torch.float32
+            else f"It may overflow in {str(logits.dtype).removeprefix('torch.')}: try DTYPE=float32."
         )
+        raise UserError(f"The model's logits are NaN, so its answers would mean nothing. {cause}")
     return logits

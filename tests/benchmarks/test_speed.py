@@ -47,7 +47,12 @@ def test_leaderboard_of_1000_runs(benchmark, thousand_runs):
     assert len(board) == 1000
 
 
-COMMANDS = {"help": ["--help"], "error": ["run", "--limit=-1"], "ls": ["ls"], "validate": ["validate", "--tasks", "sst2_01_mini"]}
+COMMANDS = {
+    "help": ["--help"],
+    "error": ["run", "--limit=-1"],
+    "ls": ["ls"],
+    "validate": ["validate", "--tasks", "sst2_01_mini"],
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

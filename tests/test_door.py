@@ -1,0 +1,64 @@
+"""The command line itself: what it imports, what it prints, how it leaves."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness_ext.models import ROOT
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["leaderboard", "-o", str(ROOT / "results")], 0),
+        (["leaderboard", "-o", "absent"], 2),
+        (["run", "--limit=-1"], 2),
+        (["run", "--nonsense"], 2),
+        (["run", "--pretrained=tinny"], 2),
+        (["run", "--tasks=sst2_01", "--adapter=absent"], 2),
+        (["ls"], 0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_command_that_needs_no_model_does_not_import_torch(argv, code, tmp_path):
+    if argv[0] == "leaderboard" and code == 0:
+        (tmp_path / "published").symlink_to(ROOT / "results" / "published")
+        argv = ["leaderboard", "-o", str(tmp_path)]
+    script = (
+        "import sys\n"
+        "from harness_ext.__main__ import main\n"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as left: code = left.code or 0\n"
+        "assert 'torch' not in sys.modules\n"
+        f"assert code == {code}, code\n"
+    )
+    subprocess.run([sys.executable, "-c", script, *argv], check=True, capture_output=True, cwd=tmp_path)
+
+
+def test_help_names_every_command(door):
+    said = door("--help").stdout
+    assert all(name in said for name in ("run", "ls", "validate", "leaderboard"))
+
+
+def test_run_help_has_lm_evals_flags_and_ours(door):
+    said = door("run", "--help").stdout
+    assert all(flag in said for flag in ("--num_fewshot", "--gen_kwargs", "--pretrained", "--data_dir", "--force"))
+
+
+def test_ls_lists_our_tasks(door):
+    said = door("ls").stdout
+    assert all(name in said for name in ("sst2_01 ", "sst2_01_choice", "sst2_01_mini", "sst2_01_think"))
+    assert "sst2_01_mini" not in door("ls", "groups").stdout
+
+
+def test_args_are_split_as_a_shell_would_but_never_run(door, tmp_path):
+    said = door("run", f"--args=--limit -1 --output_path '{tmp_path}/a b $(touch {tmp_path}/c)'").error
+    assert "LIMIT -1" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_args_with_an_open_quote_are_an_error(door):
+    assert "cannot be split" in door("run", "--args='open").error

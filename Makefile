@@ -39,7 +39,7 @@ leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [O
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
 	@$(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
 
-tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (about 15 minutes on two cores)
+tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (2 minutes on two cores)
 	.venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
 
 test: $(READY)  ## Run the tests (no network, no GPU)

@@ -2,7 +2,8 @@
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
+VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS \
+  EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -10,12 +11,12 @@ RUN := .venv/bin/python -m harness_ext
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval leaderboard validate tiny test test-slow test-gpu bench lint
+.PHONY: help setup eval finetune curves leaderboard validate tiny test test-slow test-gpu bench lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND OUT SEED FORCE ARGS (README, "Variables")'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS (see README)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -31,7 +32,17 @@ eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=fo
 	@$(RUN) run $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
 	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
+	  $${SAMPLES:+"--train_samples=$$SAMPLES"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+
+finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
+	@.venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
+	  $${RECIPE:+"--recipe=$$RECIPE"} $${TASK:+"--task=$$TASK"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
+	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${REPORT_TO:+"--report_to=$$REPORT_TO"} \
+	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+
+curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results/curves.png and .svg [OUT=results]
+	@.venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
 	@$(RUN) leaderboard $${OUT:+"--output_path=$$OUT"}
@@ -39,14 +50,14 @@ leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [O
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
 	@$(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
 
-tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (2 minutes on two cores)
+tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
 	.venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
 
 test: $(READY)  ## Run the tests (no network, no GPU)
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest
 
-test-slow: $(READY)  ## Run the slow tests too
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m 'not gpu'
+test-slow: $(READY)  ## Run the tests that take minutes
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu

@@ -4,32 +4,18 @@ Exit codes: 0 done; 2 the user's input is wrong (one line); 1 anything else.
 """
 
 import argparse
-import errno
-import os
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from lm_eval._cli.ls import List
 from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
-from harness_ext.errors import UserError
+from harness_ext.door import Parser, run_command
 from harness_ext.request import add_own_flags
 
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
-        message = re.sub(r"invalid functools\.partial\(.*\) value", "invalid value", message)  # lm-eval's --seed
-        raise UserError(f"{message} (`{self.prog} --help` lists what there is)")
 
 
 class RunCommand(Run):
@@ -82,37 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        args = _parser().parse_args(_unpack(sys.argv[1:] if argv is None else argv))
-        args.func(args)
-    except UserError as error:
-        if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
-            raise
-        print("Error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _unpack(argv: Sequence[str]) -> list[str]:
-    """Replace ``--args='...'`` (make's ARGS=) by the words in it, split as a shell would, but never by a shell."""
-    words = []
-    for word in argv:
-        try:
-            words += shlex.split(word.removeprefix("--args=")) if word.startswith("--args=") else [word]
-        except ValueError as error:
-            raise UserError(f"ARGS {word.removeprefix('--args=')!r} cannot be split into words: {error}.") from None
-    return words
+    return run_command(_parser, sys.argv[1:] if argv is None else argv)
 
 
 def _parser() -> argparse.ArgumentParser:

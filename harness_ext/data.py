@@ -31,11 +31,12 @@ def load_splits(
     splits: dict[str, str] | None = None,
     data_dir: str | None = None,
     dataset: str | None = None,
+    train_only: bool = False,
     **_metadata: Any,
 ) -> DatasetDict:
     """Load the splits ``train`` and ``validation``; lm-eval's ``custom_dataset``.
 
-    The first seven arguments come from the task's ``dataset_kwargs``, the next two from the user (lm-eval hands
+    The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands
     them on as metadata, with whatever else it holds there).
 
     Args:
@@ -48,6 +49,8 @@ def load_splits(
         splits: Names on the Hub of ``train`` and ``validation``, where they differ.
         data_dir: The user's folder with ``train.tsv`` and ``dev.tsv``, instead of the Hub.
         dataset: The user's choice of another Hub dataset with the same columns, ``owner/name[/config]``.
+        train_only: Leave the validation split unread; ``train`` then stands in its place too, so that lm-eval can
+            build the task. For training.
 
     Returns:
         Both splits; each names its source in ``info.description``.
@@ -55,6 +58,7 @@ def load_splits(
     Raises:
         UserError: The data cannot be had or a row is wrong; names the file and row.
     """
+    wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):
         raise UserError(
             f"This task reads its own embedded sample ({embedded}), so DATA_DIR or another dataset has no effect. "
@@ -63,13 +67,14 @@ def load_splits(
     if data_dir or embedded:
         folder = as_path("DATA_DIR", data_dir) if data_dir else TASKS_DIR / str(embedded)
         shown = folder.resolve().name if data_dir else f"embedded {embedded}"
-        tables = {split: _read_tsv(folder / file, text, label) for split, file in GLUE_FILES.items()}
+        tables = {split: _read_tsv(folder / GLUE_FILES[split], text, label) for split in wanted}
         sources = {split: f"{shown}/{file}" for split, file in GLUE_FILES.items()}
     else:
         name, config = _hub_name(dataset) if dataset else (str(hub), hub_config)
-        tables = _read_hub(name, config, text, label, splits or {})
+        tables = _read_hub(name, config, text, label, {split: (splits or {}).get(split, split) for split in wanted})
         sources = {split: f"{name} {split}" for split in tables}
-    return DatasetDict({split: _checked(tables[split], classes, sources[split]) for split in tables})
+    checked = {split: _checked(tables[split], classes, sources[split]) for split in tables}
+    return DatasetDict({"train": checked["train"], "validation": checked["train" if train_only else "validation"]})
 
 
 def fingerprint(documents: Iterable[dict]) -> str:
@@ -120,7 +125,7 @@ def _hub_name(dataset: str) -> tuple[str, str | None]:
 def _read_hub(
     name: str, config: str | None, text: str, label: str, splits: dict[str, str]
 ) -> dict[str, list[tuple[int, str, str]]]:
-    """Read both splits of a Hub dataset; `datasets` honours its cache and the offline switches."""
+    """Read splits of a Hub dataset, by our names for them; `datasets` honours its cache and the offline switches."""
     hub_client.look_up("dataset", name)
     try:
         loaded = load_dataset(name, config)
@@ -131,8 +136,7 @@ def _read_hub(
     except (OSError, ValueError, RuntimeError) as error:  # a gated dataset, an unknown configuration, a damaged file
         raise UserError(f"Dataset {name!r} does not load: {' '.join(str(error).split())[:300]}") from error
     tables = {}
-    for split in GLUE_FILES:
-        source = splits.get(split, split)
+    for split, source in splits.items():
         if source not in loaded:
             raise UserError(f"Dataset {name!r} has no split {source!r}, only {', '.join(loaded)}.")
         rows = loaded[source]

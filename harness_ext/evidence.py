@@ -68,10 +68,10 @@ def commit() -> str | None:
         return None
 
 
-def command() -> str:
+def command(module: str = "harness_ext") -> str:
     """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end."""
     words = [re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word) for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", "harness_ext", *words])
+    return shlex.join(["python", "-m", module, *words])
 
 
 def _version(package: str) -> str | None:

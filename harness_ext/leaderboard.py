@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness_ext import records
+from harness_ext import efficiency, records
 from harness_ext.errors import UserError, writing_to
 from harness_ext.models import ROOT
 from harness_ext.stats import wilson
@@ -14,7 +14,8 @@ from harness_ext.stats import wilson
 REPORTED = ROOT / "results" / "reported.csv"
 SST2_VALIDATION = "1693a5fbd9fa5b4a"  # data.fingerprint of GLUE's 872 validation sentences
 COLUMNS = (
-    "model", "adapter", "train_samples", "seed", "task", "data", "n", "n_available", "score", "low", "high",
+    "model", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "task", "data", "n", "n_available", "score", "low", "high",
     "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
 )  # fmt: skip
 
@@ -25,6 +26,7 @@ REPORTED_AS = {
     ("Qwen/Qwen2.5-0.5B", "sst2_01"): "Qwen2.5-0.5B",
     ("Qwen/Qwen2.5-7B-Instruct-AWQ", "sst2_01"): "Qwen2.5-7B-Instruct-INT4",
     ("google/gemma-3-1b-it", "sst2_01"): "Gemma-3-1B",
+    ("microsoft/deberta-v3-base", "sst2_01"): "DeBERTa-v3-base",
 }
 NOTE_N = (
     "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
@@ -48,10 +50,10 @@ def read_reported(path: Path = REPORTED) -> list[dict[str, str]]:
 
 
 def write(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write ``leaderboard.md`` and ``leaderboard.csv`` of all complete runs under OUT.
+    """Write ``leaderboard.md`` and ``leaderboard.csv`` of all complete runs under OUT, and a picture of scores by labels.
 
     Returns:
-        The rows, and the two files.
+        The rows, and the files.
 
     Raises:
         UserError: There is no run, or OUT cannot be written to.
@@ -65,12 +67,17 @@ def write(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
+        if scores := efficiency.by_samples(board):
+            files += efficiency.draw(scores, out / "label-efficiency")
     return board, files
 
 
 def markdown(board: list[dict[str, Any]]) -> str:
     """Render the leaderboard as Markdown, partial runs in a table of their own."""
     text = ["# Leaderboard", "", "Made by `make leaderboard`. Score: correct / all, with a Wilson 95% interval.", ""]
+    if scores := efficiency.by_samples(board):
+        text += ["## Score by number of labels", "", "Mean in percent (lowest-highest seed, number of seeds).", ""]
+        text += [*efficiency.markdown(scores), "![](label-efficiency.svg)", "", "## All runs", ""]
     full = [row for row in board if not row["partial"]]
     partial = [row for row in board if row["partial"]]
     if full:
@@ -97,20 +104,20 @@ def show(board: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     cells = [_cells(row) for row in board]
+    names = ("model", "adapter", "task", "data")
     table = Table(box=None, padding=(0, 1, 0, 0))
     heads = [head for head in _HEADS if any(row[head] for row in cells)]
     for head in heads:
-        is_name = head in ("model", "adapter", "task", "data")
-        table.add_column(
-            head.replace(" ", "\n"), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold"
-        )
+        left = "left" if head in names else "right"
+        width = 9 if head in names else None  # a name that is folded stays readable
+        table.add_column(head.replace(" ", "\n"), justify=left, no_wrap=head not in names, overflow="fold", min_width=width)
     for row in cells:
         table.add_row(*(row[head].replace("[", "\\[") for head in heads))
     Console().print(table, new_line_start=True)
 
 
 _HEADS = (
-    "model", "adapter", "train samples", "seed", "task", "data", "n", "score %", "95% interval",
+    "model", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %", "95% interval",
     "not following", "strict %", "docs/s", "reported %", "inside",
 )  # fmt: skip
 
@@ -123,6 +130,8 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         row["adapter"] or "",
         row["train_samples"] or "",
         "" if row["seed"] is None else row["seed"],
+        row["optimiser_steps"] or "",
+        "YES" if row["collapsed"] else "",
         row["task"],
         row["data"],
         f"{row['n']}/{row['n_available']}" if row["partial"] else row["n"],
@@ -155,8 +164,12 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
     main = counts.get("lenient") or next(iter(counts.values()))
     n = manifest["n"]
     low, high = wilson(main["correct"], n)
+    training = manifest.get("training") or {}
     row = {
         **{name: manifest.get(name) for name in ("model", "adapter", "train_samples", "seed", "task", "data")},
+        "recipe": training.get("recipe"),
+        "optimiser_steps": training.get("optimiser_steps"),
+        "collapsed": training.get("collapsed"),
         "n": n,
         "n_available": manifest["n_available"],
         "score": main["correct"] / n,
@@ -182,4 +195,7 @@ def _reported_score(manifest: dict[str, Any], reported: list[dict[str, str]]) ->
     if manifest.get("data_fingerprint") != SST2_VALIDATION:
         return None
     found = [row for row in reported if row["model"] == name and row["train_samples"] == samples]
+    if len(found) > 1:  # reported at two batch sizes: only a recipe that names one of them is the same experiment
+        recipe = str((manifest.get("training") or {}).get("recipe"))
+        found = [row for row in found if recipe.endswith(f"-b{row['batch_size']}")]
     return int(found[0]["correct_of_872"]) / 872 if found else None

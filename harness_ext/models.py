@@ -19,6 +19,8 @@ from harness_ext.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tiny-base"}
 
+TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # peft's names for a model that writes its answer and a classifier
+
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -54,14 +56,13 @@ class Checkpoint:
         return "main" if self.version.startswith("sha256:") else self.version
 
 
-def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False, remote_code: bool = False) -> Checkpoint:
-    """Find a generative model by shipped name, folder or Hub id, and check it.
+def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Checkpoint:
+    """Find a model by shipped name, folder or Hub id, and check it.
 
     Args:
         text: What the user typed.
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Accept weights that are not safetensors; loading them can run code.
-        remote_code: The user lets the checkpoint bring its own model class.
 
     Returns:
         The checkpoint, its content pinned.
@@ -79,15 +80,23 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False,
             raise UserError(
                 f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}): copy its files there."
             )
-        checkpoint = Checkpoint(name, _as_path(folder), _hash_folder(folder), config)
-    elif _HUB_ID.fullmatch(text) and not folder.exists():
-        checkpoint = _find_on_hub(text, revision, allow_pickle)
-    else:
-        kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
-        raise UserError(f"Model {text!r} is {kind}.{_near_folders(folder)}")
-    if not remote_code:
-        _check_generative(checkpoint)
-    return checkpoint
+        return Checkpoint(name, _as_path(folder), _hash_folder(folder), config)
+    if _HUB_ID.fullmatch(text) and not folder.exists():
+        return _find_on_hub(text, revision, allow_pickle)
+    kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
+    raise UserError(f"Model {text!r} is {kind}.{_near_folders(folder)}")
+
+
+def is_generative(checkpoint: Checkpoint) -> bool:
+    """Tell whether a model can write text, as far as its config says what it is."""
+    classes = _classes(checkpoint)
+    return not classes or not all(map(_NOT_GENERATIVE.search, classes))
+
+
+def is_classifier(checkpoint: Checkpoint) -> bool:
+    """Tell whether a model or an adapter answers with one of its classes."""
+    names = [*_classes(checkpoint), str(checkpoint.config.get("task_type"))]
+    return any(name.endswith("ForSequenceClassification") or name == "SEQ_CLS" for name in names)
 
 
 def find_adapter(text: str) -> Checkpoint:
@@ -103,8 +112,8 @@ def find_adapter(text: str) -> Checkpoint:
         raise UserError(f"Adapter folder {text!r} has no adapter_config.json: pass a folder saved by PEFT.")
     _check_no_pointers(folder)
     config = _read_json(folder, "adapter_config.json")
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise UserError(f"Adapter {text!r} is for {config['task_type']}, not for a generative model (CAUSAL_LM).")
+    if config.get("task_type") not in (None, *TASK_TYPES):
+        raise UserError(f"Adapter {text!r} is for {config['task_type']}, not for one of {', '.join(TASK_TYPES)}.")
     _check_weights(folder, allow_pickle=False)
     resolved = folder.resolve()
     is_step = resolved.name.startswith("checkpoint-")
@@ -126,6 +135,11 @@ def as_path(what: str, text: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{what} {text[:80]!r} is no path: {getattr(error, 'strerror', None) or error}.") from None
     return path
+
+
+def _classes(checkpoint: Checkpoint) -> list[str]:
+    listed = checkpoint.config.get("architectures")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
 
 
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
@@ -183,16 +197,6 @@ def _check_no_pointers(folder: Path) -> None:
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
                 raise UserError(f"'{path}' is a Git LFS pointer, not the file itself. Run `git lfs pull` in its folder.")
-
-
-def _check_generative(checkpoint: Checkpoint) -> None:
-    listed = checkpoint.config.get("architectures")
-    classes = [str(name) for name in listed] if isinstance(listed, list) else []
-    if classes and all(map(_NOT_GENERATIVE.search, classes)):
-        raise UserError(
-            f"Model {checkpoint.name!r} is a {classes[0]}, which cannot generate text; the 0/1 task needs a generative "
-            "model such as Qwen/Qwen2.5-0.5B."
-        )
 
 
 def _hash_folder(folder: Path) -> str:

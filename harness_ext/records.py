@@ -74,11 +74,16 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def workspace(out: Path, name: str) -> Iterator[Path]:
+def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
     """Give a run the folder where it works until it is complete, and keep others with the same key out.
 
     The folder stays behind when a run is interrupted, with the answers so far; a lock held by a killed
     process is free again.
+
+    Args:
+        out: OUT.
+        name: The run's folder name.
+        keep: Pattern of the files that a next attempt can continue from.
 
     Raises:
         UserError: OUT cannot be written to, or the same run is going on elsewhere.
@@ -95,7 +100,7 @@ def workspace(out: Path, name: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if folder.is_dir() and not any(folder.glob("answers*")):
+            if folder.is_dir() and not any(folder.glob(keep)):
                 drop(folder)  # nothing that a next attempt could continue from
 
 

@@ -8,11 +8,17 @@ from typing import Any
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from harness_ext.errors import UserError
-from harness_ext.models import Checkpoint, find_adapter, find_model
+from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
 
 DEFAULT_BACKEND = "hf-answer"
-CHECKPOINT_BACKENDS = (DEFAULT_BACKEND, "hf")  # they load a checkpoint, which we find, check and choose for
-OWN_FLAGS = ("pretrained", "adapter", "data_dir", "dtype", "force", "allow_pickle")
+CLASSIFIER_BACKEND = "hf-classifier"
+CHECKPOINT_BACKENDS = (
+    DEFAULT_BACKEND,
+    CLASSIFIER_BACKEND,
+    "hf",
+)  # they load a checkpoint, which we find, check and choose for
+BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
+OWN_FLAGS = ("pretrained", "adapter", "data_dir", "dtype", "force", "allow_pickle", "train_samples")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,16 @@ class Request:
         args = self.config.model_args
         return self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the sentence is classified, rather than a prompt continued."""
+        return self.config.model == CLASSIFIER_BACKEND
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model is fitted on the task's train split."""
+        return self.config.model in BASELINES
+
     def if_given(self, name: str) -> Any:
         """Return a field of `config` if the user set it; lm-eval's own default is None here."""
         return getattr(self.config, name) if name in self.given else None
@@ -51,6 +67,7 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
     group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
     group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
     group.add_argument("--force", action="store_true", help="Run again what is already done")
     group.add_argument("--allow_pickle", action="store_true", help="Load weights that are no safetensors: they can run code")
 
@@ -70,23 +87,35 @@ def read_request(args: argparse.Namespace) -> Request:
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
-    if "model" not in given:
-        config.model = DEFAULT_BACKEND
     if isinstance(config.tasks, str):
         config.tasks = config.tasks.split(",")
     if isinstance(config.tasks, list):
         config.tasks = [name for name in config.tasks if name]  # TASK=a, is one task
         if "tasks" in given and not config.tasks:
             raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
-    if not config.tasks:
-        is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
-        config.tasks = ["sst2_01_mini" if is_plain else "sst2_01"]
+    if "model" not in given:
+        config.model = DEFAULT_BACKEND
     try:
         _check_values(config)
     except TypeError as error:  # flags are typed; the values of a config file are not
         raise UserError(f"{args.config}: {error}.") from None
+    if own["train_samples"] is not None and config.model not in BASELINES:
+        raise UserError(
+            f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
+        )
     base, adapter = _find_checkpoints(config, own)
+    if "model" not in given and base and is_classifier(adapter or base):
+        config.model = CLASSIFIER_BACKEND
+    if not config.tasks:
+        is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
+        config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, own)]
     return Request(config, frozenset(given), own, base, adapter)
+
+
+def _default_task(adapter: Checkpoint | None, own: dict[str, Any]) -> str:
+    """An adapter made from the embedded sample is scored on it; everything else on SST-2."""
+    trained_on = adapter.manifest.get("task") if adapter and not own["data_dir"] else None
+    return trained_on if trained_on == "sst2_01_mini" else "sst2_01"
 
 
 def _check_values(config: EvaluatorConfig) -> None:
@@ -123,7 +152,6 @@ def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Che
             str(args.get("pretrained", "tiny")),
             str(args.get("revision", "main")),
             allow_pickle=own["allow_pickle"],
-            remote_code=bool(args.get("trust_remote_code")),
         )
     except UserError as error:
         if named_by_adapter:
@@ -131,14 +159,34 @@ def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Che
                 f"{error} The adapter's own config names that base: give another place of it with MODEL=."
             ) from None
         raise
+    _check_kind(base, adapter, remote_code=bool(args.get("trust_remote_code")))
     return base, adapter
+
+
+def _check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool) -> None:
+    """Check that base and adapter belong together, and can answer the task at all.
+
+    Raises:
+        UserError: They do not, or the model is an encoder without a classifier's head.
+    """
+    made_for = str(adapter.manifest.get("base_version", "")) if adapter else ""
+    if adapter and made_for.startswith("sha256:") and base.version.startswith("sha256:") and made_for != base.version:
+        raise UserError(
+            f"Adapter {adapter.name!r} was trained on another base ({adapter.manifest.get('base')}, {made_for}) than "
+            f"{base.name!r} ({base.version}). Give that one with MODEL=."
+        )
+    if not (is_classifier(adapter or base) or is_generative(base) or remote_code):
+        raise UserError(
+            f"Model {base.name!r} is a {base.config['architectures'][0]}, which cannot generate text; the 0/1 task needs a "
+            "generative model such as Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
+        )
 
 
 def _check_backend(name: str) -> None:
     import lm_eval.models  # noqa: F401  registers lm-eval's backends, without importing any
     from lm_eval.api.registry import model_registry
 
-    known = {*model_registry.keys(), DEFAULT_BACKEND}
+    known = {*model_registry.keys(), *CHECKPOINT_BACKENDS, *BASELINES}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["hf", "vllm", "local-completions"]
         raise UserError(f"BACKEND {name!r} is unknown. Did you mean {' or '.join(near)}?")

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, records, results
+from harness_ext import evidence, leaderboard, records, results, sampling
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors, writing_to
+from harness_ext.loading import load_tokenizer, quieten_libraries
 from harness_ext.meter import Meter, peak_memory_bytes
 from harness_ext.request import Request, read_request
 
@@ -101,17 +102,22 @@ class Session:
         if request.base is None:
             return None
         if self._tokenizer is None:
-            self._tokenizer = _load_tokenizer(request.base, args)
-        template = request.if_given("apply_chat_template")
+            self._tokenizer = load_tokenizer(
+                request.base, str(args.get("tokenizer") or ""), remote_code=bool(args.get("trust_remote_code"))
+            )
+        template = _yes_or_no(request.if_given("apply_chat_template"))
+        if template is None and request.adapter:
+            template = request.adapter.manifest.get("chat_template")  # as it was trained
+        dtype = request.own["dtype"] or args.get("dtype")
         batch_size = request.if_given("batch_size")
-        thinking = bool((task.config.metadata or {}).get("thinking"))
+        thinking = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
         return choose(
             self._tokenizer,
             request.base.config,
             thinking=bool(args.get("enable_thinking", thinking)),
             device=request.if_given("device"),
-            dtype=request.own["dtype"] or args.get("dtype"),
-            chat_template=_yes_or_no(template),
+            dtype=dtype or ("float32" if request.is_classifier else None),  # DeBERTa-v3 overflows in its stored float16
+            chat_template=False if request.is_classifier else template,
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
         )
@@ -144,11 +150,12 @@ class Session:
             "limit": config.limit,
             "samples": config.samples,
             "seeds": config.seed,
+            "train_rows": subset.hash if (subset := self._subset(task)) else None,
             "versions": evidence.versions(),
         }
 
     def _first_prompt(self, task: Any, choices: Choices | None) -> str:
-        from harness_ext.tasks import chat_renderer, render_prompt
+        from harness_ext.prompts import chat_renderer, render_prompt
 
         config = self.request.config
         template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
@@ -176,7 +183,7 @@ class Session:
         if request.own["force"]:
             for file in work.glob("answers*"):
                 file.unlink()
-        lm = self._load(choices)
+        lm = self._load(task, choices)
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
         handed_on = " ".join(f"{name}={request.if_given(name)}" for name in HANDED_ON if name in request.given)
         with one_line_errors(running=f"lm-eval does not run with {handed_on}: " if handed_on else None):
@@ -216,13 +223,13 @@ class Session:
         finished = results.save(tracker, summary, samples, task.task_name, work)
         return samples, finished, results.by_filter(summary["results"][task.task_name])
 
-    def _load(self, choices: Choices | None) -> Any:
+    def _load(self, task: Any, choices: Choices | None) -> Any:
         """Load the model once; a later task of another kind only switches its chat template's arguments."""
-        if self._lm is None:
+        if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
             with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
-                self._lm = _create_model(self.request, choices)
+                self._lm = _create_model(self.request, choices, self._train_rows(task))
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
         elif choices:
@@ -230,6 +237,32 @@ class Session:
             self._lm.batch_size_per_gpu = choices.batch_size
         self.meter.reset()
         return self._lm
+
+    def _subset(self, task: Any) -> sampling.Subset | None:
+        """Draw the rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
+        if not self.request.is_baseline:
+            return None
+        samples = self.request.own["train_samples"] or "all"
+        return sampling.draw(task.dataset["train"]["label"], samples, self.request.config.seed[0])
+
+    def _train_rows(self, task: Any) -> list[dict[str, Any]]:
+        subset = self._subset(task)
+        return task.dataset["train"].select(subset.rows).to_list() if subset else []
+
+    def _training(self, task: Any) -> dict[str, Any]:
+        """Say what the model was trained on here: nothing, a baseline's rows, or what an adapter's own record says."""
+        if subset := self._subset(task):
+            seed = self.request.config.seed[0]
+            return {"train_samples": subset.train_samples, "seed": seed, "training": {"subset": subset.hash}}
+        if self.request.adapter is None:
+            return {"train_samples": 0, "seed": None, "training": None}
+        made = self.request.adapter.manifest
+        kept = ("base", "kind", "data", "subset", "recipe", "optimiser_steps", "collapsed", "settings")
+        return {
+            "train_samples": made.get("train_samples"),
+            "seed": made.get("seed"),
+            "training": {name: made[name] for name in kept if name in made},
+        }
 
     def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
         request, meter = self.request, self.meter
@@ -241,8 +274,7 @@ class Session:
             "status": "complete",
             "model": request.model,
             "adapter": adapter.name if adapter else None,
-            "train_samples": adapter.manifest.get("train_samples") if adapter else 0,
-            "seed": adapter.manifest.get("seed") if adapter else None,
+            **self._training(task),
             "task": task.task_name,
             "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
             "n": n,
@@ -273,35 +305,32 @@ def _read(target: Path) -> dict[str, Any]:
         raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
 
 
-def _load_tokenizer(base: Any, args: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
-
-    source = str(args.get("tokenizer") or base.path)
-    with one_line_errors(loading=f"The tokenizer of {str(args.get('tokenizer') or base.name)!r} does not load: "):
-        return AutoTokenizer.from_pretrained(
-            source,
-            revision=base.revision,
-            trust_remote_code=bool(args.get("trust_remote_code")),
-        )
-
-
-def _create_model(request: Request, choices: Choices | None) -> Any:
-    """Build lm-eval's LM for the request."""
+def _create_model(request: Request, choices: Choices | None, train_rows: list[dict[str, Any]]) -> Any:
+    """Build lm-eval's LM for the request; a baseline is fitted on `train_rows`."""
+    quieten_libraries()
+    import lm_eval.models  # noqa: F401  registers lm-eval's own
     from lm_eval.api.registry import get_model
 
-    import harness_ext.lm.answer  # noqa: F401  registers hf-answer
+    import harness_ext.lm  # noqa: F401  registers ours
 
     config = request.config
     args = dict(config.model_args)
+    if request.is_baseline:
+        args["rows"] = train_rows
     more = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": config.device}
     if request.base and choices:
         args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
         args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
-        args["chat_template_args"] = choices.template_args
+        if request.is_classifier:
+            args["head"] = request.adapter.config.get("modules_to_save") if request.adapter else None
+        else:
+            args["chat_template_args"] = choices.template_args
         if not request.own["allow_pickle"]:
             args["use_safetensors"] = True
         if request.adapter:
             args["peft"] = request.adapter.path
+            if quantise := request.adapter.manifest.get("settings", {}).get("quantise"):
+                args["quantise"] = quantise  # an adapter answers rightly only on the base it was trained on
         more |= {"batch_size": choices.batch_size, "device": choices.device}
     return get_model(config.model).create_from_arg_obj(args, more)
 

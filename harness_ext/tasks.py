@@ -1,4 +1,4 @@
-"""Finding, building and rendering tasks: lm-eval's TaskManager without its 13-second index.
+"""Finding and building tasks: lm-eval's TaskManager without its 13-second index.
 
 lm-eval's command line reads 14,683 built-in YAML entries at every start, and passes over a broken
 task file in silence, so that the mistake resurfaces as "Tasks not found". Here the built-in ones are
@@ -8,7 +8,7 @@ indexed only when one of them is asked for, and a file that does not load is rep
 import difflib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
+from harness_ext.prompts import render_completion, render_prompt
 
 
 def build_tasks(
@@ -69,62 +70,6 @@ def task_manager(
             if not _known(manager, name):
                 raise _unknown(name, difflib.get_close_matches(name, manager.all_tasks, n=3), paths)
     return manager
-
-
-def render_prompt(
-    task: ConfigurableTask,
-    document: dict,
-    chat_template: Callable[..., str] | None = None,
-    system_instruction: str | None = None,
-    fewshot_as_multiturn: bool = True,
-) -> str:
-    """Render the prompt of a document exactly as lm-eval does in a run.
-
-    Args:
-        task: A built task; its ``num_fewshot`` applies.
-        document: A row of the task's data.
-        chat_template: Renders messages to text, such as ``HFLM.apply_chat_template``; None for plain text.
-        system_instruction: Text put first, as after ``--system_instruction``.
-        fewshot_as_multiturn: With a chat template, give each few-shot example turns of its own.
-
-    Returns:
-        The text a model continues with its answer.
-    """
-    return task.fewshot_context(
-        document,
-        num_fewshot=task.config.num_fewshot or 0,
-        system_instruction=system_instruction,
-        apply_chat_template=chat_template is not None,
-        fewshot_as_multiturn=fewshot_as_multiturn and chat_template is not None,
-        chat_template=chat_template,
-        gen_prefix=task.doc_to_prefix(document),
-    )
-
-
-def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
-    """Return what renders messages with a tokenizer's chat template, as ``HFLM.apply_chat_template`` does.
-
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        template_args: Further arguments of the template, such as ``enable_thinking``.
-    """
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **template_args,
-        )
-
-    return render
-
-
-def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
-    """Render the right answer as it follows `render_prompt`: with the task's delimiter, bare in a chat turn."""
-    choice = task.doc_to_choice(document)[task.doc_to_target(document)]
-    return choice if chat else f"{task.config.target_delimiter}{choice}"
 
 
 def validate(names: list[str], include_path: str | None = None, data_dir: str | None = None) -> None:

@@ -89,6 +89,13 @@ def room(elsewhere: Path, random_model: Path, eight_rows: Path) -> Room:
     return Room(elsewhere)
 
 
+def adapter_of_other_weights(room: Room) -> list[str]:
+    room.adapter("models/good")
+    manifest = {"base": "models/good", "base_version": "sha256:0123456789abcdef"}
+    (room.folder / "adapter" / "run.json").write_text(json.dumps(manifest))
+    return room.run(adapter="adapter")
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     """Read every file under a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -259,9 +266,9 @@ MODEL: Cases = {
     "tokenizer_larger_than_the_model": (build(vocab_size=200), ("tokenizer", "200")),
     "encoder_bert": (build(architecture="bert"), ("'built'", "BertForMaskedLM", "cannot generate", "Qwen/Qwen2.5-0.5B")),
     "encoder_deberta": (build(architecture="deberta-v2"), ("'built'", "DebertaV2ForMaskedLM", "cannot generate")),
-    "classifier": (
-        build(architecture="deberta-v2", head="SequenceClassification"),
-        ("'built'", "DebertaV2ForSequenceClassification", "cannot generate"),
+    "classifier_of_three": (
+        build(architecture="deberta-v2", head="SequenceClassification", num_labels=3),
+        ("'built'", "3 classes", "two"),
     ),
     "architecture_unknown": (
         lambda room: room.config(model_type="foo", architectures=["FooForCausalLM"]),
@@ -302,10 +309,15 @@ LOADED_IN_PART: Cases = {
         lambda room: room.run(adapter=room.adapter("models/good", size=48)),
         ("adapter", "size mismatch"),
     ),
-    "adapter_for_classification": (
-        lambda room: room.run(adapter=room.adapter("models/good", task_type="SEQ_CLS")),
-        ("'adapter'", "SEQ_CLS"),
+    "adapter_for_tokens": (
+        lambda room: room.run(adapter=room.adapter("models/good", task_type="TOKEN_CLS")),
+        ("'adapter'", "TOKEN_CLS", "SEQ_CLS"),
     ),
+    "adapter_for_classification_without_its_head": (
+        lambda room: room.run(adapter=room.adapter("models/good", task_type="SEQ_CLS")),
+        ("adapter", "lack", "score.weight"),
+    ),
+    "adapter_of_another_copy_of_its_base": (adapter_of_other_weights, ("'adapter'", "another base", "MODEL=")),
     "adapter_a_pointer": (adapter_file(POINTER), ("adapter_model.safetensors'", "Git LFS pointer", "`git lfs pull`")),
     "adapter_cut_off": (adapter_file("1234"), ("adapter_model.safetensors'", "cut off", "Download them again")),
 }
@@ -348,6 +360,8 @@ VALUE: Cases = {
     "device_cuda_of_high_number": (run(device="cuda:99"), ("'cuda:99'", "this machine has")),
     "dtype_unknown": (run(dtype="float7"), ("'float7'", "float32", "bfloat16")),
     "dtype_unknown_in_model_args": (run(model_args="dtype=float7"), ("'float7'", "float32", "bfloat16")),
+    "samples_without_a_baseline": (run(train_samples=4), ("SAMPLES", "tfidf", "make finetune")),
+    "samples_odd_of_a_baseline": (run("--model=tfidf", pretrained=None, train_samples=3), ("SAMPLES '3'", "even")),
     "seed_word": (run(seed="abc"), ("seed", "abc", "--help")),
     "seed_negative": (run(seed=-1), ("-1", "0")),
     "flag_unknown": (run("--batchsize=3"), ("--batchsize=3", "--help")),

@@ -14,8 +14,9 @@ import pytest
 from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
 
 from harness_ext.evidence import command
+from harness_ext.prompts import chat_renderer, render_prompt
 from harness_ext.records import read_runs
-from harness_ext.tasks import build_tasks, chat_renderer, render_prompt
+from harness_ext.tasks import build_tasks
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "gemma3", "gpt2")
 

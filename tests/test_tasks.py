@@ -8,7 +8,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
 from harness_ext.models import ROOT
-from harness_ext.tasks import build_tasks, render_completion, render_prompt, validate
+from harness_ext.prompts import render_completion, render_prompt
+from harness_ext.tasks import build_tasks, validate
 
 TASK_FILES = sorted(TASKS_DIR.glob("**/*.yaml"))
 

@@ -17,20 +17,23 @@ from typing import Any
 import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils_hf import get_dtype
 from transformers import LogitsProcessor
 
 from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS, ends_open
+from harness_ext.loading import WholeModel, quantisation
 
 
 @register_model("hf-answer")
 class AnswerLM(HFLM):
-    """A causal language model that answers a question; the arguments are HFLM's."""
+    """A causal language model that answers a question; the arguments are HFLM's, and ``quantise`` (see `loading`)."""
 
     AUTO_MODEL_CLASS: Any = None  # HFLM finds it by the model's config
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, quantise: str | None = None, **kwargs: Any) -> None:
         """Load the model."""
+        self._quantise = quantise
         super().__init__(*args, **kwargs)
         vocabulary = self.tokenizer.get_vocab()
         tags = {vocabulary[tag] for pair in THINKING_TAGS for tag in pair if tag in vocabulary}
@@ -38,7 +41,9 @@ class AnswerLM(HFLM):
         self._tags_are_special = bool(tags & set(self.tokenizer.all_special_ids))
 
     def _create_model(self, *args: Any, **kwargs: Any) -> None:
-        auto_class, self.AUTO_MODEL_CLASS = self.AUTO_MODEL_CLASS, _WholeModel(self.AUTO_MODEL_CLASS)
+        auto_class = self.AUTO_MODEL_CLASS
+        dtype = get_dtype(kwargs.get("dtype", "auto"))
+        self.AUTO_MODEL_CLASS = WholeModel(auto_class, **quantisation(self._quantise, dtype))
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
@@ -118,28 +123,6 @@ class AnswerLM(HFLM):
             f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
             "Choose a model with a longer context, or fewer examples (--num_fewshot)."
         )
-
-
-class _WholeModel:
-    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight."""
-
-    def __init__(self, auto_class: Any) -> None:
-        self.auto_class = auto_class
-
-    def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            model, found = self.auto_class.from_pretrained(*args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "mismatch" not in str(error):
-                raise
-            raise UserError(
-                "Its weights have other sizes than its config.json says: they do not belong together."
-            ) from error
-        if missing := sorted(found["missing_keys"]):
-            raise UserError(
-                f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. Download them again."
-            )
-        return model
 
 
 class _FiniteLogits(LogitsProcessor):

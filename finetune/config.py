@@ -1,0 +1,168 @@
+"""A recipe: how an adapter is trained. Read from YAML, overridden by ``--set name=value``, checked as a whole."""
+
+import dataclasses
+import difflib
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from harness_ext.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+FEW_STEPS = 100  # the original's DeBERTa stayed at the majority class up to 48 steps, and left it at 192
+SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run.
+
+    Attributes:
+        kind: ``generative`` (the model writes the answer) or ``classifier`` (a head over the sentence).
+        learning_rate: Of the LoRA weights, at its highest.
+        batch_size: Rows per optimiser step; no more than there are samples.
+        steps: Optimiser steps by number of training rows; between two numbers, interpolated on a log scale.
+        epochs: Passes over the rows, instead of `steps`.
+        head_learning_rate: Of a classifier's head; as `learning_rate` if left out.
+        schedule: One of `SCHEDULES`.
+        warmup_share: Share of the steps over which the learning rate rises from 0.
+        weight_decay: Of AdamW.
+        rank: Of LoRA (https://arxiv.org/abs/2106.09685).
+        alpha: LoRA's scale is alpha / rank; twice the rank if left out.
+        dropout: On LoRA's input.
+        target_modules: Names of the linear layers that get LoRA; all in the model's body if left out.
+        balanced_batches: Every batch holds as many 0s as 1s.
+        prompt_loss_weight: Weight of a prompt token's loss; an answer token has 1.
+        quantise: ``nf4`` for a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314).
+        evaluations: How often the rows held out are scored and a checkpoint is saved.
+        keep_checkpoints: How many of these checkpoints stay.
+    """
+
+    kind: str
+    learning_rate: float
+    batch_size: int
+    steps: dict[int, int] | None = None
+    epochs: float | None = None
+    head_learning_rate: float | None = None
+    schedule: str = "linear"
+    warmup_share: float = 0.06
+    weight_decay: float = 0.0
+    rank: int = 16
+    alpha: int | None = None
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+    balanced_batches: bool = True
+    prompt_loss_weight: float = 0.0
+    quantise: str | None = None
+    evaluations: int = 10
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: A value has the wrong type or is out of range.
+        """
+        for name, type_ in get_type_hints(Recipe).items():
+            _check_type(name, getattr(self, name), type_)
+        _check_one_of("kind", self.kind, ("generative", "classifier"))
+        _check_one_of("schedule", self.schedule, SCHEDULES)
+        _check_one_of("quantise", self.quantise, (None, "nf4"))
+        for name in ("learning_rate", "head_learning_rate", "batch_size", "rank", "alpha", "epochs", "evaluations"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise UserError(f"Recipe: {name} {getattr(self, name)} is not above 0.")
+        for name in ("warmup_share", "dropout", "prompt_loss_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"Recipe: {name} {getattr(self, name)} is not within 0 and 1.")
+        if self.weight_decay < 0 or self.keep_checkpoints < 1:
+            raise UserError("Recipe: weight_decay must be 0 or more, keep_checkpoints 1 or more.")
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError("Recipe: exactly one of steps and epochs must be given (--set epochs=null steps='{16: 300}').")
+        if self.steps is not None and not (self.steps and all(rows > 0 and n > 0 for rows, n in self.steps.items())):
+            raise UserError(f"Recipe: steps {self.steps} must map numbers of rows to numbers of steps, all above 0.")
+        if self.balanced_batches and self.batch_size % 2:
+            raise UserError(f"Recipe: batch_size {self.batch_size} is odd, so its batches cannot be balanced.")
+        if self.kind == "classifier" and (self.quantise or self.prompt_loss_weight):
+            raise UserError("Recipe: quantise and prompt_loss_weight are for generative recipes.")
+
+    def planned_steps(self, rows: int) -> int:
+        """Return the number of optimiser steps for so many training rows."""
+        if self.epochs is not None:
+            return max(1, math.ceil(self.epochs * math.ceil(rows / self.batch_size)))
+        assert self.steps
+        known = sorted(self.steps.items())
+        if rows <= known[0][0]:
+            return known[0][1]
+        for (fewer, low), (more, high) in itertools.pairwise(known):
+            if rows <= more:
+                share = math.log(rows / fewer) / math.log(more / fewer)
+                return round(low + share * (high - low))
+        return known[-1][1]
+
+
+def read_recipe(name: str, overrides: list[str]) -> Recipe:
+    """Read a recipe by shipped name or path, and apply ``name=value`` overrides (values are YAML).
+
+    Raises:
+        UserError: There is no such recipe, or a key or value is wrong.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    if not path.is_file():
+        shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+        near = difflib.get_close_matches(name, shipped, n=2)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(shipped)}, or pass a YAML file."
+        raise UserError(f"Recipe {name!r} is unknown. {hint}")
+    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"Recipe {path} holds no settings (name: value).")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override!r} is not of the form name=value.")
+        values[key] = _read_yaml(text, f"--set {override}")
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=2)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(fields)}."
+            raise UserError(f"Recipe {path.stem}: unknown setting {key!r}. {hint}")
+    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
+    if missing:
+        raise UserError(f"Recipe {path.stem}: {', '.join(missing)} must be given.")
+    return Recipe(**values)
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_type(name: str, value: Any, type_: Any) -> None:
+    """Check a value against a field's type; an int passes for a float, and 1e-4, which YAML reads as text, is said."""
+    kinds = get_args(type_) or (type_,)
+    if type_ == list[str] | None:
+        is_right = value is None or (isinstance(value, list) and value != [] and all(isinstance(x, str) for x in value))
+    elif type_ == dict[int, int] | None:
+        is_right = value is None or (isinstance(value, dict) and all(type(x) is int for pair in value.items() for x in pair))
+    elif float in kinds:
+        is_right = (type(value) in (int, float) and math.isfinite(value)) or (value is None and type(None) in kinds)
+    else:
+        is_right = type(value) in kinds
+    if not is_right:
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and float in kinds else ""
+        raise UserError(f"Recipe: {name} {value!r} is no {getattr(type_, '__name__', type_)}{hint}.")
+
+
+def _check_one_of(name: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(x) for x in allowed], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"Recipe: {name} {value!r} is not one of {', '.join(map(str, allowed))}.{hint}")

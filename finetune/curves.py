@@ -1,0 +1,90 @@
+"""Loss curves: training and held-out loss, and the held-out score, against optimiser steps; JSON, PNG and SVG."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import UserError
+
+HISTORY = "history.json"
+_NAMES = {
+    "loss": "train_loss",
+    "eval_loss": "held_out_loss",
+    "eval_score": "held_out_score",
+    "learning_rate": "learning_rate",
+}
+_MANY = 6  # runs that one figure can name one by one
+
+
+def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Reduce Trainer's log to one entry per step, our names for its fields."""
+    steps: dict[int, dict[str, float]] = {}
+    for entry in log:
+        found = {_NAMES[name]: value for name, value in entry.items() if name in _NAMES}
+        if found:
+            steps.setdefault(entry["step"], {"step": entry["step"]}).update(found)
+    return [steps[step] for step in sorted(steps)]
+
+
+def read_history(folder: Path) -> tuple[str, list[dict[str, float]]]:
+    """Read an adapter's history.
+
+    Raises:
+        UserError: The folder has none.
+    """
+    try:
+        content = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+        return content["name"], content["history"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"No loss history in '{folder}' ({type(error).__name__}): pass folders that `make finetune` made."
+        ) from None
+
+
+def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list[Path]:
+    """Draw loss and score of one or several runs.
+
+    Args:
+        runs: Name and history of each.
+        path: Where to, without suffix.
+
+    Returns:
+        The PNG and the SVG file.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "curve"  # the same picture twice is the same file
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    losses, scores = figure.subplots(2, 1, sharex=True)
+    colours = mpl.colormaps["viridis"]
+    for number, (name, history) in enumerate(runs):
+        colour = colours(number / max(1, len(runs)) * 0.9)
+        label = name if len(runs) > 1 else None
+        _line(losses, history, "train_loss", color=colour, alpha=0.45, linewidth=1, label=None if label else "training")
+        _line(
+            losses, history, "held_out_loss", color=colour, linewidth=2, marker="o", markersize=3, label=label or "held out"
+        )
+        _line(scores, history, "held_out_score", color=colour, linewidth=2, marker="o", markersize=3)
+    losses.set_ylabel("loss")
+    losses.set_ylim(bottom=0)
+    losses.legend(fontsize="x-small" if len(runs) > _MANY else "small", frameon=False, ncols=2 if len(runs) > _MANY else 1)
+    scores.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    scores.set_ylabel("score, held out")
+    scores.set_ylim(0.4, 1.0)
+    scores.set_xlabel("optimiser steps")
+    losses.set_title(
+        runs[0][0] if len(runs) == 1 else "thin: training loss · thick: loss on rows held out", fontsize="medium"
+    )
+    for axis in (losses, scores):
+        axis.spines[["top", "right"]].set_visible(False)
+    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
+    for file in files:
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files
+
+
+def _line(axis: Any, history: list[dict[str, float]], name: str, **style: Any) -> None:
+    points = [(entry["step"], entry[name]) for entry in history if name in entry]
+    axis.plot(*zip(*points, strict=True), **style) if points else None

@@ -1,0 +1,163 @@
+"""From sentences to batches: what each kind of model is trained on, in which order."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from harness_ext.errors import UserError
+from harness_ext.prompts import encode_completions, encode_prompts, render_completion
+
+IGNORED = -100  # a position without a target, as in torch's cross-entropy
+BUCKET = 50  # batches whose rows are sorted by length together
+
+
+def encode_sentences(tokenizer: Any, rows: Sequence[dict]) -> list[dict[str, Any]]:
+    """Tokenise sentences for a classifier: ``input_ids`` and ``labels`` (the class) for each row."""
+    ids = tokenizer([row["sentence"] for row in rows])["input_ids"]
+    return [{"input_ids": each, "labels": row["label"]} for each, row in zip(ids, rows, strict=True)]
+
+
+def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Callable, chat: bool) -> list[dict[str, Any]]:
+    """Tokenise a task's prompts and completions for a generative model.
+
+    Args:
+        task: A built task.
+        tokenizer: The base model's.
+        rows: Documents.
+        render: Renders a document to its prompt, as the evaluation does.
+        chat: Whether prompts are chat turns.
+
+    Returns:
+        For each row ``prompt`` (token ids), ``completions`` (of "0" and of "1", end token included) and ``labels``.
+    """
+    prompts = list(map(render, rows))
+    answers = [[render_completion(task, {**row, "label": label}, chat) for row in rows] for label in (0, 1)]
+    completions = zip(*(encode_completions(tokenizer, prompts, each) for each in answers), strict=True)
+    return [
+        {"prompt": ids, "completions": pair, "labels": row["label"]}
+        for ids, pair, row in zip(encode_prompts(tokenizer, prompts), completions, rows, strict=True)
+    ]
+
+
+def shared_prefix(examples: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the longest beginning that all prompts share, less one token, so that no rest is empty."""
+    prompts = [example["prompt"] for example in examples]
+    first, last = min(prompts), max(prompts)
+    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[: min(shared, min(map(len, prompts)) - 1)]
+
+
+def collate_sentences(tokenizer: Any) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """Return what pads sentences to the longest of their batch."""
+
+    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
+        batch = tokenizer.pad({"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt")
+        labels = torch.tensor([example["labels"] for example in examples])
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+    return collate
+
+
+def collate_prompts(pad: int, prefix_length: int) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """Return what batches prompts after their shared prefix, padded on the left so that answers end in one column.
+
+    The batch holds ``input_ids`` and ``attention_mask`` ``(batch, tokens)``, ``targets`` (the next token at each
+    position) and ``is_answer`` of the same shape, ``choices`` ``(batch, 2)`` (the tokens that tell "0" and "1" apart),
+    ``choice_at`` ``(batch,)`` (the position that predicts them, counted from the end) and ``labels`` ``(batch,)``.
+    """
+
+    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
+        rows = [example["prompt"][prefix_length:] + example["completions"][example["labels"]] for example in examples]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), pad)
+        mask, is_answer = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        targets = torch.full_like(ids, IGNORED)
+        choices, choice_at = [], []
+        for n, (row, example) in enumerate(zip(rows, examples, strict=True)):
+            ids[n, width - len(row) :] = torch.tensor(row)
+            mask[n, width - len(row) :] = 1
+            targets[n, width - len(row) : -1] = torch.tensor(row[1:])
+            answer = len(example["completions"][example["labels"]])
+            is_answer[n, -answer - 1 : -1] = True
+            tokens, at = _difference(*example["completions"])
+            choices.append(tokens)
+            choice_at.append(answer + 1 - at)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "targets": targets,
+            "is_answer": is_answer,
+            "choices": torch.tensor(choices),
+            "choice_at": torch.tensor(choice_at),
+            "labels": torch.tensor([example["labels"] for example in examples]),
+        }
+
+    return collate
+
+
+def plan_batches(
+    labels: Sequence[int], lengths: Sequence[int], steps: int, batch_size: int, seed: int, *, balanced: bool
+) -> list[int]:
+    """Plan every batch of a run beforehand, so that a resumed run sees the rows that an uninterrupted one sees.
+
+    Every row comes up once before any comes up again (within its class, if balanced); rows of similar length share a
+    batch where there are rows enough.
+
+    Args:
+        labels: 0 or 1 for each row.
+        lengths: Tokens of each row.
+        steps: Number of batches.
+        batch_size: Rows per batch; even if balanced.
+        seed: Decides the order.
+        balanced: As many 0s as 1s in every batch.
+
+    Returns:
+        Row numbers, ``steps * batch_size`` of them.
+    """
+    rng = random.Random(f"order {seed}")
+    groups = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
+    if not balanced:
+        groups = [list(range(len(labels)))]
+    share = batch_size // len(groups)
+    streams = [_endless(group, rng) for group in groups]
+    bucket = max(1, min(BUCKET, min(map(len, groups)) // (4 * share)))  # four buckets an epoch: mixed, yet short
+    plan: list[int] = []
+    while len(plan) < steps * batch_size:
+        drawn = [sorted((next(stream) for _ in range(bucket * share)), key=lengths.__getitem__) for stream in streams]
+        batches = [[row for rows in drawn for row in rows[n * share : (n + 1) * share]] for n in range(bucket)]
+        rng.shuffle(batches)
+        plan += [row for batch in batches for row in batch]
+    return plan[: steps * batch_size]
+
+
+def check_lengths(examples: Sequence[dict[str, Any]], context: int | None) -> None:
+    """Refuse rows that the model cannot read whole.
+
+    Raises:
+        UserError: The longest row does not fit the context.
+    """
+    longest = max(map(length, examples))
+    if context is not None and longest > context:
+        raise UserError(
+            f"A training text has {longest} tokens, but the model's context holds {context}: choose another model."
+        )
+
+
+def length(example: dict[str, Any]) -> int:
+    """Count the tokens of an example."""
+    if "prompt" in example:
+        return len(example["prompt"]) + len(example["completions"][example["labels"]])
+    return len(example["input_ids"])
+
+
+def _endless(rows: list[int], rng: random.Random) -> Iterator[int]:
+    while True:
+        yield from rng.sample(rows, len(rows))
+
+
+def _difference(zero: list[int], one: list[int]) -> tuple[tuple[int, int], int]:
+    """Find the first tokens in which two completions differ, and where."""
+    at = next(n for n, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
+    return (zero[at], one[at]), at

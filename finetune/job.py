@@ -1,0 +1,208 @@
+"""From the command line to jobs: everything about an adapter that is known, and checked, before anything is trained."""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config import RECIPES, Recipe, read_recipe
+from harness_ext import evidence, records, sampling
+from harness_ext.choices import Choices, choose
+from harness_ext.data import fingerprint
+from harness_ext.errors import UserError
+from harness_ext.loading import load_tokenizer
+from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative
+from harness_ext.prompts import chat_renderer, render_prompt
+from harness_ext.tasks import build_tasks
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all jobs of one command share.
+
+    Attributes:
+        base: The model that gets an adapter.
+        tokenizer: Its tokenizer, with a padding token.
+        task: The built task whose train split and prompt are used.
+        recipe_name: As in ``finetune/recipes``.
+        recipe: The settings.
+        choices: Device, chat template and the like.
+        dtype: Of the base's weights.
+        mixed: Whether products are computed in bfloat16.
+        labels: 0 or 1 for each row of the train split.
+        out: OUT.
+        report_to: Trainer integrations that log too.
+        mended: What was mended in the tokenizer, to be said.
+    """
+
+    base: Checkpoint
+    tokenizer: Any
+    task: Any
+    recipe_name: str
+    recipe: Recipe
+    choices: Choices
+    dtype: str
+    mixed: bool
+    labels: list[int]
+    out: Path
+    report_to: list[str]
+    mended: str = ""
+
+    @property
+    def base_name(self) -> str:
+        """The base as an adapter's config names it: a shipped name, a Hub id, or the folder as it was typed."""
+        return self.base.name if self.base.name in SHIPPED else self.base.path
+
+    def line(self) -> str:
+        """Say what was chosen in one line."""
+        chat = " · chat template on" if self.choices.chat_template else ""
+        return (
+            f"recipe {self.recipe_name} ({self.recipe.kind}) · task {self.task.task_name} · device {self.choices.device} · "
+            f"dtype {self.dtype}{', products in bfloat16' if self.mixed else ''}{chat}{self.mended}"
+        )
+
+    def render(self, document: dict) -> str:
+        """Render a document's prompt as the evaluation does; a classifier reads the sentence alone."""
+        if self.recipe.kind == "classifier":
+            return document["sentence"]
+        template = chat_renderer(self.tokenizer, self.choices.template_args) if self.choices.chat_template else None
+        return render_prompt(self.task, document, template)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter.
+
+    Attributes:
+        setting: What it shares with the others.
+        subset: The rows it is trained on, and those held out.
+        seed: Decides rows, initial weights and order.
+        steps: Optimiser steps.
+        batch_size: Rows per step.
+        key_parts: All that can change its weights.
+    """
+
+    setting: Setting
+    subset: sampling.Subset
+    seed: int
+    steps: int
+    batch_size: int
+    key_parts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return records.run_name(self.setting.base.name, f"{self.subset.name}--s{self.seed}", records.run_key(self.key_parts))
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished adapter lies."""
+        return self.setting.out / "adapters" / self.name
+
+
+def read_setting(args: argparse.Namespace) -> Setting:
+    """Check what all jobs share; reads the base's config and tokenizer, not its weights.
+
+    Raises:
+        UserError: Something the user gave is wrong.
+    """
+    base = find_model(args.model or DEFAULT_MODEL)
+    recipe_name = args.recipe or _default_recipe(base)
+    recipe = read_recipe(recipe_name, args.set)
+    if recipe.kind == "generative" and not is_generative(base):
+        fitting = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if read_recipe(path.stem, []).kind == "classifier"]
+        raise UserError(
+            f"Recipe {recipe_name!r} trains a model to write its answer, but {base.name!r} is an encoder. "
+            f"Choose a classifier's recipe: {', '.join(fitting)}."
+        )
+    embedded = base.name in SHIPPED and not args.data_dir
+    name = args.task or ("sst2_01_mini" if embedded else "sst2_01")
+    own_data = {"data_dir": args.data_dir} if args.data_dir else {}
+    (task,) = build_tasks([name], args.include_path, {"train_only": True, **own_data})
+    task.set_config(key="num_fewshot", value=0)
+    tokenizer = load_tokenizer(base)
+    mended = mend_tokenizer(tokenizer, base.name, recipe)
+    choices = choose(
+        tokenizer,
+        base.config,
+        thinking=False,
+        device=args.device,
+        dtype=args.dtype,
+        chat_template=None if recipe.kind == "generative" else False,
+    )
+    dtype, mixed = _precision(args.dtype, choices, base, recipe)
+    labels = list(task.dataset["train"]["label"])
+    report_to = args.report_to.split(",") if args.report_to else []
+    out = Path(args.output_path)
+    return Setting(base, tokenizer, task, recipe_name, recipe, choices, dtype, mixed, labels, out, report_to, mended)
+
+
+def plan_job(setting: Setting, samples: str, seed: int) -> Job:
+    """Plan one adapter.
+
+    Raises:
+        UserError: The train split cannot give the samples.
+    """
+    recipe, task = setting.recipe, setting.task
+    subset = sampling.draw(setting.labels, samples, seed)
+    batch_size = min(recipe.batch_size, len(subset.rows))
+    parts = {
+        "base": setting.base.name,
+        "weights": setting.base.version,
+        "task": task.task_name,
+        "task_version": task.VERSION,
+        "prompt": records.run_key({"first": setting.render(task.dataset["train"][0])}),
+        "data": fingerprint(task.dataset["train"]),
+        "subset": subset.hash,
+        "samples": subset.name,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "dtype": setting.dtype,
+        "mixed": setting.mixed,
+        "device": setting.choices.device.split(":")[0],
+        "versions": evidence.versions(),
+    }
+    return Job(setting, subset, seed, recipe.planned_steps(len(subset.rows)), batch_size, parts)
+
+
+def mend_tokenizer(tokenizer: Any, name: str, recipe: Recipe) -> str:
+    """Give a tokenizer without a padding token its end token for it, which training never looks at.
+
+    Returns:
+        What was mended, to be said; empty if nothing was.
+
+    Raises:
+        UserError: There is no end token, which a generative model must learn to write.
+    """
+    if tokenizer.eos_token_id is None and (recipe.kind == "generative" or tokenizer.pad_token_id is None):
+        raise UserError(f"The tokenizer of {name!r} has no end token (eos_token): set it in its tokenizer_config.json.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        return f" · padding {tokenizer.eos_token} (the tokenizer has no padding token)"
+    return ""
+
+
+def _default_recipe(base: Checkpoint) -> str:
+    if base.name in SHIPPED:
+        return "tiny"
+    return "qwen" if is_generative(base) else "deberta"
+
+
+def _precision(asked: str | None, choices: Choices, base: Checkpoint, recipe: Recipe) -> tuple[str, bool]:
+    """Choose the weights' dtype, and whether products are computed in bfloat16.
+
+    A classifier's weights stay float32: DeBERTa-v3 overflows in its stored float16 (transformers issue 46002). float16
+    weights cannot be trained without a loss scaler.
+    """
+    import torch
+
+    on_gpu = choices.device.startswith("cuda")
+    mixed = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) and asked != "float32"
+    if asked in ("float32", "bfloat16"):
+        return asked, mixed
+    if asked is not None and asked != "auto":
+        raise UserError(f"DTYPE {asked!r} is not for training: choose float32 or bfloat16.")
+    stored = base.config.get("dtype") or base.config.get("torch_dtype")
+    return ("bfloat16" if mixed and stored == "bfloat16" and recipe.kind == "generative" else "float32"), mixed

@@ -1,0 +1,153 @@
+"""The base model, loaded once for several adapters, and the LoRA weights put on it.
+
+Knows transformers and peft; nothing of data or training.
+"""
+
+import functools
+import re
+import warnings
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
+
+from finetune.config import Recipe
+from harness_ext.errors import UserError, one_line_errors
+from harness_ext.loading import ID2LABEL, WholeModel, quantisation
+from harness_ext.models import Checkpoint
+
+TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
+
+
+def load_base(checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any) -> tuple[Any, list[str]]:
+    """Load a base model for training.
+
+    Args:
+        checkpoint: The base.
+        recipe: Its kind and quantisation count.
+        dtype: Of the weights.
+        device: torch device.
+        tokenizer: The base's; its padding token goes into a classifier's config.
+
+    Returns:
+        A transformers model, a classifier with two labels; and its weights that the checkpoint lacks, those of a new head.
+
+    Raises:
+        UserError: It does not load, or lacks weights other than a classifier's head.
+    """
+    with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
+        common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": True}
+        common["dtype"] = getattr(torch, dtype)
+        if recipe.kind == "generative":
+            common |= quantisation(recipe.quantise, common["dtype"])
+            loader = WholeModel(AutoModelForCausalLM)
+            model = loader.from_pretrained(checkpoint.path, **common)
+        else:
+            labels = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
+            loader = WholeModel(AutoModelForSequenceClassification, may_lack=_head_names(checkpoint))
+            model = loader.from_pretrained(checkpoint.path, **common, **labels)
+            model.config.pad_token_id = tokenizer.pad_token_id
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model if recipe.quantise else model.to(device), loader.missing
+
+
+def draw_new_weights(model: Any, new: list[str]) -> None:
+    """Draw the weights of a new head from torch's generator, as transformers does for linear layers.
+
+    Args:
+        model: A transformers model.
+        new: Names of its weights, from `load_base`.
+    """
+    for name in new:
+        weight = model.get_parameter(name)
+        with torch.no_grad():
+            if weight.ndim > 1:
+                nn.init.normal_(weight, std=model.config.get_text_config().initializer_range)
+            else:
+                nn.init.zeros_(weight)
+
+
+def add_lora(model: Any, recipe: Recipe) -> Any:
+    """Put new LoRA weights on a base model, in float32; a classifier's head is trained with them.
+
+    Args:
+        model: From `load_base`; changed in place.
+        recipe: Rank, alpha, dropout and target modules.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        UserError: The recipe's target modules match nothing.
+    """
+    heads = heads_of(model) if recipe.kind == "classifier" else []
+    config = peft.LoraConfig(
+        task_type=TASK_TYPES[recipe.kind],
+        r=recipe.rank,
+        lora_alpha=recipe.alpha or 2 * recipe.rank,
+        lora_dropout=recipe.dropout,
+        target_modules=target_pattern(model, recipe.target_modules, heads),
+        modules_to_save=heads or None,
+    )
+    if recipe.quantise:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # GPT-2's Conv1D: peft sets it right by itself
+        adapted = peft.get_peft_model(model, config)
+    # "auto" asks the Hub for the base's config at every checkpoint, to see if the vocabulary grew. It never does here.
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
+
+
+def heads_of(model: Any) -> list[str]:
+    """Name what a classifier has beside its body, and a pooler inside it: what may start untrained.
+
+    peft itself saves a classifier but not its pooler (its issue 2171).
+    """
+    beside = {
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    }
+    return sorted(beside | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
+
+
+def target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
+    """Return the pattern, for peft, of the linear layers in a model's body that get LoRA.
+
+    Args:
+        model: A transformers model.
+        wanted: Names of the layers, as in ``q_proj``; None for all.
+        heads: Modules that are trained whole.
+
+    Raises:
+        UserError: Nothing in the body has such a name; lists what there is.
+    """
+    prefix = model.base_model_prefix
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.startswith(f"{prefix}.") and not set(name.split(".")) & set(heads)
+    }
+    chosen = sorted(linear if wanted is None else linear & set(wanted))
+    unknown = sorted(set(wanted or ()) - linear)
+    if unknown or not chosen:
+        raise UserError(
+            f"Recipe: target_modules {', '.join(unknown) or 'none'} match no linear layer of {type(model).__name__}; "
+            f"it has {', '.join(sorted(linear))}."
+        )
+    inside = "".join(rf"(?!.*\.{re.escape(head)}\.)" for head in heads)
+    return rf"{inside}{re.escape(prefix)}\..*\.({'|'.join(map(re.escape, chosen))})"
+
+
+def _head_names(checkpoint: Checkpoint) -> list[str]:
+    """Name the modules that a classifier of this base has and its language model has not."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, revision=checkpoint.revision)
+    with init_empty_weights():
+        return heads_of(AutoModelForSequenceClassification.from_config(config))

@@ -1,0 +1,64 @@
+"""What every command line of this project does alike: one-line errors, exit codes, make's ARGS=."""
+
+import argparse
+import errno
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from harness_ext.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        message = re.sub(r"invalid functools\.partial\(.*\) value", "invalid value", message)  # lm-eval's --seed
+        raise UserError(f"{message} (`{self.prog} --help` lists what there is)")
+
+
+def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> int:
+    """Parse a command line and call the ``func`` that its parser sets.
+
+    Args:
+        build_parser: Builds the parser.
+        argv: The words after the program's name.
+
+    Returns:
+        The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        args = build_parser().parse_args(_unpack(argv))
+        args.func(args)
+    except UserError as error:
+        if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
+            raise
+        print("Error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _unpack(argv: Sequence[str]) -> list[str]:
+    """Replace ``--args='...'`` (make's ARGS=) by the words in it, split as a shell would, but never by a shell."""
+    words = []
+    for word in argv:
+        try:
+            words += shlex.split(word.removeprefix("--args=")) if word.startswith("--args=") else [word]
+        except ValueError as error:
+            raise UserError(f"ARGS {word.removeprefix('--args=')!r} cannot be split into words: {error}.") from None
+    return words

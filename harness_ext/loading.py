@@ -1,0 +1,101 @@
+"""Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from harness_ext.errors import UserError, one_line_errors
+from harness_ext.models import Checkpoint
+
+ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
+
+
+def quieten_libraries() -> None:
+    """Keep transformers and bitsandbytes from advising their own developers and on kernels; errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class WholeModel:
+    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight.
+
+    transformers fills what is missing with random numbers and only logs it.
+    """
+
+    def __init__(self, auto_class: Any, may_lack: Iterable[str] = (), **kwargs: Any) -> None:
+        """Prepare.
+
+        Args:
+            auto_class: Such as ``AutoModelForCausalLM``.
+            may_lack: Modules whose weights come from elsewhere: a head that will be trained, or an adapter.
+            **kwargs: Further arguments of every call, such as a quantisation config.
+        """
+        self.auto_class, self.may_lack, self.kwargs = auto_class, tuple(may_lack), kwargs
+        self.missing: list[str] = []  # of the last model loaded, those that it may lack
+
+    def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as the auto class does.
+
+        Raises:
+            UserError: Weights are missing, or have other sizes than the config says.
+        """
+        try:
+            model, found = self.auto_class.from_pretrained(*args, output_loading_info=True, **{**kwargs, **self.kwargs})
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise UserError(
+                "Its weights have other sizes than its config.json says: they do not belong together."
+            ) from error
+        self.missing = sorted(found["missing_keys"])
+        missing = [key for key in self.missing if not set(key.split(".")) & set(self.may_lack)]
+        if missing:
+            raise UserError(
+                f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. Download them again."
+            )
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # bitsandbytes repacks 4-bit weights for bfloat16 products at the first evaluation on such a CPU, whatever
+                # the dtype; its kernel has no gradient, so training after that would be silently wrong.
+                module.support_avx512bf16_for_cpu = False
+        return model
+
+
+def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
+    """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
+
+    Args:
+        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), or None for none.
+        dtype: In which the products are computed.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if name is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError("nf4 needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": config}
+
+
+def load_tokenizer(base: Checkpoint, other: str = "", remote_code: bool = False) -> Any:
+    """Load a model's tokenizer, or another one for it.
+
+    Raises:
+        UserError: It does not load.
+    """
+    from transformers import AutoTokenizer
+
+    with one_line_errors(loading=f"The tokenizer of {other or base.name!r} does not load: "):
+        return AutoTokenizer.from_pretrained(other or base.path, revision=base.revision, trust_remote_code=remote_code)

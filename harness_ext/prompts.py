@@ -1,0 +1,84 @@
+"""Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.utils import has_bos_prefix
+
+
+def render_prompt(
+    task: ConfigurableTask,
+    document: dict,
+    chat_template: Callable[..., str] | None = None,
+    system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = True,
+) -> str:
+    """Render the prompt of a document exactly as lm-eval does in a run.
+
+    Args:
+        task: A built task; its ``num_fewshot`` applies.
+        document: A row of the task's data.
+        chat_template: Renders messages to text, such as ``HFLM.apply_chat_template``; None for plain text.
+        system_instruction: Text put first, as after ``--system_instruction``.
+        fewshot_as_multiturn: With a chat template, give each few-shot example turns of its own.
+
+    Returns:
+        The text a model continues with its answer.
+    """
+    return task.fewshot_context(
+        document,
+        num_fewshot=task.config.num_fewshot or 0,
+        system_instruction=system_instruction,
+        apply_chat_template=chat_template is not None,
+        fewshot_as_multiturn=fewshot_as_multiturn and chat_template is not None,
+        chat_template=chat_template,
+        gen_prefix=task.doc_to_prefix(document),
+    )
+
+
+def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
+    """Return what renders messages with a tokenizer's chat template, as ``HFLM.apply_chat_template`` does.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        template_args: Further arguments of the template, such as ``enable_thinking``.
+    """
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+            **template_args,
+        )
+
+    return render
+
+
+def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
+    """Render the right answer as it follows `render_prompt`: with the task's delimiter, bare in a chat turn."""
+    choice = task.doc_to_choice(document)[task.doc_to_target(document)]
+    return choice if chat else f"{task.config.target_delimiter}{choice}"
+
+
+def encode_prompts(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
+    """Tokenise prompts exactly as ``HFLM.tok_batch_encode`` does for a causal model: one BOS, wherever it comes from."""
+    has_bos = has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None))
+    return tokenizer(prompts, **({"add_special_tokens": False} if has_bos else {}))["input_ids"]
+
+
+def encode_completions(tokenizer: Any, prompts: list[str], completions: list[str]) -> list[list[int]]:
+    """Tokenise what follows each prompt, the end token behind it.
+
+    The prompt's tokens are fixed when a model is asked, so a token that would span the border is not used.
+    """
+    before = encode_prompts(tokenizer, prompts)
+    whole = encode_prompts(tokenizer, [prompt + answer for prompt, answer in zip(prompts, completions, strict=True)])
+    answers = []
+    for start, ids, completion in zip(before, whole, completions, strict=True):
+        fits = ids[: len(start)] == start
+        answer = ids[len(start) :] if fits else tokenizer(completion, add_special_tokens=False)["input_ids"]
+        answers.append([*answer, tokenizer.eos_token_id])
+    return answers

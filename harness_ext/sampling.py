@@ -1,0 +1,80 @@
+"""Which labelled sentences are trained on: balanced, seeded, nested, told apart by a hash.
+
+Training and the baselines draw from here, so that the same SAMPLES and SEED mean the same rows. Knows labels
+and row numbers; nothing of sentences or models.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness_ext.errors import UserError
+
+HELD_OUT = 500  # rows at most, and a sixth of a small split: enough to see a collapse, few enough to score often
+SHARE_HELD_OUT = 6
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Rows of the train split.
+
+    Attributes:
+        rows: Row indices to train on, in ascending order.
+        held_out: Row indices that no subset of this seed contains, in ascending order.
+        name: What the user asked for: ``"64"`` or ``"all"``.
+    """
+
+    rows: list[int]
+    held_out: list[int]
+    name: str
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the row indices, 16 hex digits."""
+        return hashlib.sha256(" ".join(map(str, self.rows)).encode()).hexdigest()[:16]
+
+    @property
+    def train_samples(self) -> int | str:
+        """For records: a number, or ``"all"``."""
+        return int(self.name) if self.name.isdecimal() else self.name
+
+
+def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
+    """Draw a subset of the train split.
+
+    Each class is shuffled once per seed; the head of both halves is held out, and a subset of n rows takes the next
+    n/2 of each. So the rows of a smaller subset are among those of a larger one. ``all`` is every row that is not
+    held out, in whatever balance the split has.
+
+    Args:
+        labels: 0 or 1 for each row of the train split.
+        samples: An even number above 0, or ``"all"``.
+        seed: Decides the rows.
+
+    Returns:
+        The subset, with the rows held out for this seed.
+
+    Raises:
+        UserError: `samples` is neither, or the split has too few rows.
+    """
+    if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
+        raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
+    by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
+    for value, rows in enumerate(by_class):
+        random.Random(f"{seed} {value}").shuffle(rows)
+    half = min(HELD_OUT, len(labels) // SHARE_HELD_OUT) // 2
+    smaller = min(map(len, by_class))
+    if half < 1 or smaller <= half:
+        raise UserError(f"The train split has {smaller} rows of its rarer class: too few to train on and hold some out.")
+    held_out = sorted(row for rows in by_class for row in rows[:half])
+    room = 2 * (smaller - half)
+    if samples == "all":
+        chosen = [row for rows in by_class for row in rows[half:]]
+    elif int(samples) > room:
+        raise UserError(
+            f"SAMPLES {samples} is more than the {room} balanced rows of this train split ({2 * half} are held out)."
+        )
+    else:
+        chosen = [row for rows in by_class for row in rows[half : half + int(samples) // 2]]
+    return Subset(sorted(chosen), held_out, str(int(samples)) if samples != "all" else samples)

@@ -1,0 +1,115 @@
+"""The shared-prefix pass: loss and gradients of the plain one, and of transformers' own loss."""
+
+import pytest
+import torch
+from builders import SENTENCES, build_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+
+from finetune.config import Recipe
+from finetune.data import collate_prompts, encode_examples, shared_prefix
+from finetune.model import add_lora
+from finetune.trainers import PromptTrainer, reads_prefix_once
+from harness_ext.prompts import render_prompt
+from harness_ext.tasks import build_tasks
+
+RECIPE = Recipe(kind="generative", learning_rate=1e-3, batch_size=8, steps={16: 300}, rank=2)
+ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
+
+
+def trainer_of(folder, eight_rows, tmp_path):
+    """A trainer over an adapted model whose LoRA weights are all random, with the eight rows as examples."""
+    (task,) = build_tasks(["sst2_01"], metadata={"data_dir": str(eight_rows)})
+    task.set_config(key="num_fewshot", value=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    examples = encode_examples(task, tokenizer, ROWS, lambda row: render_prompt(task, row), False)
+    torch.manual_seed(0)
+    model = add_lora(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), RECIPE)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    collate = lambda length: collate_prompts(tokenizer.pad_token_id, length)  # noqa: E731
+    return PromptTrainer(model=model, args=args, data_collator=collate(0)), collate, examples
+
+
+def gradients(trainer, batch):
+    trainer.model.zero_grad()
+    loss, chosen = trainer.loss_of(trainer.model, batch)
+    loss.backward()
+    grads = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    return loss.item(), chosen, grads
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [("qwen2", {}), ("qwen3", {}), ("llama", {}), ("gpt2", {}), ("gemma3", {"sliding_window": 256})],
+)
+def test_prefix_run_once_gives_the_plain_loss_and_gradients(architecture, config, eight_rows, tmp_path):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m", architecture, **config), eight_rows, tmp_path)
+    prefix = shared_prefix(examples)
+    assert len(prefix) > 20
+    plain_loss, plain_choices, plain = gradients(trainer, collate(0)(examples))
+    trainer.prefix = torch.tensor(prefix)
+    loss, choices, grads = gradients(trainer, collate(len(prefix))(examples))
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    torch.testing.assert_close(choices, plain_choices, rtol=1e-4, atol=1e-4)
+    norm = torch.cat([grad.flatten() for grad in plain.values()]).norm()
+    apart = torch.cat([(grads[name] - grad).flatten() for name, grad in plain.items()]).norm()
+    assert norm > 0
+    assert apart / norm < 1e-5
+    trainer.prefix = None
+    assert reads_prefix_once(trainer, collate, examples, prefix)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_loss_equals_transformers_own(weight, eight_rows, tmp_path):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    trainer.prompt_loss_weight = weight
+    batch = collate(0)(examples)
+    loss, _ = trainer.loss_of(trainer.model, batch)
+    counted = torch.zeros_like(batch["is_answer"])
+    counted[:, 1:] = (batch["is_answer"] if weight == 0 else batch["targets"] >= 0)[:, :-1]
+    labels = batch["input_ids"].masked_fill(~counted, -100)
+    theirs = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                           position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss  # fmt: skip
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_prompt_loss_weight_lies_between(eight_rows, tmp_path):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    batch = collate(0)(examples)
+
+    def loss(weight):
+        trainer.prompt_loss_weight = weight
+        return trainer.loss_of(trainer.model, batch)[0].item()
+
+    answers, half, everything = loss(0.0), loss(0.5), loss(1.0)
+    assert min(answers, everything) < half < max(answers, everything)
+
+
+def test_attention_window_shorter_than_the_prompts_falls_back(eight_rows, tmp_path):
+    folder = build_model(tmp_path / "m", "gemma3", sliding_window=16)
+    trainer, collate, examples = trainer_of(folder, eight_rows, tmp_path)
+    assert not reads_prefix_once(trainer, collate, examples, shared_prefix(examples))
+
+
+def test_architecture_that_reads_a_prefix_otherwise_falls_back(eight_rows, tmp_path, monkeypatch):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    prefix = shared_prefix(examples)
+    inner = trainer.model.forward
+
+    def forgets_its_cache(*args, past_key_values=None, attention_mask=None, **kwargs):
+        if past_key_values is not None and attention_mask is not None:
+            attention_mask, past_key_values = attention_mask[:, -kwargs["input_ids"].shape[1] :], None
+        return inner(*args, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "forward", forgets_its_cache)
+    assert not reads_prefix_once(trainer, collate, examples, prefix)
+
+    def has_no_cache(*args, past_key_values=None, **kwargs):
+        if past_key_values is not None:
+            raise TypeError("unexpected keyword argument 'past_key_values'")
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "forward", has_no_cache)
+    assert not reads_prefix_once(trainer, collate, examples, prefix)

@@ -31,7 +31,7 @@ class Bar(TrainerCallback):
         """Advance."""
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the latest losses."""
         names = {"loss": "loss", "eval_loss": "held-out loss", "eval_score": "score"}
         self.shown |= {said: f"{logs[name]:.3f}" for name, said in names.items() if name in logs}
@@ -56,12 +56,12 @@ class Movement(TrainerCallback):
         self.before: dict[str, torch.Tensor] = {}
         self.check_at = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Remember the weights."""
         self.before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
         self.check_at = min(state.global_step + FIRST_STEPS, state.max_steps)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Compare once.
 
         Raises:

@@ -96,7 +96,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # GPT-2's Conv1D: peft sets it right by itself
-        adapted = peft.get_peft_model(model, config)
+        adapted: Any = peft.get_peft_model(model, config)
     # "auto" asks the Hub for the base's config at every checkpoint, to see if the vocabulary grew. It never does here.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

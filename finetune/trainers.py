@@ -16,7 +16,9 @@ SAME_LOSS = 1e-3  # relative; bfloat16 rounds to 4e-3, float32 agrees within 1e-
 class CheckedTrainer(Trainer):
     """A Trainer that stops at the first loss that is no number."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
         """Compute the loss as `loss_of` does.
 
         Raises:
@@ -107,7 +109,8 @@ def reads_prefix_once(
         examples: All that will be trained on or scored.
         prefix: The tokens they share.
     """
-    model, device = trainer.model, trainer.args.device
+    model: Any = trainer.model
+    device = trainer.args.device
     extremes = [min(examples, key=length), max(examples, key=length)]
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window and window < length(extremes[1]):

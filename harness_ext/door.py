@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
     try:
         args = build_parser().parse_args(_unpack(argv))
         args.func(args)

@@ -108,9 +108,11 @@ def show(board: list[dict[str, Any]]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     heads = [head for head in _HEADS if any(row[head] for row in cells)]
     for head in heads:
-        left = "left" if head in names else "right"
-        width = 9 if head in names else None  # a name that is folded stays readable
-        table.add_column(head.replace(" ", "\n"), justify=left, no_wrap=head not in names, overflow="fold", min_width=width)
+        title = head.replace(" ", "\n")
+        if head in names:
+            table.add_column(title, overflow="fold", min_width=9)  # a name that is folded stays readable
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
     for row in cells:
         table.add_row(*(row[head].replace("[", "\\[") for head in heads))
     Console().print(table, new_line_start=True)

@@ -42,7 +42,7 @@ def train(capfd):
     return call
 
 
-def flags(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+def flags(model: object, data: Path, out: Path, *more: str) -> list[str]:
     return [f"--model={model}", f"--data_dir={data}", f"--output_path={out}", "--samples=8", *SHORT, *more]
 
 

@@ -9,7 +9,6 @@ from finetune.config import FEW_STEPS, RECIPES, Recipe, read_recipe
 from harness_ext.errors import UserError
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-GOOD = {"kind": "generative", "learning_rate": 1e-3, "batch_size": 4, "steps": {16: 300, 1024: 1500}}
 
 
 def test_six_recipes_are_shipped():
@@ -47,7 +46,7 @@ def test_paper_recipe_plans_the_steps_of_the_original(name, samples, steps):
 
 
 def test_steps_between_two_sizes_are_interpolated_on_a_log_scale():
-    recipe = Recipe(**GOOD)
+    recipe = Recipe(kind="generative", learning_rate=1e-3, batch_size=4, steps={16: 300, 1024: 1500})
     assert recipe.planned_steps(128) == 300 + (1500 - 300) * math.log(128 / 16) / math.log(1024 / 16) == 900
     assert [recipe.planned_steps(rows) for rows in (2, 16, 1024, 99_999)] == [300, 300, 1500, 1500]
 

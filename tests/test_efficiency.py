@@ -1,0 +1,55 @@
+"""Scores by number of labels, against means worked out by hand; and which reported number a fine-tuned run is put beside."""
+
+import pytest
+from test_leaderboard import manifest, save
+
+from harness_ext import efficiency, leaderboard
+
+
+def trained(model, samples, seed, correct, recipe=None):
+    training = {"recipe": recipe, "optimiser_steps": 300, "collapsed": False}
+    more = {"train_samples": samples, "seed": seed, "training": training, "key": f"{model}{samples}{seed}{recipe}"}
+    return manifest(model, correct, **more)
+
+
+BOARD = [
+    trained("m", 16, 0, 436, "qwen"),  # 50.0%
+    trained("m", 16, 1, 545, "qwen"),  # 62.5%
+    trained("m", "all", 0, 763, "qwen"),  # 87.5%
+    trained("tfidf", 64, 0, 545),
+    trained("tfidf", 16, 0, 436),
+    trained("once", 16, 0, 500, "qwen"),
+    manifest("prompted", 800),
+]
+
+
+def test_scores_are_grouped_by_model_and_recipe_and_averaged_over_seeds():
+    scores = efficiency.by_samples(leaderboard.rows(BOARD, []))
+    assert list(scores) == [("m + qwen", "sst2_01 on sst2/dev.tsv"), ("tfidf", "sst2_01 on sst2/dev.tsv")]
+    head, _, first, second, _ = efficiency.markdown(scores)
+    assert head == "| model | data | 16 | 64 | all |"
+    assert first == "| m + qwen | sst2_01 on sst2/dev.tsv | 56.2 (50.0-62.5, 2) |  | 87.5 |"
+    assert second == "| tfidf | sst2_01 on sst2/dev.tsv | 50.0 | 62.5 |  |"
+
+
+def test_leaderboard_draws_them(tmp_path):
+    save(tmp_path, *BOARD)
+    _, files = leaderboard.write(tmp_path)
+    assert [path.name for path in files[2:]] == ["label-efficiency.png", "label-efficiency.svg"]
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    assert "label-efficiency.svg" in files[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples", "reported"),
+    [  # from results/reported.csv: two batch sizes at 256 samples, one where all were used
+        ("paper-deberta-b128", 256, 444),
+        ("paper-deberta-b4", 256, 535),
+        ("deberta", 256, None),
+        ("paper-deberta-b128", "all", 826),
+    ],
+)
+def test_deberta_is_put_beside_the_reported_run_of_its_batch_size(recipe, samples, reported):
+    run = trained("microsoft/deberta-v3-base", samples, 0, 500, recipe)
+    (row,) = leaderboard.rows([run], leaderboard.read_reported())
+    assert row["reported"] == (None if reported is None else reported / 872)

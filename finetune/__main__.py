@@ -39,6 +39,7 @@ def train_parser() -> argparse.ArgumentParser:
     add("--dtype", metavar="<dtype>", help="of the base's weights: float32 or bfloat16 (default: by device and recipe)")
     add("--output_path", "-o", default="results", metavar="<dir>", help="adapters go to <dir>/adapters (default: results)")
     add("--report_to", metavar="<names>", help="tensorboard, wandb, swanlab, trackio; several with commas")
+    add("--allow_pickle", action="store_true", help="load a base's weights that are no safetensors: they can run code")
     add("--force", action="store_true", help="train again what is already done")
     parser.set_defaults(func=_train)
     return parser

@@ -35,6 +35,7 @@ class Setting:
         out: OUT.
         report_to: Trainer integrations that log too.
         mended: What was mended in the tokenizer, to be said.
+        allow_pickle: Whether the base's weights may be pickled.
     """
 
     base: Checkpoint
@@ -49,6 +50,7 @@ class Setting:
     out: Path
     report_to: list[str]
     mended: str = ""
+    allow_pickle: bool = False
 
     @property
     def base_name(self) -> str:
@@ -108,7 +110,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
     Raises:
         UserError: Something the user gave is wrong.
     """
-    base = find_model(args.model or DEFAULT_MODEL)
+    base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
     recipe_name = args.recipe or _default_recipe(base)
     recipe = read_recipe(recipe_name, args.set)
     if recipe.kind == "generative" and not is_generative(base):
@@ -135,8 +137,21 @@ def read_setting(args: argparse.Namespace) -> Setting:
     dtype, mixed = _precision(args.dtype, choices, base, recipe)
     labels = list(task.dataset["train"]["label"])
     report_to = args.report_to.split(",") if args.report_to else []
-    out = Path(args.output_path)
-    return Setting(base, tokenizer, task, recipe_name, recipe, choices, dtype, mixed, labels, out, report_to, mended)
+    return Setting(
+        base=base,
+        tokenizer=tokenizer,
+        task=task,
+        recipe_name=recipe_name,
+        recipe=recipe,
+        choices=choices,
+        dtype=dtype,
+        mixed=mixed,
+        labels=labels,
+        out=Path(args.output_path),
+        report_to=report_to,
+        mended=mended,
+        allow_pickle=args.allow_pickle,
+    )
 
 
 def plan_job(setting: Setting, samples: str, seed: int) -> Job:

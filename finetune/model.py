@@ -22,7 +22,9 @@ from harness_ext.models import Checkpoint
 TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
 
 
-def load_base(checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any) -> tuple[Any, list[str]]:
+def load_base(
+    checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any, allow_pickle: bool = False
+) -> tuple[Any, list[str]]:
     """Load a base model for training.
 
     Args:
@@ -31,6 +33,7 @@ def load_base(checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, t
         dtype: Of the weights.
         device: torch device.
         tokenizer: The base's; its padding token goes into a classifier's config.
+        allow_pickle: Load weights that are no safetensors.
 
     Returns:
         A transformers model, a classifier with two labels; and its weights that the checkpoint lacks, those of a new head.
@@ -39,7 +42,7 @@ def load_base(checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, t
         UserError: It does not load, or lacks weights other than a classifier's head.
     """
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
-        common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": True}
+        common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
         common["dtype"] = getattr(torch, dtype)
         if recipe.kind == "generative":
             common |= quantisation(recipe.quantise, common["dtype"])

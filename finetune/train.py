@@ -86,7 +86,7 @@ class Bench:
                     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
                 train_s = time.perf_counter() - begun
                 self._save(job, work, trainer)
-                outcome = _outcome(trainer, held_out, self.setting.labels, job)
+                outcome = _outcome(trainer)
                 outcome["reload_difference"] = self._check_reload(work / "done", model, held_out)
             finally:
                 self._model = model.unload()
@@ -121,7 +121,7 @@ class Bench:
 
     def _load_arguments(self) -> tuple[Any, ...]:
         setting = self.setting
-        return setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer
+        return setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer, setting.allow_pickle
 
     def _encode(self, rows: list[int]) -> list[dict[str, Any]]:
         setting = self.setting
@@ -257,7 +257,7 @@ def _score(prediction: Any) -> dict[str, float]:
     return {"score": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 
-def _outcome(trainer: Any, held_out: list[dict], labels: list[int], job: Job) -> dict[str, Any]:
+def _outcome(trainer: Any) -> dict[str, Any]:
     """Predict the rows held out with the final weights."""
     prediction = trainer.predict(trainer.eval_dataset)
     classes = np.argmax(prediction.predictions, axis=1)

@@ -22,7 +22,15 @@ SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tin
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # peft's names for a model that writes its answer and a classifier
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "spm.model",
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Files that can change what a model answers; notes and a trainer's own state cannot.
 _HASHED = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py")
@@ -89,8 +97,13 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
 
 def is_generative(checkpoint: Checkpoint) -> bool:
     """Tell whether a model can write text, as far as its config says what it is."""
-    classes = _classes(checkpoint)
-    return not classes or not all(map(_NOT_GENERATIVE.search, classes))
+    if classes := _classes(checkpoint):
+        return not all(map(_NOT_GENERATIVE.search, classes))
+    # DeBERTa-v3's own config names no class: then what transformers could make of it decides.
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+
+    kind = str(checkpoint.config.get("model_type"))
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind not in MODEL_MAPPING_NAMES
 
 
 def is_classifier(checkpoint: Checkpoint) -> bool:

@@ -176,9 +176,10 @@ def _check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool)
             f"{base.name!r} ({base.version}). Give that one with MODEL=."
         )
     if not (is_classifier(adapter or base) or is_generative(base) or remote_code):
+        called = (base.config.get("architectures") or [base.config.get("model_type")])[0]
         raise UserError(
-            f"Model {base.name!r} is a {base.config['architectures'][0]}, which cannot generate text; the 0/1 task needs a "
-            "generative model such as Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
+            f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such as "
+            "Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
         )
 
 

@@ -5,6 +5,7 @@ folders goes through the loading code of a real checkpoint. Hidden size 32, two 
 is written in 20 ms and loads as fast.
 """
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -150,6 +151,38 @@ def build_model(
         loaded = AutoTokenizer.from_pretrained(folder)
         assert loaded(PROBE).input_ids == tokenizer(PROBE).input_ids, type(loaded).__name__
         assert len(loaded) == len(tokenizer)
+    return folder
+
+
+def deberta_as_on_the_hub(folder: str | Path) -> Path:
+    """Write a random DeBERTa-v3 as its authors publish it: pickled float16 weights, spm.model, no class in its config."""
+    import sentencepiece
+
+    folder = Path(folder)
+    folder.mkdir(parents=True)
+    trained = io.BytesIO()
+    pieces = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*LINES, *(sentence for sentence, _ in SENTENCES)] * 3),
+        model_writer=trained,
+        vocab_size=80,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **{f"{name}_id": number for number, name in enumerate(pieces)},
+        **{f"{name}_piece": piece for name, piece in pieces.items()},
+    )
+    (folder / "spm.model").write_bytes(trained.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    sizes: dict[str, Any] = dict(_SIZES)
+    config = transformers.DebertaV2Config(
+        **sizes, vocab_size=128, relative_attention=True, position_buckets=16, pos_att_type="p2c|c2p", share_att_key=True,
+        norm_rel_ebd="layer_norm", type_vocab_size=0, position_biased_input=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(transformers.DebertaV2ForMaskedLM(config).half().state_dict(), folder / "pytorch_model.bin")
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("architectures", "dtype")}
+    (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
 

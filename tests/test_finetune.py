@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import SENTENCES, build_model, build_tokenizer, tsv_folder
+from builders import SENTENCES, build_model, build_tokenizer, deberta_as_on_the_hub, tsv_folder
 from conftest import Outcome
 from safetensors.torch import load_file
 
@@ -80,6 +80,19 @@ def test_adapter_is_made_saved_and_scored(architecture, data, train, door, cli, 
     assert final["train_samples"] == 8
     assert final["training"]["optimiser_steps"] == 4
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter
+
+
+def test_deberta_as_it_is_on_the_hub_is_made_a_classifier_once_its_pickle_is_accepted(data, train, door, tmp_path):
+    model = deberta_as_on_the_hub(tmp_path / "deberta-v3")
+    assert "--allow_pickle" in train(*flags(model, data, tmp_path / "out")).error
+    made = train(*flags(model, data, tmp_path / "out", "--allow_pickle"))
+    assert made.code == 0, made.stderr
+    assert "recipe deberta (classifier)" in made.stderr
+    run = ("run", f"--adapter={only_adapter(tmp_path / 'out')}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}")
+    assert "--allow_pickle" in door(*run).error
+    scored = door(*run, "--allow_pickle")
+    assert scored.code == 0, scored.stderr
+    assert "cannot generate" in door("run", f"--pretrained={model}", f"--data_dir={data}", "--allow_pickle").error
 
 
 def test_eval_gives_the_logits_of_training(data, train, tmp_path):

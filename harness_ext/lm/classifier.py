@@ -32,7 +32,7 @@ class ClassifierLM(SentenceLM):
         batch_size: int | str = 64,
         max_batch_size: int | None = None,
         device: str = "cpu",
-        use_safetensors: bool | None = True,
+        use_safetensors: bool | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         """Load the model.
@@ -47,7 +47,7 @@ class ClassifierLM(SentenceLM):
             batch_size: Rows per batch, or ``auto`` for 64.
             max_batch_size: Not used; lm-eval passes it to every model.
             device: torch device.
-            use_safetensors: Whether only safetensors are loaded.
+            use_safetensors: True to load nothing else.
             trust_remote_code: Whether the checkpoint may bring code.
 
         Raises:

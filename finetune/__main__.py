@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.config import read_recipe
+from harness_ext import sampling
 from harness_ext.door import Parser, run_command
 from harness_ext.errors import UserError, writing_to
 
@@ -60,7 +62,11 @@ def _train(args: argparse.Namespace) -> None:
     for seed in seeds:
         if not (seed.isascii() and seed.isdecimal() and int(seed) < 2**32):
             raise UserError(f"SEED {seed!r} is no whole number from 0 to {2**32 - 1}; several are given as 0,1,2.")
-    from finetune.job import plan_job, read_setting
+    for samples in args.samples.split(","):
+        sampling.check_samples(samples)
+    if args.recipe:
+        read_recipe(args.recipe, args.set)
+    from finetune.job import plan_job, read_setting  # after the checks that need no libraries
 
     setting = read_setting(args)
     jobs = [plan_job(setting, samples, int(seed)) for seed in seeds for samples in args.samples.split(",")]

@@ -40,6 +40,16 @@ class Subset:
         return int(self.name) if self.name.isdecimal() else self.name
 
 
+def check_samples(samples: str) -> None:
+    """Check what the user typed after SAMPLES=, without any data.
+
+    Raises:
+        UserError: It is neither an even number above 0 nor ``all``.
+    """
+    if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
+        raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
+
+
 def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
     """Draw a subset of the train split.
 
@@ -58,8 +68,7 @@ def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
     Raises:
         UserError: `samples` is neither, or the split has too few rows.
     """
-    if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
-        raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
+    check_samples(samples)
     by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
     for value, rows in enumerate(by_class):
         random.Random(f"{seed} {value}").shuffle(rows)

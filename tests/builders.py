@@ -173,11 +173,18 @@ def deberta_as_on_the_hub(folder: str | Path) -> Path:
     )
     (folder / "spm.model").write_bytes(trained.getvalue())
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
-    sizes: dict[str, Any] = dict(_SIZES)
-    config = transformers.DebertaV2Config(
-        **sizes, vocab_size=128, relative_attention=True, position_buckets=16, pos_att_type="p2c|c2p", share_att_key=True,
-        norm_rel_ebd="layer_norm", type_vocab_size=0, position_biased_input=False,
-    )  # fmt: skip
+    published: dict[str, Any] = {  # as in its config.json, but for the sizes
+        **_SIZES,
+        "vocab_size": 128,
+        "relative_attention": True,
+        "position_buckets": 16,
+        "pos_att_type": "p2c|c2p",
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+        "position_biased_input": False,
+    }
+    config = transformers.DebertaV2Config(**published)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(transformers.DebertaV2ForMaskedLM(config).half().state_dict(), folder / "pytorch_model.bin")

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 FLAGS = {  # make's variable: the flag of `run` that it becomes
     "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
     "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "BACKEND": "--model", "SEED": "--seed",
+    "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args",
+}  # fmt: skip
+TRAINING_FLAGS = {  # the same of `make finetune`
+    "MODEL": "--model", "SAMPLES": "--samples", "SEED": "--seed", "RECIPE": "--recipe", "TASK": "--task",
+    "DATA_DIR": "--data_dir", "DEVICE": "--device", "DTYPE": "--dtype", "REPORT_TO": "--report_to",
     "OUT": "--output_path", "ARGS": "--args",
 }  # fmt: skip
 VALUES = {
@@ -93,19 +98,30 @@ def test_help_names_every_target_of_the_makefile():
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-@pytest.mark.parametrize("source", ["command line", "environment"])
-def test_value_reaches_the_program_as_typed_and_is_never_run(value: str, source: str, copy: Path):
+@pytest.mark.parametrize(
+    ("target", "source", "flags", "before_flags"),
+    [
+        ("eval", "command line", FLAGS, 3),
+        ("eval", "environment", FLAGS, 3),
+        ("finetune", "command line", TRAINING_FLAGS, 2),
+    ],
+)
+def test_value_reaches_the_program_as_typed_and_is_never_run(
+    value: str, target: str, source: str, flags: dict[str, str], before_flags: int, copy: Path
+):
     before = sorted(copy.iterdir())
     if source == "environment":
-        done = make(copy, "eval", env=dict.fromkeys(FLAGS, value))
+        done = make(copy, target, env=dict.fromkeys(flags, value))
     else:
-        done = make(copy, "eval", *(f"{name}={value}" for name in FLAGS))
+        done = make(copy, target, *(f"{name}={value}" for name in flags))
     assert done.returncode == 0, done.stderr
-    assert sorted(received(copy)[3:]) == sorted(f"{flag}={value}" for flag in FLAGS.values())
+    assert sorted(received(copy)[before_flags:]) == sorted(f"{flag}={value}" for flag in flags.values())
     assert sorted(copy.iterdir()) == before, "something in the value was run"
 
 
-@pytest.mark.parametrize("target", ["leaderboard", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"])
+@pytest.mark.parametrize(
+    "target", ["leaderboard", "curves", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"]
+)
 def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
     for name in ("ruff", "mypy"):
         shutil.copy(copy / ".venv" / "bin" / "python", copy / ".venv" / "bin" / name)

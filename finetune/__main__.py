@@ -15,6 +15,14 @@ from harness_ext.door import Parser, run_command
 from harness_ext.errors import UserError, writing_to
 
 
+class IntermixedParser(Parser):
+    """A parser that takes positional words before and after options."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as ``parse_intermixed_args`` does."""
+        return self.parse_intermixed_args(args, namespace)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -49,7 +57,8 @@ def train_parser() -> argparse.ArgumentParser:
 
 def curves_parser() -> argparse.ArgumentParser:
     """Describe the command line of curves."""
-    parser = Parser(prog="python -m finetune curves", description="Draw the loss curves of several adapters in one figure.")
+    about = "Draw the loss curves of several adapters in one figure."
+    parser = IntermixedParser(prog="python -m finetune curves", description=about)
     parser.add_argument("command", choices=["curves"], help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="adapters (default: all under <dir>/adapters)")
     parser.add_argument("--output_path", "-o", default="results", metavar="<dir>", help="curves.png and .svg go here")

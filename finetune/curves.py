@@ -14,7 +14,7 @@ _NAMES = {
     "eval_score": "held_out_score",
     "learning_rate": "learning_rate",
 }
-_MANY = 6  # runs that one figure can name one by one
+_MANY, _TOO_MANY = 6, 24  # runs that a figure can name in large letters, and at all
 
 
 def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
@@ -69,7 +69,10 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
         _line(scores, history, "held_out_score", color=colour, linewidth=2, marker="o", markersize=3)
     losses.set_ylabel("loss")
     losses.set_ylim(bottom=0)
-    losses.legend(fontsize="x-small" if len(runs) > _MANY else "small", frameon=False, ncols=2 if len(runs) > _MANY else 1)
+    if len(runs) <= _TOO_MANY:
+        losses.legend(
+            fontsize="x-small" if len(runs) > _MANY else "small", frameon=False, ncols=2 if len(runs) > _MANY else 1
+        )
     scores.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     scores.set_ylabel("score, held out")
     scores.set_ylim(0.4, 1.0)

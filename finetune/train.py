@@ -72,7 +72,8 @@ class Bench:
                 "majority class (0.5091) in every run of up to 48 steps; a recipe that budgets by steps avoids that.",
                 file=sys.stderr,
             )
-        with one_line_errors():
+        handed_on = f"REPORT_TO={','.join(self.setting.report_to)} does not work: " if self.setting.report_to else None
+        with one_line_errors(running=handed_on):
             base = self._base()
             set_seed(job.seed)
             draw_new_weights(base, self._new)

@@ -284,6 +284,8 @@ BAD = {
     "data_dir_absent": (None, ["--data_dir=absent"], ("absent/train.tsv",)),
     "flag_unknown": (None, ["--sample=3", "--nonsense"], ("nonsense", "--help")),
     "out_read_only": (None, ["--output_path=/proc/out"], ("OUT", "/proc/out")),
+    "report_to_nothing_known": (None, ["--report_to=nonsense"], ("REPORT_TO=nonsense",)),
+    "report_to_what_is_not_installed": (None, ["--report_to=swanlab"], ("REPORT_TO=swanlab", "swanlab")),
     "task_unknown": (None, ["--task=sst2_1"], ("'sst2_1'", "Did you mean")),
 }
 
@@ -331,6 +333,8 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
 
 def test_curves_of_several_runs_are_one_figure(data, train, random_model, tmp_path):
     assert train(*flags(random_model, data, tmp_path, "--seed=0,1")).code == 0
+    assert train("curves", "-o", tmp_path, *tmp_path.glob("adapters/*")).code == 0
+    (tmp_path / "curves.png").unlink()
     assert train("curves", f"--output_path={tmp_path}").code == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "curves.svg").read_text()

@@ -40,6 +40,7 @@ class Bench:
         self._model: Any = None
         self._heads: dict[str, torch.Tensor] = {}
         self._new: list[str] = []
+        self._encoded: dict[int, dict[str, Any]] = {}
 
     def run(self, job: Job, force: bool) -> dict[str, Any]:
         """Make one adapter, or find the finished one of the same key.
@@ -125,15 +126,21 @@ class Bench:
         return setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer, setting.allow_pickle
 
     def _encode(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Tokenise rows of the train split, each once for all jobs."""
         setting = self.setting
-        documents = setting.task.dataset["train"].select(rows).to_list()
-        if setting.recipe.kind == "classifier":
+        new = [row for row in rows if row not in self._encoded]
+        documents = setting.task.dataset["train"].select(new).to_list()
+        if not new:
+            examples = []
+        elif setting.recipe.kind == "classifier":
             examples = data.encode_sentences(setting.tokenizer, documents)
         else:
             chat = setting.choices.chat_template
             examples = data.encode_examples(setting.task, setting.tokenizer, documents, setting.render, chat)
-        data.check_lengths(examples, setting.base.config.get("max_position_embeddings"))
-        return examples
+        self._encoded |= dict(zip(new, examples, strict=True))
+        encoded = [self._encoded[row] for row in rows]
+        data.check_lengths(encoded, setting.base.config.get("max_position_embeddings"))
+        return encoded
 
     def _trainer(
         self, job: Job, work: Path, model: Any, examples: list[dict], held_out: list[dict]

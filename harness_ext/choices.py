@@ -11,8 +11,8 @@ from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-# Rows per batch: enough to fill the device's matrix units at 80-token prompts. A row that thinks
-# keeps up to 32,768 tokens of cache.
+# Rows per batch where a backend does not choose them by memory and tokens: enough to fill the device's matrix units at
+# 80-token prompts. A row that thinks keeps up to 32,768 tokens of cache.
 BATCH = {"cpu": 32, "cuda": 64, "mps": 32}
 BATCH_THINKING = 8
 
@@ -49,7 +49,7 @@ class Choices:
             "dtype": self.dtype,
             "chat template": "on" if self.chat_template else "off",
             "thinking": thinking,
-            "batch": self.batch_size,
+            "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
         }
         return " · ".join(
             f"{name} {value}" + (f" ({self.reasons[name]})" if name in self.reasons else "") for name, value in said.items()
@@ -66,6 +66,7 @@ def choose(
     chat_template: bool | None = None,
     template_args: dict[str, Any] | None = None,
     batch_size: str | None = None,
+    batches_itself: bool = False,
 ) -> Choices:
     """Choose what the user left open.
 
@@ -78,6 +79,7 @@ def choose(
         chat_template: Apply it or not.
         template_args: lm-eval's ``chat_template_args``.
         batch_size: A whole number, ``auto`` or ``auto:N``.
+        batches_itself: The backend chooses its batches by memory, which is ``auto``.
 
     Raises:
         UserError: A value is none, or the model cannot do what the task asks.
@@ -104,7 +106,7 @@ def choose(
         template_args=args,
         thinking=thinking,
         thinking_end=_thinking_end(tokenizer, chat_template) if thinking else None,
-        batch_size=_batch_size(batch_size, device, thinking),
+        batch_size=_batch_size(batch_size, device, thinking, batches_itself),
         reasons=reasons,
     )
 
@@ -160,8 +162,10 @@ def _thinking_end(tokenizer: Any, chat_template: bool) -> str:
     )
 
 
-def _batch_size(batch_size: str | None, device: str, thinking: bool) -> int | str:
+def _batch_size(batch_size: str | None, device: str, thinking: bool, batches_itself: bool) -> int | str:
     if batch_size is None:
+        if batches_itself:
+            return "auto"
         return BATCH_THINKING if thinking else BATCH[device.split(":")[0]]
     if batch_size == "auto" or (batch_size.startswith("auto:") and batch_size[5:].isdecimal()):
         return batch_size

@@ -5,8 +5,8 @@ Pure functions over strings; knows nothing of models, tasks or lm-eval. Two rule
 * ``lenient`` (the original experiment's): the first character ``0`` or ``1`` outside any thinking block.
 * ``strict``: the stripped answer is the digit alone, at most followed by punctuation.
 
-Reading left to right, a label once found never changes, whatever the model writes afterwards; only
-``strict`` has to see the end of the answer.
+An answer that has a digit but is not strict is of kind ``other``, whatever else it says: so both rules are
+settled soon after the first digit, and a model need not write on (`is_settled`).
 
 Try it: ``python -c "from harness_ext.labels import read; print(read('<think>0?</think> 1.', 'strict'))"``
 """
@@ -33,6 +33,11 @@ THINKING_TAGS = (
 )
 _TAGS = {tag.lower(): (pair, closes) for pair in THINKING_TAGS for tag, closes in zip(pair, (False, True), strict=True)}
 _TAG = re.compile("|".join(map(re.escape, _TAGS)), re.IGNORECASE)
+_BEGUN_TAG = re.compile(
+    "(?:" + "|".join(re.escape(tag[:end]) for tag in _TAGS for end in range(1, len(tag))) + r")\Z", re.IGNORECASE
+)
+_LONGEST_TAG = max(map(len, _TAGS))
+_DIGIT = re.compile("[01]")
 
 
 class Reading(NamedTuple):
@@ -57,7 +62,7 @@ def read(
         rule: ``"lenient"`` or ``"strict"``.
         thinking: The response may begin inside a thinking block that the prompt opened, so that
             everything before a first, unmatched closing tag is thinking. Otherwise such a tag is plain text.
-        words: Names of the classes 0 and 1; a response with one of them but no label is of kind ``word``.
+        words: Names of the classes 0 and 1; a response with one of them instead of a digit is of kind ``word``.
 
     Returns:
         The label and kind. Digits inside a thinking block, closed or not, are never read.
@@ -65,15 +70,13 @@ def read(
     Raises:
         ValueError: `rule` is unknown.
     """
-    answer, unfinished = split_thinking(text, thinking=thinking)
-    if rule == "lenient":
-        found = re.search("[01]", answer)
-    elif rule == "strict":
-        found = _digit_alone(answer.strip()) if not unfinished else None
-    else:
+    if rule not in RULES:
         raise ValueError(f"Unknown rule {rule!r}: expected one of {', '.join(RULES)}.")
-    if found:
-        return Reading(found[0], "label")
+    answer, unfinished = split_thinking(text, thinking=thinking)
+    if found := _DIGIT.search(answer):
+        before, after = answer[: found.start()].strip(), answer[found.end() :].rstrip()
+        alone = not before and not unfinished and all(map(_is_punctuation, after))
+        return Reading(found[0], "label") if rule == "lenient" or alone else Reading(None, "other")
     if unfinished:
         return Reading(None, "unfinished_thinking")
     if not answer.strip():
@@ -81,6 +84,29 @@ def read(
     if re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", answer, re.IGNORECASE):
         return Reading(None, "word")
     return Reading(None, "other")
+
+
+def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False) -> bool:
+    """Tell whether `read` gives the same label and kind, whatever text follows.
+
+    Args:
+        text: The beginning of a response; its last character may be incomplete (U+FFFD).
+        rule: ``"lenient"`` or ``"strict"``.
+        thinking: As for `read`.
+
+    Returns:
+        True only if nothing that follows can change the reading; False may also mean that it is not known yet.
+    """
+    if thinking and not _TAG.search(text):
+        return False  # a closing tag would turn all of it into thinking
+    answer, _ = split_thinking(_without_pending(text), thinking=thinking)
+    found = _DIGIT.search(answer)
+    if not found:
+        return False
+    if rule == "lenient" or answer[: found.start()].strip():
+        return True
+    # Space is not enough: some tokenizers take it out again when punctuation follows.
+    return any(not char.isspace() and not _is_punctuation(char) for char in answer[found.end() :])
 
 
 def split_thinking(text: str, *, thinking: bool = False) -> tuple[str, bool]:
@@ -116,12 +142,16 @@ def split_thinking(text: str, *, thinking: bool = False) -> tuple[str, bool]:
 def ends_open(prompt: str) -> str:
     """Return the opening thinking tag, with the space around it, that a prompt ends in; else ``""``."""
     pattern = rf"(?:{'|'.join(re.escape(opening) for opening, _ in THINKING_TAGS)})\s*\Z"
-    found = re.search(pattern, prompt[-64:], re.IGNORECASE)  # the longest tag has 20 characters
+    found = re.search(pattern, prompt[-64:], re.IGNORECASE)
     return found[0] if found else ""
 
 
-def _digit_alone(answer: str) -> re.Match[str] | None:
-    """Match ``0`` or ``1`` followed by nothing but punctuation (Unicode category P)."""
-    if all(unicodedata.category(char).startswith("P") for char in answer[1:]):
-        return re.match("[01]", answer)
-    return None
+def _without_pending(text: str) -> str:
+    """Cut off an end that more text may turn into another character (U+FFFD) or into a tag."""
+    text = text.rstrip("\ufffd")
+    begun = _BEGUN_TAG.search(text, max(0, len(text) - _LONGEST_TAG))
+    return text[: begun.start()] if begun else text
+
+
+def _is_punctuation(char: str) -> bool:
+    return unicodedata.category(char).startswith("P")

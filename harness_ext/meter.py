@@ -43,9 +43,11 @@ class Meter:
         """Count what `lm` does from now on, by wrapping its methods on the instance."""
         for name in REQUESTS:
             self._wrap(lm, name, "answer_s", self._count_requests)
-        for name in ("tok_encode", "tok_batch_encode"):
-            self._wrap(lm, name, "tokenise_s", self._count_batch if name == "tok_batch_encode" else None)
+        self._wrap(lm, "tok_encode", "tokenise_s", None)
+        self._wrap(lm, "tok_batch_encode", "tokenise_s", self._count_batch)
+        self._wrap(lm, "encode_rows", "tokenise_s", self._count_rows)
         self._wrap(lm, "_loglikelihood_tokens", None, self._count_scored)
+        self._wrap(lm, "write_rows", None, self._count_row_tokens)
         self._wrap(lm, "_model_generate", None, lambda args, kwargs, output: self._count_written(lm, kwargs, output))
 
     def _wrap(self, lm: Any, name: str, clock: str | None, count: Callable[[tuple, dict, Any], None] | None) -> None:
@@ -69,6 +71,12 @@ class Meter:
 
     def _count_batch(self, args: tuple, kwargs: dict, output: Any) -> None:
         self.tokens_in += int(output[1].sum())
+
+    def _count_rows(self, args: tuple, kwargs: dict, output: Any) -> None:
+        self.tokens_in += sum(map(len, output))
+
+    def _count_row_tokens(self, args: tuple, kwargs: dict, output: Any) -> None:
+        self.tokens_out += sum(output)
 
     def _count_scored(self, args: tuple, kwargs: dict, output: Any) -> None:
         self.tokens_in += sum(len(context) + len(answer) for _, context, answer in args[0])

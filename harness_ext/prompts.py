@@ -63,10 +63,18 @@ def render_completion(task: ConfigurableTask, document: dict, chat: bool = False
     return choice if chat else f"{task.config.target_delimiter}{choice}"
 
 
-def encode_prompts(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-    """Tokenise prompts exactly as ``HFLM.tok_batch_encode`` does for a causal model: one BOS, wherever it comes from."""
-    has_bos = has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None))
-    return tokenizer(prompts, **({"add_special_tokens": False} if has_bos else {}))["input_ids"]
+def encode_prompts(tokenizer: Any, prompts: list[str], add_bos: bool | None = None) -> list[list[int]]:
+    """Tokenise prompts exactly as ``HFLM.tok_batch_encode`` does for a causal model: one BOS, wherever it comes from.
+
+    Args:
+        tokenizer: The model's.
+        prompts: At least one.
+        add_bos: HFLM's ``add_bos_token``; None leaves it to the tokenizer.
+    """
+    special = {} if add_bos is None else {"add_special_tokens": add_bos}
+    if has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None)):
+        special = {"add_special_tokens": False}
+    return tokenizer(prompts, **special)["input_ids"]
 
 
 def encode_completions(tokenizer: Any, prompts: list[str], completions: list[str]) -> list[list[int]]:

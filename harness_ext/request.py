@@ -18,7 +18,10 @@ CHECKPOINT_BACKENDS = (
     "hf",
 )  # they load a checkpoint, which we find, check and choose for
 BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
-OWN_FLAGS = ("pretrained", "adapter", "data_dir", "dtype", "force", "allow_pickle", "train_samples")
+OWN_FLAGS = (
+    "pretrained", "adapter", "data_dir", "dtype", "engine", "think_budget", "force", "allow_pickle", "train_samples",
+)  # fmt: skip
+ENGINES = ("shared", "stock")  # how hf-answer runs requests
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
     group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
     group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
+    group.add_argument("--think_budget", metavar="<n>", help="Tokens that a thinking model may write (default: the task's)")
     group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
     group.add_argument("--force", action="store_true", help="Run again what is already done")
     group.add_argument("--allow_pickle", action="store_true", help="Load weights that are no safetensors: they can run code")
@@ -103,9 +108,13 @@ def read_request(args: argparse.Namespace) -> Request:
         raise UserError(
             f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
         )
+    if own["think_budget"] is not None:
+        own["think_budget"] = _whole_number("THINK_BUDGET", own["think_budget"])
     base, adapter = _find_checkpoints(config, own)
     if "model" not in given and base and is_classifier(adapter or base):
         config.model = CLASSIFIER_BACKEND
+    if own["engine"] is not None:
+        config.model_args["engine"] = _engine(own["engine"], config.model)
     if not config.tasks:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, own)]
@@ -116,6 +125,20 @@ def _default_task(adapter: Checkpoint | None, own: dict[str, Any]) -> str:
     """An adapter made from the embedded sample is scored on it; everything else on SST-2."""
     trained_on = adapter.manifest.get("task") if adapter and not own["data_dir"] else None
     return trained_on if trained_on == "sst2_01_mini" else "sst2_01"
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{name} {text!r} is not a whole number above 0.")
+    return int(text)
+
+
+def _engine(name: str, backend: str) -> str:
+    if name not in ENGINES:
+        raise UserError(f"ENGINE {name!r} is not one of {', '.join(ENGINES)}.")
+    if backend != DEFAULT_BACKEND:
+        raise UserError(f"ENGINE is for the backend {DEFAULT_BACKEND}; {backend} has one way only.")
+    return name
 
 
 def _check_values(config: EvaluatorConfig) -> None:

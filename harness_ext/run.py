@@ -17,7 +17,7 @@ from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import load_tokenizer, quieten_libraries
 from harness_ext.meter import Meter, peak_memory_bytes
-from harness_ext.request import Request, read_request
+from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request, read_request
 
 HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
 
@@ -35,7 +35,9 @@ def execute(args: argparse.Namespace) -> None:
     own_data = {"data_dir": request.own["data_dir"]} if request.own["data_dir"] else {}
     config = request.config
     tasks = build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
-    session = Session(request)
+    # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
+    tasks.sort(key=lambda task: task.OUTPUT_TYPE == "multiple_choice")
+    session = Session(request, tasks)
     manifests = [session.run(task) for task in tasks]
     rows = leaderboard.rows(manifests, leaderboard.read_reported())
     if rows:
@@ -45,9 +47,9 @@ def execute(args: argparse.Namespace) -> None:
 class Session:
     """One model, loaded when the first run needs it, and the runs it does."""
 
-    def __init__(self, request: Request) -> None:
-        """Prepare; nothing is loaded yet."""
-        self.request = request
+    def __init__(self, request: Request, tasks: list[Any]) -> None:
+        """Prepare to run tasks; nothing is loaded yet."""
+        self.request, self._tasks = request, tasks
         self.meter = Meter()
         self._lm: Any = None
         self._tokenizer: Any = None
@@ -67,7 +69,7 @@ class Session:
         """
         request, config = self.request, self.request.config
         self._start = time.perf_counter()
-        _apply_overrides(task, config)
+        _apply_overrides(task, config, request.own["think_budget"])
         choices = self._choose(task)
         parts = self._key_parts(task, choices)
         key = records.run_key(parts)
@@ -120,6 +122,7 @@ class Session:
             chat_template=False if request.is_classifier else template,
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
+            batches_itself=request.config.model in (DEFAULT_BACKEND, CLASSIFIER_BACKEND),
         )
 
     def _key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
@@ -235,8 +238,24 @@ class Session:
         elif choices:
             self._lm.chat_template_args = choices.template_args
             self._lm.batch_size_per_gpu = choices.batch_size
+        if isinstance(choices, Choices) and hasattr(self._lm, "prepare"):
+            from harness_ext.filters import settled_test
+
+            self._lm.prepare(settled_test(task), self._choices_to_come(task, choices))
         self.meter.reset()
         return self._lm
+
+    def _choices_to_come(self, task: Any, choices: Choices) -> list[str]:
+        """Return the continuations that a later forced choice will ask for after this task's prompts."""
+        if task.OUTPUT_TYPE != "generate_until":
+            return []
+        later = [other for other in self._tasks if other.OUTPUT_TYPE == "multiple_choice"]
+        requests = [
+            request
+            for other in later
+            for request in other.construct_requests(other.eval_docs[0], "", apply_chat_template=choices.chat_template)
+        ]
+        return list(dict.fromkeys(request.args[1] for request in requests))
 
     def _subset(self, task: Any) -> sampling.Subset | None:
         """Draw the rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
@@ -269,6 +288,8 @@ class Session:
         adapter = request.adapter
         n = len({sample["doc_id"] for sample in samples})
         answers = n * len(samples[0]["arguments"])
+        engine = getattr(self._lm, "path", None) if meter.requests else None
+        is_measured = meter.requests and not (engine or {}).get("from_generation")
         return {
             "schema": records.SCHEMA,
             "status": "complete",
@@ -281,7 +302,8 @@ class Session:
             "n_available": len(task.eval_docs),
             "counts": evidence.count_labels(samples),
             "metrics": metrics,
-            "docs_per_s": meter.requests / answers * n / meter.answer_s if meter.requests else None,
+            "docs_per_s": meter.requests / answers * n / meter.answer_s if is_measured else None,
+            "engine": engine,
             "answers_resumed": answers - meter.requests,
             "time_s": {
                 "load": meter.load_s,
@@ -335,8 +357,12 @@ def _create_model(request: Request, choices: Choices | None, train_rows: list[di
     return get_model(config.model).create_from_arg_obj(args, more)
 
 
-def _apply_overrides(task: Any, config: Any) -> None:
+def _apply_overrides(task: Any, config: Any, think_budget: int | None) -> None:
     """Apply what lm-eval will apply to the task, so that the run key sees it."""
+    if think_budget is not None:
+        if not (task.config.metadata or {}).get("thinking"):
+            raise UserError(f"THINK_BUDGET is for a task with thinking (TASK=sst2_01_think), not {task.task_name}.")
+        task.set_config(key="generation_kwargs", value={"max_gen_toks": think_budget}, update=True)
     if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
         task.set_config(key="generation_kwargs", value=config.gen_kwargs, update=True)
     if task.get_config("num_fewshot") is None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_ext.labels import KINDS, RULES, THINKING_TAGS, ends_open, read, split_thinking
+from harness_ext.labels import KINDS, RULES, THINKING_TAGS, ends_open, is_settled, read, split_thinking
 
 # response, lenient label, strict label, kind where lenient finds none (None: it finds one), kind where strict finds none
 TABLE = [
@@ -30,7 +30,7 @@ TABLE = [
     ("1 because it is warm", "1", None, None, "other"),
     ("1\nSentence: it is dull", "1", None, None, "other"),
     ("0\n\n0", "0", None, None, "other"),
-    ("1 (positive)", "1", None, None, "word"),
+    ("1 (positive)", "1", None, None, "other"),
     ("**1**", "1", None, None, "other"),
     ('"0"', "0", None, None, "other"),
     ("'1'", "1", None, None, "other"),
@@ -81,7 +81,7 @@ TABLE = [
     ("\x00", None, None, "other", "other"),
     ("é" * 10, None, None, "other", "other"),
     # the prompt echoed: its own digits count, as in the original
-    ("Answer with 1 for positive or 0 for negative, and nothing else.", "1", None, None, "word"),
+    ("Answer with 1 for positive or 0 for negative, and nothing else.", "1", None, None, "other"),
     ("Sentence: a warm film\nAnswer: 0", "0", None, None, "other"),
     # thinking, closed
     ("<think>It is 0.</think>1", "1", "1", None, None),
@@ -119,7 +119,7 @@ TABLE = [
     ("<thinking>0 1 0 1", None, None, "unfinished_thinking", "unfinished_thinking"),
     ("<think>0</think><think>1", None, None, "unfinished_thinking", "unfinished_thinking"),
     ("positive <think>1", None, None, "unfinished_thinking", "unfinished_thinking"),
-    ("1 <think>0", "1", None, None, "unfinished_thinking"),
+    ("1 <think>0", "1", None, None, "other"),
     # no tags after all
     ("</think>1", "1", None, None, "other"),
     ("0</think>1", "0", None, None, "other"),
@@ -220,6 +220,49 @@ def test_read_without_tags_agrees_with_the_first_digit_in_the_text(text):
 def test_split_thinking_closed_block_is_as_if_it_had_not_been_there(pieces):
     inside = "".join(piece for piece in pieces if "think" not in piece.lower())
     assert split_thinking(f"a<think>{inside}</think>b") == ("ab", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "lenient", "strict"),
+    [
+        ("", False, False),
+        ("positive", False, False),
+        (" 1", True, False),
+        ("1.", True, False),
+        ("1\n\n", True, False),
+        ("1\n\nS", True, True),
+        ("10", True, True),
+        ("The answer is 1", True, True),
+        ("1 <", True, False),  # may become a thinking block, which is taken out
+        ("1 <b", True, True),
+        ("1\ufffd", True, False),  # half a character, which may be punctuation
+        ("<think>1", False, False),
+        ("<think>0</think>", False, False),
+        ("<think>0</think>1", True, False),
+        ("<think>0</think>1 x", True, True),
+        ("1<think>x", True, False),
+    ],
+)
+def test_is_settled_soon_after_the_first_digit_outside_thinking(text, lenient, strict):
+    assert (is_settled(text, "lenient"), is_settled(text, "strict")) == (lenient, strict)
+
+
+def test_is_settled_text_that_may_begin_inside_thinking_is_not_before_its_first_tag():
+    assert not is_settled("1 x", thinking=True)
+    assert is_settled("0</think>1", thinking=True)
+
+
+@given(PIECES, PIECES, st.sampled_from(RULES), st.booleans())
+def test_is_settled_text_reads_the_same_whatever_follows(pieces, more, rule, thinking):
+    text = "".join(pieces)
+    if is_settled(text, rule, thinking=thinking):
+        assert read(text + "".join(more), rule, thinking=thinking) == read(text, rule, thinking=thinking)
+
+
+@given(st.text(alphabet="01 .\npositve<>/thk[]TH", max_size=30), st.sampled_from(RULES), st.booleans())
+def test_is_settled_from_some_character_on_stays_so(text, rule, thinking):
+    found = [is_settled(text[:end], rule, thinking=thinking) for end in range(len(text) + 1)]
+    assert found == sorted(found)
 
 
 @pytest.mark.parametrize(

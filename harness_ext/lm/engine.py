@@ -1,0 +1,211 @@
+"""Rows of tokens that begin alike, run through a causal model: the common beginning once, the rest in batches.
+
+Keys and values of the beginning are computed once and repeated over each batch; logits are computed only where they
+are wanted; a row that is done leaves the batch. Knows torch and transformers' caches; nothing of lm-eval, tokenizers or
+labels.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
+
+# How far the logits of the shared reading may be from those of the plain one, relative to the largest logit. Float32
+# agrees within 1e-5; where products are rounded to 8 bits only a gross mistake can be told from rounding.
+TOLERANCE_FLOAT32, TOLERANCE = 1e-3, 0.1
+
+
+@dataclass(eq=False)
+class Row:
+    """A prompt behind the shared prefix, and what has been written after it.
+
+    Attributes:
+        number: The caller's own.
+        ids: Tokens of the prompt after the prefix.
+        written: Tokens written so far.
+        done: Nothing more will be written.
+    """
+
+    number: int
+    ids: list[int]
+    written: list[int] = field(default_factory=list)
+    done: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self.written)
+
+
+class PrefixReader:
+    """A causal model behind a prefix that it has already read.
+
+    Attributes:
+        prefix: The tokens before every row.
+        cache_bytes: What keys and values of one token take, all layers.
+    """
+
+    def __init__(self, model: Any, device: torch.device, prefix: Sequence[int] = (), pad: int = 0) -> None:
+        """Read the prefix.
+
+        Args:
+            model: A causal language model of transformers, or one under peft.
+            device: Where it is.
+            prefix: May be empty.
+            pad: Any token; what stands at padding is masked.
+        """
+        self.model, self.device, self.prefix, self._pad = model, device, list(prefix), pad
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        takes = inspect.signature(inner.forward).parameters
+        self._keeps, self._positions = "logits_to_keep" in takes, "position_ids" in takes
+        self._cache = DynamicCache(config=model.config)
+        self.cache_bytes = 0
+        if self.prefix:
+            ids = torch.tensor([self.prefix], device=device)
+            self.forward(ids, torch.ones_like(ids), self._cache, keep=1)
+            held = sum(tensor.nbytes for layer in self._cache.layers for tensor in _tensors(layer))
+            self.cache_bytes = held // len(self.prefix)
+
+    def read(self, rows: Sequence[Sequence[int]], keep: int = 1) -> "Batch":
+        """Read rows behind the prefix, padded on their left.
+
+        Args:
+            rows: Tokens, at least one each.
+            keep: At how many positions, from the end, logits are wanted.
+        """
+        before, width = len(self.prefix), max(map(len, rows))
+        ids = torch.full((len(rows), width), self._pad)
+        mask = torch.ones((len(rows), before + width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, width - len(row) :] = torch.tensor(row)
+            mask[number, before : before + width - len(row)] = 0
+        cache = copy.deepcopy(self._cache)
+        if before:
+            _take(cache, torch.zeros(len(rows), dtype=torch.long, device=self.device))
+        return Batch(self, cache, ids.to(self.device), mask.to(self.device), keep)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
+        """Run the model over new tokens ``(batch, new)``, given the mask ``(batch, all)``.
+
+        Returns:
+            Logits of the last `keep` positions, ``(batch, keep, vocabulary)``.
+        """
+        more: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
+        if self._positions:
+            more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
+        return output.logits[:, -keep:]
+
+    def agrees(self, rows: Sequence[Sequence[int]], tolerance: float) -> bool:
+        """Tell whether rows read together behind the prefix, and one step on, give the logits of the plain model.
+
+        Args:
+            rows: The shortest and the longest, say: those with the most padding.
+            tolerance: Relative to the largest logit.
+        """
+        batch = self.read(rows)
+        logits = batch.logits[:, -1].float()
+        tokens = logits.argmax(-1)
+        batch.step(tokens)
+        for number, row in enumerate(rows):
+            whole = torch.tensor([[*self.prefix, *row, int(tokens[number])]], device=self.device)
+            plain = self.model(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False).logits[0].float()
+            ours = torch.stack([logits[number], batch.logits[number, -1].float()])
+            if not (ours - plain[-2:]).abs().max() <= tolerance * plain[-2:].abs().max():
+                return False
+        return True
+
+
+class Batch:
+    """Rows being read and written together.
+
+    Attributes:
+        logits: After the last tokens read, ``(rows, keep, vocabulary)``; ``keep`` is 1 after `step`.
+    """
+
+    def __init__(self, reader: PrefixReader, cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> None:
+        """Read the rows' own tokens, ``(rows, width)``, behind the cache; see `PrefixReader.read`."""
+        self._reader, self._cache, self._mask = reader, cache, mask
+        self.logits = reader.forward(ids, mask, cache, keep)
+
+    def step(self, tokens: torch.Tensor) -> None:
+        """Read one more token of each row, ``(rows,)``."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        self.logits = self._reader.forward(tokens[:, None], self._mask, self._cache, 1)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep only these rows, by index."""
+        _take(self._cache, rows)
+        self._mask = self._mask[rows]
+
+
+def write(
+    reader: PrefixReader,
+    rows: list[Row],
+    is_done: Callable[[Row], bool],
+    penalty: float | None = None,
+    watch: Callable[[list[Row], torch.Tensor], None] | None = None,
+) -> None:
+    """Write after rows, always the most likely token, until each is done; rows that are done leave the batch.
+
+    Args:
+        reader: The model behind the rows' common prefix.
+        rows: Not done; they may have begun before.
+        is_done: Asked after each token of a row.
+        penalty: transformers' ``repetition_penalty``, from the model's generation config.
+        watch: Is shown the rows and their logits ``(rows, vocabulary)`` before each token.
+
+    Raises:
+        FloatingPointError: The largest logit of a row is NaN.
+    """
+    rows = list(rows)
+    process = RepetitionPenaltyLogitsProcessor(penalty) if penalty not in (None, 1.0) else None
+    batch = reader.read([row.ids + row.written for row in rows])
+    while True:
+        logits = batch.logits[:, -1]
+        if watch:
+            watch(rows, logits)
+        scores = logits.float()
+        if process:
+            scores = process(_rectangle(reader.prefix, rows).to(scores.device), scores)
+        tokens = scores.argmax(-1)
+        if scores.gather(1, tokens[:, None]).isnan().any():
+            raise FloatingPointError("NaN logits")
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.written.append(token)
+            row.done = is_done(row)
+        still = [number for number, row in enumerate(rows) if not row.done]
+        if not still:
+            return
+        if len(still) < len(rows):
+            rows = [rows[number] for number in still]
+            kept = torch.tensor(still, device=tokens.device)
+            tokens = tokens[kept]
+            batch.select(kept)
+        batch.step(tokens)
+
+
+def common_prefix(rows: list[list[int]]) -> list[int]:
+    """Return the tokens that all rows begin with, but leave each row at least one of its own."""
+    first, last = min(rows), max(rows)  # of rows in lexical order, the two that differ first
+    most = min(map(len, rows)) - 1
+    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
+    return first[: min(same, most)]
+
+
+def _take(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Make a cache hold these of its rows, any number of times; every kind of layer can do what beam search needs."""
+    cache.reorder_cache(rows)  # type: ignore[arg-type]
+
+
+def _rectangle(prefix: list[int], rows: list[Row]) -> torch.Tensor:
+    """Lay out all tokens of each row, ``(rows, longest)``, filled up with a token that the row has anyway."""
+    whole = [[*prefix, *row.ids, *row.written] for row in rows]
+    longest = max(map(len, whole))
+    return torch.tensor([[tokens[0]] * (longest - len(tokens)) + tokens for tokens in whole])
+
+
+def _tensors(layer: Any) -> list[torch.Tensor]:
+    return [each for each in vars(layer).values() if isinstance(each, torch.Tensor)]

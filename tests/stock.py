@@ -1,0 +1,63 @@
+"""Stock lm-eval beside ours: its own HFLM, evaluator and writer on the same task, and what must agree."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness_ext.tasks import build_tasks
+
+
+def samples_of(out: Path) -> list[dict]:
+    """Read the per-document log of the only run under OUT."""
+    (log,) = out.glob("runs/*/samples.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def stock_samples(
+    model: Path, data: Path, task: str, tmp_path: Path, *, chat: bool = False, num_fewshot: int = 0, **model_args: Any
+) -> list[dict]:
+    """Run lm-eval's own HFLM on the same task through its own evaluator and writer."""
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    (built,) = build_tasks([task], metadata={"data_dir": str(data)})
+    tracker = EvaluationTracker(output_path=str(tmp_path / "stock"))
+    results = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32", **model_args},
+        tasks=[built],
+        device="cpu",
+        batch_size=3,
+        num_fewshot=num_fewshot,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        task_manager=TaskManager(include_defaults=False),
+        evaluation_tracker=tracker,
+    )
+    samples = results.pop("samples")[task]
+    tracker.save_results_aggregated(results=results, samples={task: samples})
+    tracker.save_results_samples(task_name=task, samples=samples)
+    (log,) = (tmp_path / "stock").glob("*/samples_*.jsonl")
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same_answers(ours: list[dict], stock: list[dict]) -> None:
+    """Check that two logs agree in prompts, labels, kinds and scores.
+
+    Of what was written ours may be a beginning; log-probabilities may differ by rounding.
+    """
+    assert len(ours) == len(stock)
+    for mine, theirs in zip(ours, stock, strict=True):
+        rest = {name for name in theirs if name not in ("resps", "filtered_resps")}
+        assert {name: mine[name] for name in rest} == {name: theirs[name] for name in rest}
+        for (said,), (whole,) in zip(mine["resps"], theirs["resps"], strict=True):
+            if isinstance(whole, str):
+                assert whole.startswith(said)
+            else:
+                assert float(said[0]) == pytest.approx(float(whole[0]), abs=1e-3)
+                assert said[1] == whole[1]
+        if isinstance(theirs["filtered_resps"][0], str):
+            assert mine["filtered_resps"] == theirs["filtered_resps"]

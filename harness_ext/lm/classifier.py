@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from harness_ext.errors import UserError
+from harness_ext.lm import batches
 from harness_ext.lm.sentence import SentenceLM
 from harness_ext.loading import ID2LABEL, WholeModel
 
@@ -44,7 +45,7 @@ class ClassifierLM(SentenceLM):
             peft: Adapter folder.
             head: Modules whose weights the adapter brings.
             tokenizer: Another tokenizer's id or folder.
-            batch_size: Rows per batch, or ``auto`` for 64.
+            batch_size: Rows per batch at the most, or ``auto`` to go by memory alone.
             max_batch_size: Not used; lm-eval passes it to every model.
             device: torch device.
             use_safetensors: True to load nothing else.
@@ -71,40 +72,60 @@ class ClassifierLM(SentenceLM):
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(model, peft)
+            if model.dtype == torch.float32:  # rounding to 16 bits would change the adapter
+                model = model.merge_and_unload()
         self.model = model.to(device).eval()
         self.max_length = getattr(model.config, "max_position_embeddings", None)
-        self.batch_size_per_gpu = int(batch_size) if str(batch_size).isdecimal() else 64
+        self.batch_size_per_gpu = batch_size
         self._device = torch.device(device)
 
-    def tok_batch_encode(self, strings: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokenise and pad sentences; returns ids and attention mask, ``(batch, tokens)``.
+    def encode_rows(self, sentences: list[str]) -> list[list[int]]:
+        """Tokenise sentences.
 
         Raises:
             UserError: A sentence is longer than the model's context.
         """
-        batch = self.tokenizer(strings, padding=True, return_tensors="pt")
-        if self.max_length and batch["input_ids"].shape[1] > self.max_length:
-            raise UserError(f"A sentence has {batch['input_ids'].shape[1]} tokens, but the model reads {self.max_length}.")
-        return batch["input_ids"], batch["attention_mask"]
+        rows = self.tokenizer(sentences)["input_ids"]
+        longest = max(map(len, rows))
+        if self.max_length and longest > self.max_length:
+            raise UserError(f"A sentence has {longest} tokens, but the model reads {self.max_length}.")
+        return rows
 
     @torch.inference_mode()
     def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
-        """Compute the log-probabilities of 0 and 1; the longest sentences come first.
+        """Compute the log-probabilities of 0 and 1; each sentence once, the longest first.
 
         Raises:
             UserError: The model's logits are NaN.
         """
-        unique = sorted(set(sentences), key=lambda sentence: (-len(sentence), sentence))
-        size = self.batch_size_per_gpu
+        unique = list(dict.fromkeys(sentences))
+        encoded = dict(zip(unique, self.encode_rows(unique), strict=True))
         found: dict[str, tuple[float, float]] = {}
-        for start in tqdm(range(0, len(unique), size), disable=disable_tqdm or not sys.stderr.isatty(), desc="batches"):
-            batch = unique[start : start + size]
-            ids, mask = self.tok_batch_encode(batch)
-            logits = self.model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device)).logits.float()
-            if torch.isnan(logits).any():
-                raise UserError("The model's logits are NaN, so its answers would mean nothing. Try DTYPE=float32.")
-            rows = logits[:, self._classes].log_softmax(-1).tolist()
-            found |= {sentence: (zero, one) for sentence, (zero, one) in zip(batch, rows, strict=True)}
+        hidden = self.model.config.get_text_config().hidden_size
+        free = batches.free_bytes(self._device)
+        given = str(self.batch_size_per_gpu)
+
+        def rows(width: int) -> int:
+            # Attention without a fused kernel, as DeBERTa's, keeps a few scores per pair of tokens and head.
+            per_token = self.model.dtype.itemsize * (32 * hidden + 64 * width)
+            limit = int(given) if given.isdecimal() else None
+            return batches.most_rows(width, self._device, free=free, bytes_per_token=per_token, limit=limit)
+
+        with tqdm(total=len(unique), desc="sentences", disable=disable_tqdm or not sys.stderr.isatty()) as bar:
+
+            def run(batch: list[str]) -> None:
+                padded = self.tokenizer.pad({"input_ids": [encoded[sentence] for sentence in batch]}, return_tensors="pt")
+                padded = {name: padded[name].to(self._device) for name in ("input_ids", "attention_mask")}
+                logits = self.model(**padded).logits.float()
+                if torch.isnan(logits).any():
+                    raise UserError("The model's logits are NaN, so its answers would mean nothing. Try DTYPE=float32.")
+                scores = logits[:, self._classes].log_softmax(-1).tolist()
+                found.update((sentence, (zero, one)) for sentence, (zero, one) in zip(batch, scores, strict=True))
+                bar.update(len(batch))
+
+            batches.run_in_batches(
+                unique, run, length=lambda sentence: len(encoded[sentence]), rows=rows, is_open=lambda _: True
+            )
         return [found[sentence] for sentence in sentences]
 
 

@@ -1,0 +1,84 @@
+"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [dtype=float32]`.
+
+Runs the real command line of this project or of lm-eval, whole, and prints JSON: documents a second while requests are
+answered, seconds from the start of the process to the first answer and to the end, peak memory, and where the log is.
+"""
+
+import sys
+import time
+
+START = time.perf_counter()
+
+import json  # noqa: E402
+import os  # noqa: E402
+import resource  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def watch(seen: dict) -> None:
+    """Time requests and the first answer, wherever it is written down."""
+    from lm_eval.api.model import CacheHook
+    from lm_eval.models.huggingface import HFLM
+
+    add, answer = CacheHook.add_partial, HFLM.generate_until
+
+    def added(self, *args):
+        seen.setdefault("first_answer_s", time.perf_counter() - START)
+        return add(self, *args)
+
+    def timed(function):
+        def generate_until(self, requests, **kwargs):
+            begun = time.perf_counter()
+            try:
+                return function(self, requests, **kwargs)
+            finally:
+                seen["answer_s"] = time.perf_counter() - begun
+                seen["docs_per_s"] = len(requests) / seen["answer_s"]
+
+        return generate_until
+
+    CacheHook.add_partial = added  # type: ignore[method-assign]
+    if sys.argv[1] == "stock":
+        HFLM.generate_until = timed(answer)
+    else:
+        from harness_ext.lm.answer import AnswerLM
+
+        AnswerLM.generate_until = timed(AnswerLM.generate_until)
+
+
+def main() -> None:
+    """Run one side."""
+    side, model, data, out = sys.argv[1:5]
+    given = dict(word.split("=") for word in sys.argv[5:])
+    seen: dict = {}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    os.chdir(ROOT)
+    common = ["--tasks", given.get("task", "sst2_01"), "--output_path", out]
+    common += [word for name in ("limit",) if name in given for word in (f"--{name}", given[name])]
+    if side == "ours":
+        from harness_ext.__main__ import main as run
+
+        batch = ["--batch_size", given["batch"]] if "batch" in given else []
+        dtype = ["--dtype", given["dtype"]] if "dtype" in given else []
+        watch(seen)
+        sys.argv = ["harness_ext", "run", "--pretrained", model, "--data_dir", data, "--force", *common, *batch, *dtype]
+        assert run() == 0
+    else:
+        from lm_eval.__main__ import cli_evaluate
+
+        watch(seen)
+        arguments = f"pretrained={model}" + (f",dtype={given['dtype']}" if "dtype" in given else "")
+        sys.argv = [
+            "lm-eval", "run", "--model", "hf", "--model_args", arguments, "--include_path", "tasks", "--device", "cpu",
+            "--batch_size", given.get("batch", "32"), "--log_samples", "--metadata", json.dumps({"data_dir": data}), *common,
+        ]  # fmt: skip
+        cli_evaluate()
+    seen["wall_s"] = time.perf_counter() - START
+    seen["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print("\n" + json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()

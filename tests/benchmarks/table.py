@@ -1,0 +1,109 @@
+"""`python tests/benchmarks/table.py results/bench.json`: the figures of `make bench` as Markdown, on standard output."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main() -> None:
+    """Print every table whose benchmarks are in the file."""
+    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    found: dict[str, list[dict]] = {}
+    for each in report["benchmarks"]:
+        found.setdefault(each["name"].partition("[")[0], []).append(each)
+    cpu = report["machine_info"]["cpu"]
+    print(f"<!-- made by `make bench` on {cpu.get('brand_raw')}, {cpu.get('count')} cores, {report['datetime'][:10]} -->\n")
+    for name, render in TABLES.items():
+        if name in found:
+            print("\n".join(render(found[name])), "\n")
+
+
+def beside_stock(rows: list[dict]) -> list[str]:
+    """Ours against stock lm-eval."""
+    heads = ["model", "says", "stored as", "batch stock, ours", "docs", "docs/s stock", "ours", "ratio"]
+    heads += ["first answer s stock", "ours", "wall s stock", "ours", "peak GB stock", "ours", "labels equal"]
+    lines = _head(heads)
+    for row in rows:
+        case, info = row["params"], row["extra_info"]
+        stock, ours = info["stock"], info["ours"]
+        lines.append(_line(
+            case["size"], case["variant"], case["dtype"], f"{case['theirs']}, {case['ours'] or 'chosen'}", info["documents"],
+            f"{stock['docs_per_s']:.1f}", f"{ours['docs_per_s']:.1f}", f"{ours['docs_per_s'] / stock['docs_per_s']:.2f}",
+            f"{stock['first_answer_s']:.1f}", f"{ours['first_answer_s']:.1f}", f"{stock['wall_s']:.1f}",
+            f"{ours['wall_s']:.1f}", f"{stock['peak_bytes'] / 1e9:.2f}", f"{ours['peak_bytes'] / 1e9:.2f}",
+            f"{info['labels_equal']} of {info['labels']}",
+        ))  # fmt: skip
+    return lines
+
+
+def share(rows: list[dict]) -> list[str]:
+    """Share of the machine's matrix-product rate."""
+    lines = _head(("model", "docs", "docs/s", "necessary tokens", "GFLOP/s", "machine's", "share"))
+    for row in rows:
+        info = row["extra_info"]
+        lines.append(_line(
+            row["params"]["size"], info["documents"], f"{info['docs_per_s']:.1f}", info["tokens"], f"{info['gflops']:.0f}",
+            f"{info['machine_gflops']:.0f}", f"{info['share']:.0%}",
+        ))  # fmt: skip
+    return lines
+
+
+def growth(rows: list[dict]) -> list[str]:
+    """Time and memory against documents or words."""
+    lines = _head(("documents", "words", "docs/s", "first answer s", "wall s", "peak GB"))
+    for row in rows:
+        info = row["extra_info"]
+        lines.append(_line(
+            info["documents"], info.get("words", 19), f"{info['docs_per_s']:.1f}", f"{info['first_answer_s']:.1f}",
+            f"{info['wall_s']:.1f}", f"{info['peak_bytes'] / 1e9:.2f}",
+        ))  # fmt: skip
+    return lines
+
+
+def tiny(rows: list[dict]) -> list[str]:
+    """Ours and stock on `tiny`."""
+    lines = _head(("side", "docs/s", "first answer s", "wall s", "peak GB"))
+    for row in rows:
+        info = row["extra_info"]
+        lines.append(_line(
+            row["params"]["side"], f"{info['docs_per_s']:.1f}", f"{info['first_answer_s']:.1f}", f"{info['wall_s']:.1f}",
+            f"{info['peak_bytes'] / 1e9:.2f}",
+        ))  # fmt: skip
+    return lines
+
+
+def training(rows: list[dict]) -> list[str]:
+    """Trainers side by side."""
+    lines = _head(("trainer", "steps/s", "samples/s", "peak GB", "first loss"))
+    for row in rows:
+        info = row["extra_info"]
+        if "steps_per_s" in info:
+            loss = info.get("first_loss")
+            lines.append(_line(
+                row["params"]["variant"], f"{info['steps_per_s']:.3f}", f"{info['samples_per_s']:.2f}",
+                f"{info['peak_bytes'] / 1e9:.2f}", f"{loss:.5f}" if loss else "",
+            ))  # fmt: skip
+    return lines
+
+
+TABLES = {
+    "test_answers_beside_stock": beside_stock,
+    "test_tiny_on_872": tiny,
+    "test_share_of_the_machines_matrix_product_rate": share,
+    "test_growth_with_documents": growth,
+    "test_growth_with_prompt_length": growth,
+    "test_train": training,
+}
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(*names), "|" + " --- |" * len(names)]
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+if __name__ == "__main__":
+    main()

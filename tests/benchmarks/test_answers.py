@@ -1,0 +1,153 @@
+"""`hf-answer` beside stock lm-eval: the same prompts, machine and run, and the same labels, checked on the spot.
+
+Every side is a whole process (`answer_once.py`); the figures stand in extra_info. The models are `bench_models.py`'s.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from bench_models import body_parameters, build
+
+from harness_ext.models import ROOT
+
+SCRIPT = Path(__file__).with_name("answer_once.py")
+SST2 = ROOT.parent / "shared" / "data" / "sst2"
+CASES = [  # size, variant, dtype, stock's batch, ours ("" is what it chooses), documents
+    ("28M", "answers", "float32", "1", "1", 100),
+    ("28M", "answers", "float32", "8", "8", 200),
+    ("28M", "answers", "float32", "32", "32", 872),
+    ("28M", "answers", "float32", "32", "", 872),
+    ("28M", "answers", "bfloat16", "1", "", 40),
+    ("28M", "answers", "bfloat16", "8", "", 64),
+    ("28M", "answers", "bfloat16", "32", "", 96),
+    ("28M", "late", "float32", "32", "", 400),
+    ("28M", "never", "float32", "1", "1", 60),
+    ("28M", "never", "float32", "32", "32", 400),
+    ("150M", "answers", "float32", "32", "", 160),
+    ("150M", "answers", "bfloat16", "32", "", 32),
+]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Return a function that builds a model once."""
+    built: dict[tuple, Path] = {}
+
+    def get(size="28M", variant="answers", dtype="float32"):
+        key = (size, variant, dtype)
+        if key not in built:
+            built[key] = build(tmp_path_factory.mktemp("models") / "-".join(key), *key)
+        return built[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def sst2():
+    if not SST2.is_dir():
+        pytest.skip(f"needs SST-2 in {SST2}")
+    return SST2
+
+
+def measure(side: str, model: Path | str, data: Path, out: Path, **settings: object) -> dict:
+    given = [f"{name}={value}" for name, value in settings.items() if value]
+    command = [sys.executable, str(SCRIPT), side, str(model), str(data), str(out), *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def labels(out: Path) -> list[tuple]:
+    (log,) = out.rglob("samples*.jsonl")
+    rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return sorted((row["doc_id"], row["filter"], *row["filtered_resps"]) for row in rows)
+
+
+@pytest.mark.parametrize(("size", "variant", "dtype", "theirs", "ours", "limit"), CASES)
+def test_answers_beside_stock(benchmark, models, sst2, tmp_path, size, variant, dtype, theirs, ours, limit):
+    model = models(size, variant, dtype)
+    sides = {
+        "stock": measure("stock", model, sst2, tmp_path / "stock", batch=theirs, limit=limit),
+        "ours": benchmark.pedantic(
+            measure, ("ours", model, sst2, tmp_path / "ours"), {"batch": ours, "limit": limit}, rounds=1
+        ),
+    }
+    same = sum(a == b for a, b in zip(labels(tmp_path / "ours"), labels(tmp_path / "stock"), strict=True))
+    benchmark.extra_info |= {"documents": limit, "labels_equal": same, "labels": 2 * limit, **sides}
+    if dtype == "float32":  # of bfloat16 stock rounds, and ours computes in float32 here
+        assert same == 2 * limit
+
+
+def gigaflops() -> float:
+    """The machine's float32 matrix-product rate: the best of several products of 1024 x 1024."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = float("inf")
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best / 1e9
+
+
+@pytest.mark.parametrize("size", ["28M", "150M", "0.5B"])
+def test_share_of_the_machines_matrix_product_rate(benchmark, models, sst2, tmp_path, size):
+    """Necessary work: every token of a prompt once, the common beginning once in all, and what is written but the last."""
+    model, limit = models(size), {"28M": 872, "150M": 320, "0.5B": 96}[size]
+    before = gigaflops()
+    seen = benchmark.pedantic(measure, ("ours", model, sst2, tmp_path), {"limit": limit}, rounds=1)
+    rate = max(before, gigaflops())
+    (path,) = tmp_path.rglob("run.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    prefix = record["engine"]["prefix_tokens"]
+    tokens = prefix + record["tokens"]["in"] - limit * prefix + record["tokens"]["out"] - limit
+    flops = 2 * body_parameters(model) * tokens
+    benchmark.extra_info |= {
+        "documents": limit, "docs_per_s": seen["docs_per_s"], "tokens": tokens, "machine_gflops": rate,
+        "gflops": flops / seen["answer_s"] / 1e9, "share": flops / seen["answer_s"] / 1e9 / rate,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory):
+    """Return a function that writes `count` sentences of `words` words, each other, as GLUE's files."""
+
+    def write(count, words=19):
+        folder = tmp_path_factory.mktemp("data")
+        vocabulary = ["a", "the", "film", "plot", "is", "was", "good", "bad", "warm", "dull", "long", "and", "but", "never"]
+        rng = random.Random(0)
+        lines = [
+            f"{' '.join(rng.choices(vocabulary, k=max(1, words + rng.randint(-words // 2, words // 2))))} {row} \t{row % 2}"
+            for row in range(count)
+        ]
+        for name in ("train.tsv", "dev.tsv"):
+            (folder / name).write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("documents", [872, 10_000, 100_000])
+def test_growth_with_documents(benchmark, sentences, tmp_path, documents):
+    """`tiny`, so that what does not depend on the model shows."""
+    data = sentences(documents)
+    seen = benchmark.pedantic(measure, ("ours", ROOT / "models" / "tiny", data, tmp_path), rounds=1)
+    benchmark.extra_info |= {"documents": documents, **seen}
+
+
+@pytest.mark.parametrize("words", [10, 40, 160])
+def test_growth_with_prompt_length(benchmark, models, sentences, tmp_path, words):
+    seen = benchmark.pedantic(measure, ("ours", models(), sentences(128, words), tmp_path), rounds=1)
+    benchmark.extra_info |= {"documents": 128, "words": words, **seen}
+
+
+@pytest.mark.parametrize("side", ["stock", "ours"])
+def test_tiny_on_872(benchmark, sst2, tmp_path, side):
+    """Start to first answer, and the whole, where the model costs next to nothing."""
+    model = ROOT / "models" / "tiny"
+    benchmark.extra_info |= benchmark.pedantic(measure, (side, model, sst2, tmp_path), rounds=1)

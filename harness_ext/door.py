@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from harness_ext.errors import UserError
+from harness_ext.procs import RANK
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +33,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     Returns:
         The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
     """
-    if not sys.stderr.isatty():
+    if RANK or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
@@ -42,7 +43,8 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
-        print("Error:", " ".join(str(error).split()), file=sys.stderr)
+        if RANK == 0:
+            print("Error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -50,7 +52,8 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
         print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        if RANK == 0:
+            print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0
 

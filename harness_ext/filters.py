@@ -1,5 +1,6 @@
 """The answer-extraction filter of the tasks: `labels.read` as an lm-eval filter."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -53,4 +54,8 @@ def settled_test(task: Any) -> Callable[[str], bool] | None:
     if not chains or any(len(chain) != 1 or not isinstance(chain[0], LabelFilter) for chain in chains):
         return None
     filters = [chain[0] for chain in chains]
-    return lambda text: all(each.is_settled(text) for each in filters)
+    return functools.partial(_all_settled, filters)
+
+
+def _all_settled(filters: list[LabelFilter], text: str) -> bool:
+    return all(each.is_settled(text) for each in filters)

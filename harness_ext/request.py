@@ -9,6 +9,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from harness_ext.errors import UserError
 from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
+from harness_ext.procs import read_size
 
 DEFAULT_BACKEND = "hf-answer"
 CLASSIFIER_BACKEND = "hf-classifier"
@@ -20,6 +21,7 @@ CHECKPOINT_BACKENDS = (
 BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
 OWN_FLAGS = (
     "pretrained", "adapter", "data_dir", "dtype", "engine", "think_budget", "force", "allow_pickle", "train_samples",
+    "procs",
 )  # fmt: skip
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 
@@ -73,6 +75,7 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
     group.add_argument("--think_budget", metavar="<n>", help="Tokens that a thinking model may write (default: the task's)")
     group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
+    group.add_argument("--procs", metavar="<n>", help="Processes that share the documents, each on its own GPU (default: 1)")
     group.add_argument("--force", action="store_true", help="Run again what is already done")
     group.add_argument("--allow_pickle", action="store_true", help="Load weights that are no safetensors: they can run code")
 
@@ -110,6 +113,9 @@ def read_request(args: argparse.Namespace) -> Request:
         )
     if own["think_budget"] is not None:
         own["think_budget"] = _whole_number("THINK_BUDGET", own["think_budget"])
+    own["procs"] = read_size(own["procs"])
+    if own["procs"] > 1 and config.model not in CHECKPOINT_BACKENDS:
+        raise UserError(f"PROCS is for models that are loaded here; BACKEND={config.model} runs in one: leave it out.")
     base, adapter = _find_checkpoints(config, own)
     if "model" not in given and base and is_classifier(adapter or base):
         config.model = CLASSIFIER_BACKEND

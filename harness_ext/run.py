@@ -8,15 +8,16 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, records, results, sampling
+from harness_ext import evidence, leaderboard, procs, records, results, sampling
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import load_tokenizer, quieten_libraries
-from harness_ext.meter import Meter, peak_memory_bytes
+from harness_ext.meter import Meter
 from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request, read_request
 
 HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
@@ -29,6 +30,9 @@ def execute(args: argparse.Namespace) -> None:
         UserError: Something the user gave is wrong.
     """
     _quieten(args.verbosity)
+    if procs.RANK:
+        procs.help_out(_create_model, _adjust)
+        return
     request = read_request(args)
     from harness_ext.tasks import build_tasks  # after the checks that need no datasets library
 
@@ -37,8 +41,9 @@ def execute(args: argparse.Namespace) -> None:
     tasks = build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
     # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
     tasks.sort(key=lambda task: task.OUTPUT_TYPE == "multiple_choice")
-    session = Session(request, tasks)
-    manifests = [session.run(task) for task in tasks]
+    with procs.together(request.own["procs"]) as team:
+        session = Session(request, tasks, team)
+        manifests = [session.run(task) for task in tasks]
     rows = leaderboard.rows(manifests, leaderboard.read_reported())
     if rows:
         leaderboard.show(rows)
@@ -47,9 +52,10 @@ def execute(args: argparse.Namespace) -> None:
 class Session:
     """One model, loaded when the first run needs it, and the runs it does."""
 
-    def __init__(self, request: Request, tasks: list[Any]) -> None:
+    def __init__(self, request: Request, tasks: list[Any], team: procs.Team) -> None:
         """Prepare to run tasks; nothing is loaded yet."""
         self.request, self._tasks = request, tasks
+        self.team = team
         self.meter = Meter()
         self._lm: Any = None
         self._tokenizer: Any = None
@@ -71,6 +77,8 @@ class Session:
         self._start = time.perf_counter()
         _apply_overrides(task, config, request.own["think_budget"])
         choices = self._choose(task)
+        if choices:
+            self.team.check_device(choices.device)
         parts = self._key_parts(task, choices)
         key = records.run_key(parts)
         out = Path(config.output_path)
@@ -83,6 +91,7 @@ class Session:
                 return _read(target)
             if choices:
                 print(choices.line(), file=sys.stderr, flush=True)
+            self.team.call()
             started = datetime.now(UTC)
             samples, finished, metrics = self._evaluate(task, choices, work, key)
             manifest = self._manifest(task, choices, samples, metrics)
@@ -187,6 +196,11 @@ class Session:
             for file in work.glob("answers*"):
                 file.unlink()
         lm = self._load(task, choices)
+        wishes = self._wishes(task, choices) if choices else None
+        if wishes:
+            _adjust(lm, *wishes)
+        # lm-eval's cache is not keyed by model: another model would get this one's answers.
+        cache = f"{config.use_cache}-{key[:8]}" if config.use_cache else str(work / "answers")
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
         handed_on = " ".join(f"{name}={request.if_given(name)}" for name in HANDED_ON if name in request.given)
         with one_line_errors(running=f"lm-eval does not run with {handed_on}: " if handed_on else None):
@@ -197,8 +211,7 @@ class Session:
                 num_fewshot=config.num_fewshot,
                 batch_size=choices.batch_size if choices else config.batch_size,
                 device=choices.device if choices else config.device,
-                # lm-eval's cache is not keyed by model: another model would get this one's answers.
-                use_cache=f"{config.use_cache}-{key[:8]}" if config.use_cache else str(work / "answers"),
+                use_cache=self.team.begin(wishes, cache),
                 cache_requests=config.cache_requests.get("cache_requests", False),
                 rewrite_requests_cache=config.cache_requests.get("rewrite_requests_cache", False),
                 delete_requests_cache=config.cache_requests.get("delete_requests_cache", False),
@@ -227,23 +240,23 @@ class Session:
         return samples, finished, results.by_filter(summary["results"][task.task_name])
 
     def _load(self, task: Any, choices: Choices | None) -> Any:
-        """Load the model once; a later task of another kind only switches its chat template's arguments."""
+        """Load the model once, for all tasks."""
         if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
             with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
-                self._lm = _create_model(self.request, choices, self._train_rows(task))
+                self.team.load(self.request, choices)
+                self._lm = self.team.share(_create_model(self.request, choices, self._train_rows(task)))
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
-        elif choices:
-            self._lm.chat_template_args = choices.template_args
-            self._lm.batch_size_per_gpu = choices.batch_size
-        if isinstance(choices, Choices) and hasattr(self._lm, "prepare"):
-            from harness_ext.filters import settled_test
-
-            self._lm.prepare(settled_test(task), self._choices_to_come(task, choices))
         self.meter.reset()
         return self._lm
+
+    def _wishes(self, task: Any, choices: Choices) -> tuple[Any, ...]:
+        """Return what a loaded model needs to know about a task: the further arguments of `_adjust`."""
+        from harness_ext.filters import settled_test
+
+        return choices, settled_test(task), self._choices_to_come(task, choices)
 
     def _choices_to_come(self, task: Any, choices: Choices) -> list[str]:
         """Return the continuations that a later forced choice will ask for after this task's prompts."""
@@ -284,7 +297,7 @@ class Session:
         }
 
     def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
-        request, meter = self.request, self.meter
+        request, (meter, memory) = self.request, self.team.total(self.meter)
         adapter = request.adapter
         n = len({sample["doc_id"] for sample in samples})
         answers = n * len(samples[0]["arguments"])
@@ -312,7 +325,8 @@ class Session:
                 "total": time.perf_counter() - self._start,
             },
             "tokens": {"in": meter.tokens_in, "out": meter.tokens_out},
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": memory,
+            "procs": self.team.size,
             "choices": vars(choices) if choices else None,
             "hardware": evidence.hardware(choices.device if choices else None),
             "commit": evidence.commit(),
@@ -327,7 +341,7 @@ def _read(target: Path) -> dict[str, Any]:
         raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
 
 
-def _create_model(request: Request, choices: Choices | None, train_rows: list[dict[str, Any]]) -> Any:
+def _create_model(request: Request, choices: Choices | None, train_rows: Sequence[dict[str, Any]] = ()) -> Any:
     """Build lm-eval's LM for the request; a baseline is fitted on `train_rows`."""
     quieten_libraries()
     import lm_eval.models  # noqa: F401  registers lm-eval's own
@@ -355,6 +369,21 @@ def _create_model(request: Request, choices: Choices | None, train_rows: list[di
                 args["quantise"] = quantise  # an adapter answers rightly only on the base it was trained on
         more |= {"batch_size": choices.batch_size, "device": choices.device}
     return get_model(config.model).create_from_arg_obj(args, more)
+
+
+def _adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:
+    """Run a loaded model as the next task wants it.
+
+    Args:
+        lm: The model.
+        choices: For the task.
+        settled: Tells when enough of a response is written.
+        continuations: What a later forced choice will ask for after the same prompts.
+    """
+    lm.chat_template_args = choices.template_args
+    lm.batch_size_per_gpu = choices.batch_size
+    if hasattr(lm, "prepare"):
+        lm.prepare(settled, continuations)
 
 
 def _apply_overrides(task: Any, config: Any, think_budget: int | None) -> None:

@@ -1,11 +1,13 @@
 """What stands beside a run's numbers so that they can be trusted: label counts, versions, machine, code."""
 
+import functools
 import platform
 import re
 import shlex
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,17 @@ def hardware(device: str | None) -> str:
 
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {_threads()} threads" if device == "cpu" else device or "elsewhere"
+
+
+@functools.cache
+def describe_machine_meanwhile() -> None:
+    """Let lm-eval find the description of the machine that it writes with every result already made.
+
+    It runs `pip list` and ten other programs for it after each task; here they run once, while the model loads.
+    """
+    from torch.utils import collect_env
+
+    collect_env.get_pretty_env_info = ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info).result
 
 
 def commit() -> str | None:

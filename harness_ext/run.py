@@ -92,6 +92,7 @@ class Session:
             if choices:
                 print(choices.line(), file=sys.stderr, flush=True)
             self.team.call()
+            evidence.describe_machine_meanwhile()
             started = datetime.now(UTC)
             samples, finished, metrics = self._evaluate(task, choices, work, key)
             manifest = self._manifest(task, choices, samples, metrics)

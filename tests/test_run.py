@@ -1,7 +1,6 @@
 """Runs end to end on small models: the numbers against stock lm-eval and hand counts, the records, resuming."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -203,12 +202,16 @@ def slow_run(answering, tmp_path):
     return ("--pretrained", answering, "--data_dir", tsv_folder(tmp_path / "data", rows), "--batch_size", 1)
 
 
-def test_run_killed_and_started_again_ends_as_if_never_interrupted(slow_run, door, tmp_path):
-    for count in (1, 40, 150):
+def test_run_interrupted_and_started_again_ends_as_if_never_interrupted(slow_run, door, tmp_path):
+    for count, by in ((1, signal.SIGKILL), (40, signal.SIGINT), (150, signal.SIGKILL)):
         process = start(*slow_run, "-o", tmp_path / "killed")
         wait_for_answers(process, tmp_path / "killed", count)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(by)
+        _, said = process.communicate(timeout=60)
+        if by == signal.SIGINT:  # from the keyboard
+            assert process.returncode == 1
+            assert "The same command continues" in said
+            assert "Traceback" not in said
     assert not list(tmp_path.glob("killed/runs/*"))
     assert door("run", *slow_run, "-o", tmp_path / "killed").code == 0
     assert door("run", *slow_run, "-o", tmp_path / "whole").code == 0
@@ -219,16 +222,6 @@ def test_run_killed_and_started_again_ends_as_if_never_interrupted(slow_run, doo
     }
     assert killed["answers_resumed"] >= 150
     assert whole["answers_resumed"] == 0
-
-
-def test_run_interrupted_from_the_keyboard_says_how_to_go_on(slow_run, tmp_path):
-    process = start(*slow_run, "-o", tmp_path / "out")
-    wait_for_answers(process, tmp_path / "out", 5)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "The same command continues" in said
-    assert "Traceback" not in said
 
 
 def test_run_counts_of_kinds_add_up(door, random_model, eight_rows, tmp_path):

@@ -3,13 +3,14 @@
 import argparse
 import difflib
 from dataclasses import dataclass
-from typing import Any
-
-from lm_eval.config.evaluate_config import EvaluatorConfig
+from typing import TYPE_CHECKING, Any
 
 from harness_ext.errors import UserError
 from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
 from harness_ext.procs import read_size
+
+if TYPE_CHECKING:
+    from lm_eval.config.evaluate_config import EvaluatorConfig
 
 DEFAULT_BACKEND = "hf-answer"
 CLASSIFIER_BACKEND = "hf-classifier"
@@ -38,7 +39,7 @@ class Request:
         adapter: The adapter on top of it.
     """
 
-    config: EvaluatorConfig
+    config: "EvaluatorConfig"
     given: frozenset[str]
     own: dict[str, Any]
     base: Checkpoint | None
@@ -86,6 +87,8 @@ def read_request(args: argparse.Namespace) -> Request:
     Raises:
         UserError: A value is wrong, or the model cannot be had.
     """
+    from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
+
     own = {name: vars(args).pop(name) for name in OWN_FLAGS}
     given = {name for name, value in vars(args).items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
@@ -147,7 +150,7 @@ def _engine(name: str, backend: str) -> str:
     return name
 
 
-def _check_values(config: EvaluatorConfig) -> None:
+def _check_values(config: "EvaluatorConfig") -> None:
     if not isinstance(config.tasks, list) or not all(isinstance(name, str) for name in config.tasks):
         raise UserError(f"tasks: {config.tasks!r} is no list of task names.")
     limit = config.limit
@@ -162,7 +165,7 @@ def _check_values(config: EvaluatorConfig) -> None:
             raise UserError(f"--{flag} is not for recorded runs. Use `lm-eval run --include_path tasks` for it.")
 
 
-def _find_checkpoints(config: EvaluatorConfig, own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:
+def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:
     """Find model and adapter, writing into lm-eval's ``model_args`` what our own flags say."""
     args = config.model_args
     if own["pretrained"] is not None:

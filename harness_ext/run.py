@@ -373,14 +373,7 @@ def _create_model(request: Request, choices: Choices | None, train_rows: Sequenc
 
 
 def _adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:
-    """Run a loaded model as the next task wants it.
-
-    Args:
-        lm: The model.
-        choices: For the task.
-        settled: Tells when enough of a response is written.
-        continuations: What a later forced choice will ask for after the same prompts.
-    """
+    """Run a loaded model as the next task wants it; see `Session._wishes`."""
     lm.chat_template_args = choices.template_args
     lm.batch_size_per_gpu = choices.batch_size
     if hasattr(lm, "prepare"):

@@ -375,7 +375,8 @@ def _create_model(request: Request, choices: Choices | None, train_rows: Sequenc
 def _adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:
     """Run a loaded model as the next task wants it; see `Session._wishes`."""
     lm.chat_template_args = choices.template_args
-    lm.batch_size_per_gpu = choices.batch_size
+    if str(choices.batch_size).isdecimal():  # `auto` is the same for all tasks, and each model's own affair
+        lm.batch_size_per_gpu = int(choices.batch_size)
     if hasattr(lm, "prepare"):
         lm.prepare(settled, continuations)
 

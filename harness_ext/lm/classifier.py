@@ -115,8 +115,8 @@ class ClassifierLM(SentenceLM):
 
             def run(batch: list[str]) -> None:
                 padded = self.tokenizer.pad({"input_ids": [encoded[sentence] for sentence in batch]}, return_tensors="pt")
-                padded = {name: padded[name].to(self._device) for name in ("input_ids", "attention_mask")}
-                logits = self.model(**padded).logits.float()
+                inputs = {name: padded[name].to(self._device) for name in ("input_ids", "attention_mask")}
+                logits = self.model(**inputs).logits.float()
                 if torch.isnan(logits).any():
                     raise UserError("The model's logits are NaN, so its answers would mean nothing. Try DTYPE=float32.")
                 scores = logits[:, self._classes].log_softmax(-1).tolist()

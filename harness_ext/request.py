@@ -51,9 +51,9 @@ class Request:
         """How the model is called in tables and folder names."""
         args = self.config.model_args
         name = self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
-        return (
-            Path(name).name if self.is_served and name.startswith(("/", "~")) else name
-        )  # a path tells whose machine it is
+        if self.is_served and name.startswith(("/", "~")):
+            return Path(name).name  # the rest tells whose machine it is
+        return name
 
     @property
     def is_classifier(self) -> bool:

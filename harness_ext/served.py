@@ -69,24 +69,18 @@ def settle(config: Any, own: dict[str, Any], given: set[str] | frozenset[str]) -
     args["pretrained"] = args.pop("model", None) or args.get("pretrained")
     if not args["pretrained"]:
         raise UserError(f"BACKEND={backend} needs MODEL=, the name under which the server knows the model.")
-    for flag, value in {
-        "ADAPTER": own["adapter"] or args.get("peft"),
-        "DTYPE": own["dtype"],
-        "DEVICE": "device" in given,
-    }.items():
-        if value:
-            raise UserError(
-                f"{flag} is for a model that is loaded here; the server of BACKEND={backend} decides on its own."
-            )
+    local = {"ADAPTER": own["adapter"] or args.get("peft"), "DTYPE": own["dtype"], "DEVICE": "device" in given}
+    for flag in (flag for flag, value in local.items() if value):
+        raise UserError(f"{flag} is for a model that is loaded here; the server of BACKEND={backend} decides on its own.")
     is_chat = backend == CHAT
     if "apply_chat_template" in given and (str(config.apply_chat_template).lower() == "true") != is_chat:
         other = COMPLETIONS if is_chat else CHAT
         does = "applies" if is_chat else "does not apply"
         raise UserError(f"The server {does} the chat template with BACKEND={backend}. Use BACKEND={other}.")
     config.apply_chat_template = is_chat
-    args["num_concurrent"] = (
-        _whole(config.batch_size, "BATCH") if "batch_size" in given else args.get("num_concurrent", IN_FLIGHT)
-    )
+    args.setdefault("num_concurrent", IN_FLIGHT)
+    if "batch_size" in given:
+        args["num_concurrent"] = _whole(config.batch_size, "BATCH")
     for name in NOT_IN_KEY:
         if name in args:
             args[name] = _whole(args[name], name)

@@ -26,7 +26,7 @@ def check(backend: str, base: Checkpoint, adapter: Checkpoint | None) -> None:
     if backend != VLLM:
         return
     if find_spec("vllm") is None:
-        raise UserError("BACKEND=vllm needs the package vllm: `make setup EXTRAS=vllm` (a GPU with CUDA).")
+        raise UserError("BACKEND=vllm needs the package vllm: `.venv/bin/pip install -e '.[vllm]'` (a GPU with CUDA).")
     if is_classifier(adapter or base):
         raise UserError(f"Model {base.name!r} answers with a class, not with text. Leave BACKEND= out.")
     if adapter:

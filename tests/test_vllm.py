@@ -154,7 +154,7 @@ def test_missing_package_is_named_with_its_extra(door, answering, eight_rows, el
     monkeypatch.setattr(vllm_backend, "find_spec", lambda name: None)
     error = door("run", "--model=vllm", f"--pretrained={answering}", f"--data_dir={eight_rows}").error
     assert "BACKEND=vllm needs the package vllm" in error
-    assert "EXTRAS=vllm" in error
+    assert ".[vllm]" in error
 
 
 OPENS = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")

@@ -44,9 +44,9 @@ def count_labels(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: {**count, "not_following": dict(count["not_following"])} for name, count in counts.items()}
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions of the packages that can change a run's numbers, this project's first."""
-    return {"harness": __version__} | {name: _version(name) for name in PACKAGES}
+def versions(*more: str) -> dict[str, str | None]:
+    """Return the versions of the packages that can change a run's numbers, this project's first, `more` last."""
+    return {"harness": __version__} | {name: _version(name) for name in (*PACKAGES, *more)}
 
 
 def hardware(device: str | None) -> str:

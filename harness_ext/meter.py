@@ -46,6 +46,7 @@ class Meter:
         self._wrap(lm, "tok_encode", "tokenise_s", None)
         self._wrap(lm, "tok_batch_encode", "tokenise_s", self._count_batch)
         self._wrap(lm, "encode_rows", "tokenise_s", self._count_rows)
+        self._wrap(lm, "parse_generations", None, self._count_usage)  # of a server, which counts its tokens itself
         self._wrap(lm, "_loglikelihood_tokens", None, self._count_scored)
         self._wrap(lm, "write_rows", None, self._count_row_tokens)
         self._wrap(lm, "_model_generate", None, lambda args, kwargs, output: self._count_written(lm, kwargs, output))
@@ -81,7 +82,17 @@ class Meter:
     def _count_scored(self, args: tuple, kwargs: dict, output: Any) -> None:
         self.tokens_in += sum(len(context) + len(answer) for _, context, answer in args[0])
 
+    def _count_usage(self, args: tuple, kwargs: dict, output: Any) -> None:
+        usage = kwargs["outputs"].get("usage") or {}
+        self.tokens_in += usage.get("prompt_tokens") or 0
+        self.tokens_out += usage.get("completion_tokens") or 0
+
     def _count_written(self, lm: Any, kwargs: dict, output: Any) -> None:
+        if isinstance(output, list):  # vLLM's, which also scores this way; that is counted already
+            if kwargs.get("generate"):
+                self.tokens_in += sum(map(len, kwargs["requests"]))
+                self.tokens_out += sum(len(answer.outputs[0].token_ids) for answer in output)
+            return
         written = output[:, kwargs["context"].shape[1] :]
         self.tokens_out += int((written != lm.tokenizer.pad_token_id).sum())
 

@@ -1,10 +1,14 @@
 """Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import has_bos_prefix
+
+from harness_ext.errors import UserError
 
 
 def render_prompt(
@@ -38,7 +42,10 @@ def render_prompt(
 
 
 def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
-    """Return what renders messages with a tokenizer's chat template, as ``HFLM.apply_chat_template`` does.
+    """Return what renders messages with a tokenizer's chat template.
+
+    It does what ``HFLM.apply_chat_template`` does, except where the template refuses a system message, as Gemma's does:
+    HFLM drops it, and here it goes to the head of the first user's turn.
 
     Args:
         tokenizer: A tokenizer with a chat template.
@@ -46,15 +53,33 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
     """
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **template_args,
-        )
+        try:
+            return tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **template_args,
+            )
+        except TemplateError:
+            if messages[0]["role"] != "system":
+                raise
+            return render(fold_system(messages), add_generation_prompt)
 
     return render
+
+
+def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Move the text of a leading system message to the head of the user's turn behind it, an empty line between."""
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *rest]
+    return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
+def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """Stand in for the chat template of a server, which gets the messages themselves."""
+    return json.dumps([messages, add_generation_prompt], ensure_ascii=False)
 
 
 def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
@@ -70,11 +95,34 @@ def encode_prompts(tokenizer: Any, prompts: list[str], add_bos: bool | None = No
         tokenizer: The model's.
         prompts: At least one.
         add_bos: HFLM's ``add_bos_token``; None leaves it to the tokenizer.
+
+    Raises:
+        UserError: The first or the last begins with two BOS tokens.
     """
     special = {} if add_bos is None else {"add_special_tokens": add_bos}
     if has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None)):
         special = {"add_special_tokens": False}
-    return tokenizer(prompts, **special)["input_ids"]
+    rows = tokenizer(prompts, **special)["input_ids"]
+    check_bos(tokenizer, [rows[0], rows[-1]])
+    return rows
+
+
+def check_bos(tokenizer: Any, rows: list[list[int]]) -> None:
+    """Check that no prompt begins with two BOS tokens, which no model has seen in training.
+
+    Args:
+        tokenizer: What the rows were made with.
+        rows: Token ids of prompts, without padding.
+
+    Raises:
+        UserError: One does.
+    """
+    bos = tokenizer.bos_token_id
+    if bos is not None and any(row[:2] == [bos, bos] for row in rows):
+        raise UserError(
+            f"A prompt begins with two BOS tokens ({tokenizer.bos_token}): the chat template writes one, and it or the "
+            "tokenizer (add_bos_token) another. Leave add_bos_token out, or mend the template of the model's folder."
+        )
 
 
 def encode_completions(tokenizer: Any, prompts: list[str], completions: list[str]) -> list[list[int]]:

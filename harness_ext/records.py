@@ -23,7 +23,7 @@ SCHEMA = 1  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
 
 
-def run_key(parts: dict[str, Any]) -> str:
+def run_key(parts: Any) -> str:
     """Hash all that can change a run's numbers: SHA-256 over canonical JSON, 64 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 

@@ -3,8 +3,10 @@
 import argparse
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext import served, vllm_backend
 from harness_ext.errors import UserError
 from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
 from harness_ext.procs import read_size
@@ -18,11 +20,12 @@ CHECKPOINT_BACKENDS = (
     DEFAULT_BACKEND,
     CLASSIFIER_BACKEND,
     "hf",
+    vllm_backend.VLLM,
 )  # they load a checkpoint, which we find, check and choose for
 BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
 OWN_FLAGS = (
-    "pretrained", "adapter", "data_dir", "dtype", "engine", "think_budget", "force", "allow_pickle", "train_samples",
-    "procs",
+    "pretrained", "adapter", "base_url", "data_dir", "dtype", "engine", "think_budget", "procs", "force", "allow_pickle",
+    "train_samples",
 )  # fmt: skip
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 
@@ -49,12 +52,20 @@ class Request:
     def model(self) -> str:
         """How the model is called in tables and folder names."""
         args = self.config.model_args
-        return self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
+        name = self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
+        if self.is_served and name.startswith(("/", "~")):
+            return Path(name).name  # the rest tells whose machine it is
+        return name
 
     @property
     def is_classifier(self) -> bool:
         """Whether the sentence is classified, rather than a prompt continued."""
         return self.config.model == CLASSIFIER_BACKEND
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server of the OpenAI protocol answers."""
+        return self.config.model in served.ENDPOINTS
 
     @property
     def is_baseline(self) -> bool:
@@ -71,6 +82,7 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("this project's own (what is left out is chosen and printed)")
     group.add_argument("--pretrained", metavar="<model>", help="Hub id, folder or shipped name (default: tiny)")
     group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
+    group.add_argument("--base_url", metavar="<url>", help="A server's address, for --model local-chat-completions")
     group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
     group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
     group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
@@ -120,6 +132,13 @@ def read_request(args: argparse.Namespace) -> Request:
     if own["procs"] > 1 and config.model not in CHECKPOINT_BACKENDS:
         raise UserError(f"PROCS is for models that are loaded here; BACKEND={config.model} runs in one: leave it out.")
     base, adapter = _find_checkpoints(config, own)
+    if base:
+        vllm_backend.check(config.model, base, adapter)
+    if config.model in served.ENDPOINTS:
+        served.settle(config, own, given)
+    elif own["base_url"] is not None:
+        asks = " or ".join(served.ENDPOINTS)
+        raise UserError(f"BASE_URL is for BACKEND={asks}; {config.model} asks no server. Leave it out, or set BACKEND=.")
     if "model" not in given and base and is_classifier(adapter or base):
         config.model = CLASSIFIER_BACKEND
     if own["engine"] is not None:

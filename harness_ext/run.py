@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, procs, records, results, sampling
+from harness_ext import evidence, leaderboard, procs, records, results, sampling, served, vllm_backend
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import load_tokenizer, quieten_libraries
@@ -39,6 +39,8 @@ def execute(args: argparse.Namespace) -> None:
     own_data = {"data_dir": request.own["data_dir"]} if request.own["data_dir"] else {}
     config = request.config
     tasks = build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
+    for task in tasks:
+        served.check_task(config.model, task.task_name, task.OUTPUT_TYPE)
     # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
     tasks.sort(key=lambda task: task.OUTPUT_TYPE == "multiple_choice")
     with procs.together(request.own["procs"]) as team:
@@ -89,8 +91,8 @@ class Session:
                 records.drop(work)
                 print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
                 return _read(target)
-            if choices:
-                print(choices.line(), file=sys.stderr, flush=True)
+            if choices or request.is_served:
+                print(choices.line() if choices else served.line(config), file=sys.stderr, flush=True)
             self.team.call()
             evidence.describe_machine_meanwhile()
             started = datetime.now(UTC)
@@ -121,7 +123,7 @@ class Session:
         if template is None and request.adapter:
             template = request.adapter.manifest.get("chat_template")  # as it was trained
         dtype = request.own["dtype"] or args.get("dtype")
-        batch_size = request.if_given("batch_size")
+        batch_size = request.if_given("batch_size") or ("auto" if request.config.model == vllm_backend.VLLM else None)
         thinking = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
         return choose(
             self._tokenizer,
@@ -141,6 +143,8 @@ class Session:
 
         request, config = self.request, self.request.config
         chosen = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"} if choices else set()
+        chosen |= {"pretrained", *served.NOT_IN_KEY} if request.is_served else set()
+        named = records.run_key(config.model_args["pretrained"]) if request.is_served else None
         shots = task.config.num_fewshot
         return {
             "task": task.task_name,
@@ -152,7 +156,7 @@ class Session:
             "fewshot_data": fingerprint(task.fewshot_docs()) if shots else None,
             "backend": config.model,
             "model": request.model,
-            "weights": request.base.version if request.base else None,
+            "weights": request.base.version if request.base else named,  # a server tells no more than the name
             "adapter": request.adapter.version if request.adapter else None,
             "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
             "device": choices.device.split(":")[0] if choices else None,
@@ -164,14 +168,16 @@ class Session:
             "samples": config.samples,
             "seeds": config.seed,
             "train_rows": subset.hash if (subset := self._subset(task)) else None,
-            "versions": evidence.versions(),
+            "versions": evidence.versions(*([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else [])),
         }
 
     def _first_prompt(self, task: Any, choices: Choices | None) -> str:
-        from harness_ext.prompts import chat_renderer, render_prompt
+        from harness_ext.prompts import chat_renderer, render_prompt, show_messages
 
         config = self.request.config
         template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
+        if self.request.is_served and config.apply_chat_template:
+            template = show_messages
         task.set_fewshot_seed(config.seed[3])
         shots = task.config.num_fewshot
         if shots and shots > (examples := len(task.fewshot_docs())):
@@ -242,14 +248,25 @@ class Session:
 
     def _load(self, task: Any, choices: Choices | None) -> Any:
         """Load the model once, for all tasks."""
+        config = self.request.config
+        tokens = 0
+        if config.model == vllm_backend.VLLM and choices:
+            multiturn = _multiturn(config, choices)
+            tokens = vllm_backend.needed_tokens(task, self._tokenizer, choices, config.system_instruction, multiturn)
         if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
             with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
                 self.team.load(self.request, choices)
-                self._lm = self.team.share(_create_model(self.request, choices, self._train_rows(task)))
+                self._lm = self.team.share(_create_model(self.request, choices, self._train_rows(task), tokens))
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
+        if tokens and choices:
+            from harness_ext.prompts import chat_renderer
+
+            vllm_backend.check_room(self._lm, tokens)
+            # lm-eval's own loses the thinking switch when it is off (0.4.13), and drops a system message that is refused.
+            self._lm.apply_chat_template = chat_renderer(self._tokenizer, choices.template_args)
         self.meter.reset()
         return self._lm
 
@@ -342,8 +359,10 @@ def _read(target: Path) -> dict[str, Any]:
         raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
 
 
-def _create_model(request: Request, choices: Choices | None, train_rows: Sequence[dict[str, Any]] = ()) -> Any:
-    """Build lm-eval's LM for the request; a baseline is fitted on `train_rows`."""
+def _create_model(
+    request: Request, choices: Choices | None, train_rows: Sequence[dict[str, Any]] = (), tokens: int = 0
+) -> Any:
+    """Build lm-eval's LM for the request; a baseline is fitted on `train_rows`, vLLM is started for `tokens`."""
     quieten_libraries()
     import lm_eval.models  # noqa: F401  registers lm-eval's own
     from lm_eval.api.registry import get_model
@@ -352,9 +371,17 @@ def _create_model(request: Request, choices: Choices | None, train_rows: Sequenc
 
     config = request.config
     args = dict(config.model_args)
+    if request.is_served:
+        from harness_ext.lm.served import MODELS
+
+        return MODELS[config.model](**args)
     if request.is_baseline:
         args["rows"] = train_rows
     more = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": config.device}
+    if request.base and choices and config.model == vllm_backend.VLLM:
+        ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
+        theirs = {name: value for name, value in args.items() if name not in ours}
+        return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
     if request.base and choices:
         args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
         args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}

@@ -334,6 +334,10 @@ PROMPT: Cases = {
     ),
     "thinking_of_a_model_that_cannot": (run(tasks="sst2_01_think"), ("think", "thinking tag", "TASK=sst2_01")),
     "chat_template_raises": (build(chat_template=TEMPLATE_THAT_REFUSES), ("sst2_01", "built", "roles must alternate")),
+    "chat_template_of_two_bos": (
+        build(chat_template="{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}", bos=True),
+        ("two BOS tokens (<s>)", "chat template", "add_bos_token"),
+    ),
     "chat_template_no_jinja": (build(chat_template="{% for %}"), ("sst2_01", "built", "template")),
     "chat_template_absent": (run("--apply_chat_template"), ("the tokenizer has none", "--apply_chat_template")),
     "chat_template_of_another_name": (

@@ -3,6 +3,7 @@
 * weights or adapter weights that the checkpoint lacks are an error, where transformers fills them with
   random numbers and peft warns;
 * a prompt longer than the context is an error, where HFLM cuts off its beginning: the instruction;
+* a system message that the chat template refuses goes to the user's turn, where HFLM drops it;
 * NaN logits are an error, where an argmax over them answers token 0;
 * a thinking block that the prompt opened is repeated at the head of the response, and thinking tags
   survive decoding, so that `labels` sees every block whole.
@@ -22,6 +23,7 @@ from transformers import LogitsProcessor
 from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS, ends_open
 from harness_ext.loading import WholeModel, quantisation
+from harness_ext.prompts import chat_renderer
 
 
 class CheckedLM(HFLM):
@@ -48,6 +50,10 @@ class CheckedLM(HFLM):
                 super()._create_model(*args, **kwargs)
         finally:
             self.AUTO_MODEL_CLASS = auto_class
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render messages; a system message that the template refuses goes to the first user's turn."""
+        return chat_renderer(self.tokenizer, self.chat_template_args)(chat_history, add_generation_prompt)
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Decode as HFLM does, but keep thinking tags that are special tokens."""
@@ -107,6 +113,8 @@ class CheckedLM(HFLM):
 
     def _check_room(self, requests: list) -> None:
         budget = max((request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests), default=0)
+        if budget < 1:
+            raise UserError(f"The model may write max_gen_toks={budget} tokens: allow 1 or more (ARGS='--gen_kwargs max_gen_toks=N').")
         if budget >= self.max_length:
             raise UserError(
                 f"The task lets the model write {budget} tokens, but its context holds {self.max_length}. "

@@ -1,5 +1,6 @@
 """Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,11 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
         )
 
     return render
+
+
+def template_hash(tokenizer: Any) -> str:
+    """Identify the chat template that `chat_renderer` applies: ``sha256:`` and 16 hex digits over its text."""
+    return f"sha256:{hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]}"
 
 
 def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:

@@ -2,8 +2,8 @@
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE \
-  REPORT_TO OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
+VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+  RECIPE REPORT_TO OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -11,12 +11,12 @@ RUN := .venv/bin/python -m harness_ext
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval finetune curves leaderboard validate tiny test test-slow test-gpu bench lint
+.PHONY: help setup eval models doctor finetune curves leaderboard validate tiny test test-slow test-gpu bench lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS (see README)'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS (see README)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -35,6 +35,14 @@ eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=fo
 	  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
 	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+
+models: $(READY)  ## List the models of the original experiment: size, memory, reported score
+	@$(RUN) models
+
+doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MODEL=... [the variables of eval]
+	@$(RUN) doctor $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${BATCH:+"--batch_size=$$BATCH"} $${DEVICE:+"--device=$$DEVICE"} \
+	  $${DTYPE:+"--dtype=$$DTYPE"} $${QUANT:+"--quantise=$$QUANT"} $${BACKEND:+"--model=$$BACKEND"} $${ARGS:+"--args=$$ARGS"}
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
 	@.venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \

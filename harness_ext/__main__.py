@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m harness_ext", description=__doc__.splitlines()[0])
     parser.set_defaults(func=lambda args: parser.print_help())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    RunCommand.create(commands)
+    run = RunCommand.create(commands)
     ListCommand.create(commands)
     ValidateCommand.create(commands)
     board = commands.add_parser("leaderboard", help="Write leaderboard.md and leaderboard.csv of all runs")
@@ -83,7 +83,30 @@ def _parser() -> argparse.ArgumentParser:
         "--output_path", "-o", default="results", metavar="<dir>", help="Where the runs are (default: results)"
     )
     board.set_defaults(func=_leaderboard)
+    commands.add_parser("models", help="List the models of the original experiment").set_defaults(func=_models)
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[run._parser],
+        add_help=False,  # the parent has it
+        usage="python -m harness_ext doctor [--pretrained <model>] [--json] [options of run]",
+        description="Say what would stop a run of the same options, before anything large is loaded.",
+        help="Say what would stop a run, before it starts",
+    )
+    doctor.add_argument("--json", action="store_true", help="Print one JSON object")
+    doctor.set_defaults(func=_doctor)
     return parser
+
+
+def _models(args: argparse.Namespace) -> None:
+    from harness_ext import presets
+
+    presets.show()
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from harness_ext import doctor
+
+    doctor.execute(args)
 
 
 def _leaderboard(args: argparse.Namespace) -> None:

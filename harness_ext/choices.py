@@ -29,6 +29,7 @@ class Choices:
         thinking: Whether the model is asked to think first.
         thinking_end: The tag that ends its thinking, if it thinks.
         batch_size: Rows per batch, or lm-eval's ``auto``.
+        sampling: How a model that thinks draws its tokens; empty for the likeliest token each time.
         reasons: Why, by the name of the choice.
     """
 
@@ -39,6 +40,7 @@ class Choices:
     thinking: bool
     thinking_end: str | None
     batch_size: int | str
+    sampling: dict[str, Any]
     reasons: dict[str, str]
 
     def line(self) -> str:
@@ -51,6 +53,8 @@ class Choices:
             "thinking": thinking,
             "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
         }
+        if self.sampling:
+            said["sampling"] = ", ".join(f"{name} {value}" for name, value in self.sampling.items() if name != "do_sample")
         return " · ".join(
             f"{name} {value}" + (f" ({self.reasons[name]})" if name in self.reasons else "") for name, value in said.items()
         )
@@ -67,6 +71,7 @@ def choose(
     template_args: dict[str, Any] | None = None,
     batch_size: str | None = None,
     batches_itself: bool = False,
+    sampling: dict[str, Any] | None = None,
 ) -> Choices:
     """Choose what the user left open.
 
@@ -80,6 +85,7 @@ def choose(
         template_args: lm-eval's ``chat_template_args``.
         batch_size: A whole number, ``auto`` or ``auto:N``.
         batches_itself: The backend chooses its batches by memory, which is ``auto``.
+        sampling: The model's own settings (`models.own_sampling`), which are used while it thinks.
 
     Raises:
         UserError: A value is none, or the model cannot do what the task asks.
@@ -99,6 +105,9 @@ def choose(
     if chat_template and "enable_thinking" in str(template):
         args.setdefault("enable_thinking", thinking)
         thinking = bool(args["enable_thinking"])
+    sampling = dict(sampling or {}) if thinking else {}  # thinking greedily, such models repeat themselves without end
+    if sampling:
+        reasons["sampling"] = "the model's own"
     return Choices(
         device=device,
         dtype=dtype,
@@ -107,6 +116,7 @@ def choose(
         thinking=thinking,
         thinking_end=_thinking_end(tokenizer, chat_template) if thinking else None,
         batch_size=_batch_size(batch_size, device, thinking, batches_itself),
+        sampling=sampling,
         reasons=reasons,
     )
 

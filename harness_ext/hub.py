@@ -15,7 +15,7 @@ OFFLINE_HINT = (
 )
 
 
-def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str]] | None:
+def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, dict[str, int]] | None:
     """Ask the Hub for a repository's commit and files.
 
     Args:
@@ -24,7 +24,7 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str
         revision: Branch, tag or commit.
 
     Returns:
-        Commit and file names, or None if the Hub cannot be reached; then this process has gone offline.
+        Commit, and bytes by file name, or None if the Hub cannot be reached; then this process has gone offline.
 
     Raises:
         UserError: The Hub answers that there is no such repository or revision, or that it is gated.
@@ -32,8 +32,8 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, list[str
     from huggingface_hub import HfApi, errors
 
     try:
-        info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5)
-        return str(info.sha), [file.rfilename for file in getattr(info, "siblings", None) or []]
+        info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5, files_metadata=True)
+        return str(info.sha), {file.rfilename: file.size or 0 for file in getattr(info, "siblings", None) or []}
     except errors.GatedRepoError:
         raise gated(kind, name) from None
     except errors.RevisionNotFoundError:

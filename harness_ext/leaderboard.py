@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness_ext import efficiency, records
+from harness_ext import efficiency, presets, records
 from harness_ext.errors import UserError, writing_to
 from harness_ext.models import ROOT
 from harness_ext.stats import wilson
@@ -19,15 +19,8 @@ COLUMNS = (
     "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
 )  # fmt: skip
 
-# The original's models as they are called on the Hub, and the task that asks as it did.
-REPORTED_AS = {
-    ("Qwen/Qwen3-0.6B", "sst2_01_think"): "Qwen3-0.6B",
-    ("Qwen/Qwen3-8B-AWQ", "sst2_01"): "Qwen3-8B-INT4",
-    ("Qwen/Qwen2.5-0.5B", "sst2_01"): "Qwen2.5-0.5B",
-    ("Qwen/Qwen2.5-7B-Instruct-AWQ", "sst2_01"): "Qwen2.5-7B-Instruct-INT4",
-    ("google/gemma-3-1b-it", "sst2_01"): "Gemma-3-1B",
-    ("microsoft/deberta-v3-base", "sst2_01"): "DeBERTa-v3-base",
-}
+# The original's models as they are called on the Hub, the task that asks as it did, and how they are quantised.
+REPORTED_AS = {(preset.model, preset.task, preset.quantise): preset.reported for preset in presets.load().values()}
 NOTE_N = (
     "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
     "the SST-2 validation split, which is what n = 872 is here."
@@ -192,7 +185,8 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
 
 def _reported_score(manifest: dict[str, Any], reported: list[dict[str, str]]) -> float | None:
     """Find the original's score of the same model, training size and data, as the fraction of 872 it stands for."""
-    name = REPORTED_AS.get((manifest["model"], manifest["task"]))
+    quantise = (manifest.get("key_parts") or {}).get("quantise")
+    name = REPORTED_AS.get((manifest["model"], manifest["task"], quantise))
     samples = str(manifest.get("train_samples") or 0)
     if manifest.get("data_fingerprint") != SST2_VALIDATION:
         return None

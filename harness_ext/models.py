@@ -9,16 +9,17 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness_ext import hub
+from harness_ext import hub, presets
 from harness_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tiny-base"}
 
+SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p")  # transformers' names
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # peft's names for a model that writes its answer and a classifier
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
@@ -47,9 +48,11 @@ class Checkpoint:
     Attributes:
         name: How it is called in tables: a Hub id, a shipped name or a folder's name.
         path: What ``from_pretrained`` takes: the Hub id or the folder.
-        version: What pins its content: a Hub commit, or ``sha256:`` and 16 digits over a folder's files.
+        version: What pins its content: a Hub commit, or ``sha256:`` and 16 digits over a folder's files; empty if these
+            have not been read.
         config: Its ``config.json`` or ``adapter_config.json``.
         manifest: The ``run.json`` that `finetune` left beside an adapter, else empty.
+        files: Bytes by file name.
     """
 
     name: str
@@ -57,15 +60,23 @@ class Checkpoint:
     version: str
     config: dict[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
 
     @property
     def revision(self) -> str:
         """The Hub commit to load; lm-eval's default for a folder."""
-        return "main" if self.version.startswith("sha256:") else self.version
+        return "main" if self.version.startswith("sha256:") else self.version or "main"
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The files that would be loaded, by name with their bytes: safetensors, or pickles where there are none."""
+        # Some repositories hold the same weights once more in their maker's own format.
+        safe = {name: size for name, size in self.files.items() if re.fullmatch(r"(?!consolidated)[^/]*\.safetensors", name)}
+        return safe or {name: size for name, size in self.files.items() if re.fullmatch(r"[^/]*model[^/]*\.bin", name)}
 
 
 def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Checkpoint:
-    """Find a model by shipped name, folder or Hub id, and check it.
+    """Find a model by shipped name, folder, preset's short name or Hub id, and check it.
 
     Args:
         text: What the user typed.
@@ -78,17 +89,29 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
     Raises:
         UserError: It cannot be found or would not load; says why and what to do.
     """
+    model, problems = inspect_model(text, revision, allow_pickle=allow_pickle)
+    for problem in problems.values():
+        raise problem
+    return model if model.version else replace(model, version=_hash_folder(Path(model.path)))
+
+
+def inspect_model(
+    text: str, revision: str = "main", *, allow_pickle: bool = False
+) -> tuple[Checkpoint, dict[str, UserError]]:
+    """Find a model as `find_model` does, but go on after a problem, and read no weights.
+
+    Returns:
+        The checkpoint, of a folder without its version, and what would keep it from loading: by ``files``, ``config``,
+        ``weights`` and ``tokenizer``. Without a config it is empty.
+
+    Raises:
+        UserError: It cannot be found, so that nothing can be said about it.
+    """
     folder = SHIPPED.get(text) or as_path("Model", text)
     if text and folder.is_dir():
-        name = text if text in SHIPPED else folder.resolve().name
-        _check_no_pointers(folder)
-        config = _read_json(folder, "config.json")
-        _check_weights(folder, allow_pickle)
-        if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-            raise UserError(
-                f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}): copy its files there."
-            )
-        return Checkpoint(name, _as_path(folder), _hash_folder(folder), config)
+        return _inspect_folder(folder, text if text in SHIPPED else folder.resolve().name, allow_pickle)
+    if preset := presets.find(text):
+        text, folder = preset.model, as_path("Model", preset.model)
     if _HUB_ID.fullmatch(text) and not folder.exists():
         return _find_on_hub(text, revision, allow_pickle)
     kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
@@ -110,6 +133,22 @@ def is_classifier(checkpoint: Checkpoint) -> bool:
     """Tell whether a model or an adapter answers with one of its classes."""
     names = [*_classes(checkpoint), str(checkpoint.config.get("task_type"))]
     return any(name.endswith("ForSequenceClassification") or name == "SEQ_CLS" for name in names)
+
+
+def own_sampling(model: Checkpoint) -> dict[str, Any]:
+    """Return how a model is meant to draw its tokens, by its own ``generation_config.json``.
+
+    Returns:
+        ``do_sample`` and the settings that shape the distribution; empty where the model asks for none, or says nothing.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model.path, revision=model.revision)
+    except OSError:  # it has no such file
+        return {}
+    named = {name: getattr(settings, name, None) for name in SAMPLING}
+    return {name: value for name, value in named.items() if value is not None} if settings.do_sample else {}
 
 
 def find_adapter(text: str) -> Checkpoint:
@@ -166,6 +205,30 @@ def _read_json(folder: Path, file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"'{path}' holds a {type(content).__name__}, expected a JSON object. Download it again.")
     return content
+
+
+def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> tuple[Checkpoint, dict[str, UserError]]:
+    problems: dict[str, UserError] = {}
+    config: dict[str, Any] = {}
+    for what, check in (
+        ("files", lambda: _check_no_pointers(folder)),
+        ("config", lambda: config.update(_read_json(folder, "config.json"))),
+        ("weights", lambda: _check_weights(folder, allow_pickle)),
+        ("tokenizer", lambda: _check_tokenizer(folder)),
+    ):
+        try:
+            check()
+        except UserError as error:
+            problems[what] = error
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    return Checkpoint(name, _as_path(folder), "", config, files=sizes), problems
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(
+            f"Model folder '{folder}' has no tokenizer (none of {', '.join(_TOKENIZER_FILES)}): copy its files there."
+        )
 
 
 def _check_weights(folder: Path, allow_pickle: bool) -> None:
@@ -226,7 +289,7 @@ def _hashed_files(folder: Path) -> list[Path]:
     return [path for path in files if path.is_file()]
 
 
-def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:
+def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> tuple[Checkpoint, dict[str, UserError]]:
     """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
     try:
         found = hub.look_up("model", name, revision)
@@ -234,14 +297,17 @@ def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:
         config = hub.fetch_config(name, revision)
     except UserError as error:
         raise UserError(f"{error} There is no folder {name!r} here either.{_near_folders(Path(name))}") from None
-    files = found[1] if found else [path.name for path in config.parent.iterdir()]
+    files = found[1] if found else {path.name: path.stat().st_size for path in config.parent.iterdir() if path.is_file()}
+    problems = {}
     if not any(file.endswith(".safetensors") for file in files) and not allow_pickle:
         pickles = [file for file in files if any(Path(file).match(pattern) for pattern in _PICKLES)]
-        if pickles:
-            raise _pickles_only(f"Model {name!r}", pickles[0])
         where = "on the Hub" if found else "in the local cache (an incomplete download?)"
-        raise UserError(f"Model {name!r} has no weights {where}: no *.safetensors file.")
-    return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"))
+        problems["weights"] = (
+            _pickles_only(f"Model {name!r}", pickles[0])
+            if pickles
+            else UserError(f"Model {name!r} has no weights {where}: no *.safetensors file.")
+        )
+    return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"), files=files), problems
 
 
 def _as_path(folder: Path) -> str:
@@ -253,5 +319,5 @@ def _near_folders(path: Path) -> str:
     """Suggest the shipped names and sibling folders that the user may have meant."""
     siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, siblings, n=2, cutoff=0.7)]
-    near += difflib.get_close_matches(str(path), SHIPPED, n=1, cutoff=0.7)
+    near += difflib.get_close_matches(str(path), [*SHIPPED, *presets.load()], n=1, cutoff=0.7)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,5 +1,6 @@
 """Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,11 @@ def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
     """Stand in for the chat template of a server, which gets the messages themselves."""
     return json.dumps([messages, add_generation_prompt], ensure_ascii=False)
+
+
+def template_hash(tokenizer: Any) -> str:
+    """Identify the chat template that `chat_renderer` applies: ``sha256:`` and 16 hex digits over its text."""
+    return f"sha256:{hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]}"
 
 
 def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 import difflib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness_ext import served, vllm_backend
+from harness_ext import presets, served, vllm_backend
 from harness_ext.errors import UserError
 from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
 from harness_ext.procs import read_size
@@ -24,8 +25,8 @@ CHECKPOINT_BACKENDS = (
 )  # they load a checkpoint, which we find, check and choose for
 BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
 OWN_FLAGS = (
-    "pretrained", "adapter", "base_url", "data_dir", "dtype", "engine", "think_budget", "procs", "force", "allow_pickle",
-    "train_samples",
+    "pretrained", "adapter", "base_url", "data_dir", "dtype", "quantise", "engine", "think_budget", "procs", "force",
+    "allow_pickle", "train_samples",
 )  # fmt: skip
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 
@@ -80,11 +81,12 @@ class Request:
 def add_own_flags(parser: argparse.ArgumentParser) -> None:
     """Add what `make eval` needs and lm-eval has no flag for."""
     group = parser.add_argument_group("this project's own (what is left out is chosen and printed)")
-    group.add_argument("--pretrained", metavar="<model>", help="Hub id, folder or shipped name (default: tiny)")
+    group.add_argument("--pretrained", metavar="<model>", help="Hub id, folder or short name (default: tiny)")
     group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
     group.add_argument("--base_url", metavar="<url>", help="A server's address, for --model local-chat-completions")
     group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
     group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--quantise", metavar="<nf4|int8|none>", help="Quantise the weights while they load")
     group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
     group.add_argument("--think_budget", metavar="<n>", help="Tokens that a thinking model may write (default: the task's)")
     group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
@@ -98,6 +100,20 @@ def read_request(args: argparse.Namespace) -> Request:
 
     Raises:
         UserError: A value is wrong, or the model cannot be had.
+    """
+    config, given, own = read_flags(args)
+    base, adapter = _find_checkpoints(config, own)
+    return complete(config, given, own, base, adapter)
+
+
+def read_flags(args: argparse.Namespace) -> tuple["EvaluatorConfig", set[str], dict[str, Any]]:
+    """Check the parsed command line, and fill in what a preset knows of the model it names.
+
+    Returns:
+        The first three fields of a `Request`.
+
+    Raises:
+        UserError: A value is wrong.
     """
     from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
 
@@ -131,7 +147,21 @@ def read_request(args: argparse.Namespace) -> Request:
     own["procs"] = read_size(own["procs"])
     if own["procs"] > 1 and config.model not in CHECKPOINT_BACKENDS:
         raise UserError(f"PROCS is for models that are loaded here; BACKEND={config.model} runs in one: leave it out.")
-    base, adapter = _find_checkpoints(config, own)
+    for flag, name in (("pretrained", "pretrained"), ("adapter", "peft")):
+        if own[flag] is not None:
+            config.model_args[name] = own[flag]
+    _apply_preset(config, given, own)
+    return config, given, own
+
+
+def complete(
+    config: "EvaluatorConfig",
+    given: set[str],
+    own: dict[str, Any],
+    base: Checkpoint | None,
+    adapter: Checkpoint | None,
+) -> Request:
+    """Fill in what follows from the model and the backend, where the user left it open."""
     if base:
         vllm_backend.check(config.model, base, adapter)
     if config.model in served.ENDPOINTS:
@@ -147,6 +177,32 @@ def read_request(args: argparse.Namespace) -> Request:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, own)]
     return Request(config, frozenset(given), own, base, adapter)
+
+
+def _apply_preset(config: "EvaluatorConfig", given: set[str], own: dict[str, Any]) -> None:
+    """Fill in what a preset knows of the model and the user left open, and say what that was.
+
+    On top of an adapter only the name is filled in: an adapter brings its own quantisation and task.
+    """
+    args = config.model_args
+    if config.model not in CHECKPOINT_BACKENDS or not (preset := presets.find(str(args.get("pretrained", "")))):
+        return
+    args["pretrained"], said = preset.model, []
+    if preset.revision and "revision" not in args:
+        args["revision"] = preset.revision
+        said.append(f"revision {preset.revision}")
+    if not args.get("peft"):
+        if preset.quantise and own["quantise"] is None and config.model == DEFAULT_BACKEND:
+            own["quantise"] = preset.quantise
+            said.append(f"quantised to {preset.quantise}")
+        if not config.tasks:
+            config.tasks = [preset.task]
+            said.append(f"task {preset.task}")
+        if preset.batch and config.tasks == [preset.task] and "batch_size" not in given:
+            config.batch_size = preset.batch
+            given.add("batch_size")
+            said.append(f"batch {preset.batch}")
+    print(f"Preset {preset.name}: {' · '.join([preset.model, *said])}", file=sys.stderr)
 
 
 def _default_task(adapter: Checkpoint | None, own: dict[str, Any]) -> str:
@@ -185,12 +241,8 @@ def _check_values(config: "EvaluatorConfig") -> None:
 
 
 def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """Find model and adapter, writing into lm-eval's ``model_args`` what our own flags say."""
+    """Find model and adapter."""
     args = config.model_args
-    if own["pretrained"] is not None:
-        args["pretrained"] = own["pretrained"]
-    if own["adapter"] is not None:
-        args["peft"] = own["adapter"]
     if config.model not in CHECKPOINT_BACKENDS:
         _check_backend(config.model)
         return None, None
@@ -210,11 +262,11 @@ def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[C
                 f"{error} The adapter's own config names that base: give another place of it with MODEL=."
             ) from None
         raise
-    _check_kind(base, adapter, remote_code=bool(args.get("trust_remote_code")))
+    check_kind(base, adapter, remote_code=bool(args.get("trust_remote_code")))
     return base, adapter
 
 
-def _check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool) -> None:
+def check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool) -> None:
     """Check that base and adapter belong together, and can answer the task at all.
 
     Raises:

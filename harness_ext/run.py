@@ -4,6 +4,7 @@ What is finished is not done again; what was interrupted continues; what could n
 """
 
 import argparse
+import functools
 import json
 import logging
 import sys
@@ -13,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, procs, records, results, sampling, served, vllm_backend
+from harness_ext import evidence, leaderboard, memory, procs, records, results, sampling, served, vllm_backend
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import load_tokenizer, quieten_libraries
 from harness_ext.meter import Meter
+from harness_ext.models import own_sampling
 from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request, read_request
 
 HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
@@ -60,7 +62,6 @@ class Session:
         self.team = team
         self.meter = Meter()
         self._lm: Any = None
-        self._tokenizer: Any = None
         self._start = 0.0
 
     def run(self, task: Any) -> dict[str, Any]:
@@ -77,8 +78,7 @@ class Session:
         """
         request, config = self.request, self.request.config
         self._start = time.perf_counter()
-        _apply_overrides(task, config, request.own["think_budget"])
-        choices = self._choose(task)
+        choices = self.prepare(task)
         if choices:
             self.team.check_device(choices.device)
         parts = self._key_parts(task, choices)
@@ -110,32 +110,64 @@ class Session:
         print(f"Written: {target}", file=sys.stderr)
         return manifest
 
-    def _choose(self, task: Any) -> Choices | None:
-        """Make the choices for a task, where the backend loads a checkpoint."""
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, where the backend loads a checkpoint."""
+        args = self.request.config.model_args
+        other, remote_code = str(args.get("tokenizer") or ""), bool(args.get("trust_remote_code"))
+        return load_tokenizer(self.request.base, other, remote_code=remote_code) if self.request.base else None
+
+    def prepare(self, task: Any, thinking: bool | None = None) -> Choices | None:
+        """Make the choices for a task, and set in it what they and the command line say of it.
+
+        Args:
+            task: A built lm-eval task.
+            thinking: Whether the model is to think; None leaves it to the task.
+
+        Returns:
+            The choices, or None where the backend loads no checkpoint.
+
+        Raises:
+            UserError: A value is wrong, or the model cannot do what the task asks.
+        """
+        _apply_overrides(task, self.request.config, self.request.own["think_budget"])
+        choices = self._choose(task, thinking)
+        if choices and choices.sampling:
+            task.set_config(key="generation_kwargs", value=choices.sampling, update=True)
+        return choices
+
+    def _choose(self, task: Any, thinking: bool | None) -> Choices | None:
         request, args = self.request, self.request.config.model_args
         if request.base is None:
             return None
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(
-                request.base, str(args.get("tokenizer") or ""), remote_code=bool(args.get("trust_remote_code"))
-            )
         template = _yes_or_no(request.if_given("apply_chat_template"))
         if template is None and request.adapter:
             template = request.adapter.manifest.get("chat_template")  # as it was trained
         dtype = request.own["dtype"] or args.get("dtype")
         batch_size = request.if_given("batch_size") or ("auto" if request.config.model == vllm_backend.VLLM else None)
-        thinking = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
+        if thinking is None:
+            asked = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
+            thinking = bool(args.get("enable_thinking", asked))
         return choose(
-            self._tokenizer,
+            self.tokenizer,
             request.base.config,
-            thinking=bool(args.get("enable_thinking", thinking)),
+            thinking=thinking,
             device=request.if_given("device"),
             dtype=dtype or ("float32" if request.is_classifier else None),  # DeBERTa-v3 overflows in its stored float16
             chat_template=False if request.is_classifier else template,
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
             batches_itself=request.config.model in (DEFAULT_BACKEND, CLASSIFIER_BACKEND),
+            sampling=self._sampling(task),
         )
+
+    def _sampling(self, task: Any) -> dict[str, Any]:
+        """Return the model's own sampling settings where the task leaves open how to generate; the task's come first."""
+        asked = task.config.generation_kwargs or {}
+        if task.OUTPUT_TYPE != "generate_until" or asked.get("do_sample") is False or self.request.base is None:
+            return {}
+        own = own_sampling(self.request.base)
+        return {name: asked.get(name, value) for name, value in own.items()}
 
     def _key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
         """Collect all that can change the run's numbers."""
@@ -149,7 +181,7 @@ class Session:
         return {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "prompt": records.run_key({"first": self._first_prompt(task, choices), "filters": task.config.filter_list}),
+            "prompt": records.run_key({"first": self.prompt(task, choices), "filters": task.config.filter_list}),
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": shots,
             "data": fingerprint(task.eval_docs),
@@ -171,11 +203,16 @@ class Session:
             "versions": evidence.versions(*([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else [])),
         }
 
-    def _first_prompt(self, task: Any, choices: Choices | None) -> str:
+    def prompt(self, task: Any, choices: Choices | None, document: dict[str, Any] | None = None) -> str:
+        """Render the prompt of a document, the first if none is given.
+
+        Raises:
+            UserError: It cannot be rendered.
+        """
         from harness_ext.prompts import chat_renderer, render_prompt, show_messages
 
         config = self.request.config
-        template = chat_renderer(self._tokenizer, choices.template_args) if choices and choices.chat_template else None
+        template = chat_renderer(self.tokenizer, choices.template_args) if choices and choices.chat_template else None
         if self.request.is_served and config.apply_chat_template:
             template = show_messages
         task.set_fewshot_seed(config.seed[3])
@@ -183,7 +220,9 @@ class Session:
         if shots and shots > (examples := len(task.fewshot_docs())):
             raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
         try:
-            return render_prompt(task, task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices))
+            return render_prompt(
+                task, document or task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices)
+            )
         except Exception as error:  # a template may raise anything
             what = f"{self.request.model}'s chat template" if template else "its own template"
             raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
@@ -252,7 +291,7 @@ class Session:
         tokens = 0
         if config.model == vllm_backend.VLLM and choices:
             multiturn = _multiturn(config, choices)
-            tokens = vllm_backend.needed_tokens(task, self._tokenizer, choices, config.system_instruction, multiturn)
+            tokens = vllm_backend.needed_tokens(task, self.tokenizer, choices, config.system_instruction, multiturn)
         if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
@@ -266,7 +305,7 @@ class Session:
 
             vllm_backend.check_room(self._lm, tokens)
             # lm-eval's own loses the thinking switch when it is off (0.4.13), and drops a system message that is refused.
-            self._lm.apply_chat_template = chat_renderer(self._tokenizer, choices.template_args)
+            self._lm.apply_chat_template = chat_renderer(self.tokenizer, choices.template_args)
         self.meter.reset()
         return self._lm
 
@@ -315,7 +354,9 @@ class Session:
         }
 
     def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
-        request, (meter, memory) = self.request, self.team.total(self.meter)
+        from harness_ext import prompts
+
+        request, (meter, peak) = self.request, self.team.total(self.meter)
         adapter = request.adapter
         n = len({sample["doc_id"] for sample in samples})
         answers = n * len(samples[0]["arguments"])
@@ -329,6 +370,10 @@ class Session:
             **self._training(task),
             "task": task.task_name,
             "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
+            "prompt": {
+                "first": self.prompt(task, choices),
+                "chat_template": prompts.template_hash(self.tokenizer) if choices and choices.chat_template else None,
+            },
             "n": n,
             "n_available": len(task.eval_docs),
             "counts": evidence.count_labels(samples),
@@ -343,7 +388,7 @@ class Session:
                 "total": time.perf_counter() - self._start,
             },
             "tokens": {"in": meter.tokens_in, "out": meter.tokens_out},
-            "peak_memory_bytes": memory,
+            "peak_memory_bytes": peak,
             "procs": self.team.size,
             "choices": vars(choices) if choices else None,
             "hardware": evidence.hardware(choices.device if choices else None),
@@ -396,6 +441,7 @@ def _create_model(
             if quantise := request.adapter.manifest.get("settings", {}).get("quantise"):
                 args["quantise"] = quantise  # an adapter answers rightly only on the base it was trained on
         more |= {"batch_size": choices.batch_size, "device": choices.device}
+        memory.check_fits(request.base, args | more)
     return get_model(config.model).create_from_arg_obj(args, more)
 
 

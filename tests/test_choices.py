@@ -63,6 +63,14 @@ def test_thinking_asked_of_a_model_without_thinking_tags_is_an_error():
         choose(build_tokenizer(chat_template=CHAT_TEMPLATE), {}, thinking=True)
 
 
+@pytest.mark.parametrize("thinking", [True, False])
+def test_sampling_of_the_model_is_used_while_it_thinks(thinking):
+    own = {"do_sample": True, "temperature": 0.6, "top_k": 20}
+    choices = choose(build_tokenizer(chat_template=THINKING_TEMPLATE), {}, thinking=thinking, sampling=own)
+    assert choices.sampling == (own if thinking else {})
+    assert choices.line().endswith(" · sampling temperature 0.6, top_k 20 (the model's own)") == thinking
+
+
 @pytest.mark.parametrize(("given", "batch_size"), [("7", 7), ("auto", "auto"), ("auto:4", "auto:4")])
 def test_batch_size_given_is_used(given, batch_size):
     assert choose(build_tokenizer(), {}, thinking=False, batch_size=given).batch_size == batch_size

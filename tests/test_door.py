@@ -20,6 +20,9 @@ from harness_ext.models import ROOT
         (["run", "--pretrained=tinny"], 2),
         (["run", "--tasks=sst2_01", "--adapter=absent"], 2),
         (["ls"], 0),
+        (["models"], 0),
+        (["doctor", "--help"], 0),
+        (["doctor", "--limit=-1"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -40,7 +43,7 @@ def test_command_that_needs_no_model_does_not_import_torch(argv, code, tmp_path)
 
 def test_help_names_every_command(door):
     said = door("--help").stdout
-    assert all(name in said for name in ("run", "ls", "validate", "leaderboard"))
+    assert all(name in said for name in ("run", "ls", "validate", "leaderboard", "models", "doctor"))
 
 
 def test_run_help_has_lm_evals_flags_and_ours(door):

@@ -132,6 +132,24 @@ def here_online(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
 
+def test_doctor_asks_the_hub_for_sizes_and_downloads_no_weights(
+    tmp_path: Path, hub: FakeHub, here_online: None, answering: Path, door: Callable[..., Outcome]
+):
+    before = len(hub.requests)
+    outcome = door("doctor", "--pretrained=org/name", "--tasks=sst2_01_mini", "--json")
+    assert outcome.code == 0, outcome.stdout
+    said = {check["name"]: check["said"] for check in json.loads(outcome.stdout)["checks"]}
+    assert said["model"] == f"'org/name', on the Hub at {FakeHub.sha('org/name')}"
+    size = (answering / "model.safetensors").stat().st_size
+    assert said["disk"].startswith(f"{size / 1e6:.1f} MB to download")
+    assert json.loads(outcome.stdout)["memory"]["weights"] == size
+    assert not [path for _, path in hub.requests[before:] if path.endswith(".safetensors")]
+
+
+def test_doctor_of_a_gated_model_says_what_to_do(hub: FakeHub, here_online: None, door: Callable[..., Outcome]):
+    assert "HF_TOKEN" in door("doctor", "--pretrained=org/gated").error
+
+
 @pytest.mark.slow  # two more processes, for a second data set and a second way to be offline
 def test_glue_and_allowed_pickles_are_evaluated_and_again_when_told_to_be_offline(
     tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]

@@ -27,6 +27,10 @@ TRAINING_FLAGS = {  # the same of `make finetune`
     "DATA_DIR": "--data_dir", "DEVICE": "--device", "DTYPE": "--dtype", "REPORT_TO": "--report_to",
     "OUT": "--output_path", "ARGS": "--args",
 }  # fmt: skip
+DOCTOR_FLAGS = {
+    "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "BATCH": "--batch_size",
+    "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model", "ARGS": "--args",
+}  # fmt: skip
 VALUES = {
     "space": "two  words",
     "quotes": """it's a "name" """,
@@ -105,6 +109,7 @@ def test_help_names_every_target_of_the_makefile():
         ("eval", "command line", FLAGS, 3),
         ("eval", "environment", FLAGS, 3),
         ("finetune", "command line", TRAINING_FLAGS, 2),
+        ("doctor", "command line", DOCTOR_FLAGS, 3),
     ],
 )
 def test_value_reaches_the_program_as_typed_and_is_never_run(
@@ -121,7 +126,7 @@ def test_value_reaches_the_program_as_typed_and_is_never_run(
 
 
 @pytest.mark.parametrize(
-    "target", ["leaderboard", "curves", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"]
+    "target", ["models", "leaderboard", "curves", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"]
 )
 def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
     for name in ("ruff", "mypy"):

@@ -1,5 +1,6 @@
 """Runs end to end on small models: the numbers against stock lm-eval and hand counts, the records, resuming."""
 
+import hashlib
 import json
 import random
 import signal
@@ -108,6 +109,91 @@ def test_run_thinking_is_switched_by_the_task_and_said(door, eight_rows, tmp_pat
     assert "thinking on, ends at </think>" in door(*flags, "--tasks", "sst2_01_think").stderr
     prompts = {run["task"]: run["choices"]["template_args"] for run in read_runs(tmp_path)}
     assert prompts == {"sst2_01": {"enable_thinking": False}, "sst2_01_think": {"enable_thinking": True}}
+
+
+OWN_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}  # as Qwen3's generation_config.json
+
+
+@pytest.fixture
+def thinker(tmp_path):
+    model = build_model(tmp_path / "thinker", "qwen3", chat_template=THINKING_TEMPLATE, seed=3)
+    (model / "generation_config.json").write_text(json.dumps({**OWN_SAMPLING, "eos_token_id": 0}))
+    return model
+
+
+def sampled_run(door, model, data, out, *more, task="sst2_01_think", asked="max_gen_toks=12"):
+    """Run, and return what was said, the generation settings in the run's key, and the responses."""
+    flags = ("run", "--pretrained", model, "--data_dir", data, "-o", out, "--tasks", task, "--batch_size", 3)
+    done = door(*flags, *more, "--gen_kwargs", asked)
+    assert done.code == 0, done.stderr
+    (record,) = read_runs(out)
+    generation = {name: value for name, value in record["key_parts"]["generation"].items() if name != "until"}
+    return done.stderr, generation, [sample["resps"] for sample in samples_of(out) if sample["filter"] == "lenient"]
+
+
+def test_run_thinking_draws_tokens_as_the_model_asks_seeded_and_as_stock_lm_eval_does(door, thinker, eight_rows, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    said, generation, responses = sampled_run(door, thinker, eight_rows, tmp_path / "a")
+    assert "sampling temperature 0.6, top_p 0.95, top_k 20 (the model's own)" in said
+    assert generation == {**OWN_SAMPLING, "max_gen_toks": 12}
+    assert sampled_run(door, thinker, eight_rows, tmp_path / "b")[2] == responses
+    assert sampled_run(door, thinker, eight_rows, tmp_path / "c", "--seed=7")[2] != responses
+
+    stock = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(thinker), "dtype": "float32", "chat_template_args": {"enable_thinking": True}},
+        tasks=build_tasks(["sst2_01_think"], metadata={"data_dir": str(eight_rows)}),
+        device="cpu",
+        batch_size=3,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+        gen_kwargs={**OWN_SAMPLING, "max_gen_toks": 12},
+        task_manager=TaskManager(include_defaults=False),
+    )
+    samples = sorted(stock["samples"]["sst2_01_think"], key=lambda sample: sample["doc_id"])
+    assert responses == [sample["resps"] for sample in samples if sample["filter"] == "lenient"]
+
+
+def test_run_thinking_is_greedy_where_the_user_or_the_model_asks_for_it(door, thinker, eight_rows, tmp_path):
+    said, generation, greedy = sampled_run(
+        door, thinker, eight_rows, tmp_path / "a", asked="max_gen_toks=12,do_sample=false"
+    )
+    assert "sampling" not in said
+    assert generation == {"do_sample": False, "max_gen_toks": 12}
+    (thinker / "generation_config.json").unlink()
+    said, generation, responses = sampled_run(door, thinker, eight_rows, tmp_path / "b")
+    assert (generation, responses) == ({"max_gen_toks": 12}, greedy)
+    assert "sampling" not in said
+
+
+def test_run_thinking_setting_of_the_user_wins_over_the_models_own(door, thinker, eight_rows, tmp_path):
+    asked = "max_gen_toks=12,temperature=0.9,min_p=0.1"
+    said, generation, _ = sampled_run(door, thinker, eight_rows, tmp_path, asked=asked)
+    assert generation == {**OWN_SAMPLING, "temperature": 0.9, "min_p": 0.1, "max_gen_toks": 12}
+    assert "temperature 0.9" in said
+
+
+def test_run_without_thinking_stays_greedy_whatever_the_model_asks(door, thinker, eight_rows, tmp_path):
+    said, generation, _ = sampled_run(door, thinker, eight_rows, tmp_path, task="sst2_01")
+    assert generation == {"do_sample": False, "max_gen_toks": 12}
+    assert "sampling" not in said
+
+
+def test_run_record_keeps_the_first_prompt_and_the_chat_templates_hash(door, answering, eight_rows, tmp_path):
+    model = build_model(tmp_path / "model", chat_template=CHAT_TEMPLATE)
+    for folder in (answering, model):
+        assert door("run", "--pretrained", folder, "--data_dir", eight_rows, "-o", tmp_path / f"of_{folder.name}").code == 0
+    plain, chat = (read_runs(tmp_path / f"of_{folder.name}")[0]["prompt"] for folder in (answering, model))
+    assert plain == {"first": plain["first"], "chat_template": None}
+    assert plain["first"].endswith("Sentence: a gripping film from start to end\nAnswer:")
+    assert chat == {
+        "first": f"<|im_start|>user\n{plain['first']}<|im_end|>\n<|im_start|>assistant\n",
+        "chat_template": f"sha256:{hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()[:16]}",
+    }
+    first = next(sample for sample in samples_of(tmp_path / "of_model") if sample["doc_id"] == 0)
+    assert chat["first"] == first["arguments"]["gen_args_0"]["arg_0"]
 
 
 def test_run_thinking_opened_by_the_prompt_is_never_read_as_an_answer(door, eight_rows, tmp_path):

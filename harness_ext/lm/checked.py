@@ -114,7 +114,9 @@ class CheckedLM(HFLM):
     def _check_room(self, requests: list) -> None:
         budget = max((request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests), default=0)
         if budget < 1:
-            raise UserError(f"The model may write max_gen_toks={budget} tokens: allow 1 or more (ARGS='--gen_kwargs max_gen_toks=N').")
+            raise UserError(
+                f"The model may write max_gen_toks={budget} tokens: allow 1 or more (ARGS='--gen_kwargs max_gen_toks=N')."
+            )
         if budget >= self.max_length:
             raise UserError(
                 f"The task lets the model write {budget} tokens, but its context holds {self.max_length}. "

@@ -1,0 +1,316 @@
+"""`make doctor`: what would stop a run, said before anything large is downloaded or loaded.
+
+Takes the options of `run` and asks the same questions with the same code, but goes on after a problem, so that all of
+them are listed. Reads config, tokenizer, data and the sizes of files; of the weights at most the headers.
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness_ext import memory, procs
+from harness_ext.choices import Choices
+from harness_ext.errors import UserError
+from harness_ext.loading import quieten_libraries
+from harness_ext.memory import in_words
+from harness_ext.models import Checkpoint, find_adapter, inspect_model, is_classifier
+from harness_ext.request import CHECKPOINT_BACKENDS, check_kind, complete, read_flags
+from harness_ext.run import Session
+
+# How a checkpoint may be stored quantised: the package that reads it, and how it is had.
+PACKAGES = {
+    "awq": ("gptqmodel", "make setup EXTRAS=awq"),
+    "gptq": ("gptqmodel", "make setup EXTRAS=awq"),
+    "bitsandbytes": ("bitsandbytes", "make setup"),
+}
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the list.
+
+    Attributes:
+        name: What was looked at.
+        state: ``ok``, ``note`` (worth knowing) or ``problem`` (the run would stop).
+        said: What was found; for a problem also what to do.
+    """
+
+    name: str
+    state: str
+    said: str
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Examine what the command line asks for and print the list, the first prompt and the verdict.
+
+    Raises:
+        UserError: The command line is so wrong that nothing can be examined.
+        SystemExit: With code 2, if the run would stop.
+    """
+    as_json = vars(args).pop("json")
+    quieten_libraries()
+    examination = Examination(args)
+    problems = [check for check in examination.checks if check.state == PROBLEM]
+    verdict = f"would not run: {len(problems)} problem{'s'[: len(problems) > 1]}" if problems else "would run"
+    if as_json:
+        found = {"runs": not problems, "verdict": verdict, "checks": [asdict(check) for check in examination.checks]}
+        print(json.dumps(found | {"prompt": examination.prompt, "memory": examination.memory}, indent=2))
+    else:
+        for check in examination.checks:
+            print(f"{check.state.upper() if check.state == PROBLEM else check.state:<8} {check.name:<13} {check.said}")
+        if examination.prompt is not None:
+            print(f"The first prompt: {examination.prompt!r}")
+        print(f"Verdict: {verdict}.")
+    if problems:
+        sys.exit(2)
+
+
+class Examination:
+    """What was found out about a run that has not begun.
+
+    Attributes:
+        checks: In the order they were made.
+        prompt: The first prompt, as the model would get it.
+        memory: Estimated bytes by what they are for, and those of the device.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Examine.
+
+        Raises:
+            UserError: The command line is wrong, or names no model that can be found.
+        """
+        self.checks: list[Check] = []
+        self.prompt: str | None = None
+        self.memory: dict[str, int] = {}
+        config, given, own = read_flags(args)
+        if config.model not in CHECKPOINT_BACKENDS:
+            raise UserError(f"doctor examines models that are loaded here; BACKEND {config.model!r} is not for it.")
+        self.own, self.args = own, config.model_args
+        adapter = self._adapter()
+        base = self._base(adapter)
+        if base is None or not base.config:
+            return
+        self.request = complete(config, given, own, base, adapter)
+        self.session = Session(self.request, [], procs.Team(1))
+        self._architecture(base, adapter)
+        self._quantisation(base, adapter)
+        self._disk(base)
+        for task in self._tasks(config):
+            self._task(task, base)
+
+    def _say(self, name: str, state: str, said: str) -> None:
+        self.checks.append(Check(name, state, " ".join(said.split())))
+
+    @contextlib.contextmanager
+    def _problem(self, name: str) -> Iterator[None]:
+        """Turn an error of the user's into a line of the list."""
+        try:
+            yield
+        except UserError as error:
+            self._say(name, PROBLEM, str(error))
+
+    def _adapter(self) -> Checkpoint | None:
+        if not self.args.get("peft"):
+            return None
+        with self._problem("adapter"):
+            adapter = find_adapter(str(self.args["peft"]))
+            if not self.args.get("pretrained"):
+                self.args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
+            self._say("adapter", OK, f"{adapter.name!r}, rank {adapter.config.get('r')}")
+            return adapter
+        return None
+
+    def _base(self, adapter: Checkpoint | None) -> Checkpoint | None:
+        text, revision = str(self.args.get("pretrained", "tiny")), str(self.args.get("revision", "main"))
+        try:
+            base, problems = inspect_model(text, revision, allow_pickle=self.own["allow_pickle"])
+        except UserError as error:
+            if adapter is None:
+                raise
+            self._say("model", PROBLEM, f"{error} Give the adapter's base with MODEL=.")
+            return None
+        where = f"on the Hub at {base.version}" if base.version else f"folder {base.path}"
+        self._say("model", OK, f"{base.name!r}, {where}")
+        for name, problem in problems.items():
+            self._say(name, PROBLEM, str(problem))
+        if "weights" not in problems:
+            size = in_words(sum(base.weights.values()))
+            self._say("weights", OK, f"{len(base.weights)} file{'s'[: len(base.weights) > 1]}, {size}")
+        self.has_tokenizer = not problems.keys() & {"files", "tokenizer"}
+        return base
+
+    def _architecture(self, base: Checkpoint, adapter: Checkpoint | None) -> None:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        kind, remote_code = str(base.config.get("model_type")), bool(self.args.get("trust_remote_code"))
+        if kind not in CONFIG_MAPPING_NAMES and not remote_code:
+            brought = "accept the code that it brings (ARGS=--trust_remote_code), or " if "auto_map" in base.config else ""
+            self._say(
+                "architecture",
+                PROBLEM,
+                f"transformers {transformers.__version__} does not know {kind!r}: {brought}take a newer transformers.",
+            )
+            return
+        with self._problem("architecture"):
+            check_kind(base, adapter, remote_code)
+            does = "names a class" if is_classifier(adapter or base) else "writes its answer"
+            self._say("architecture", OK, f"{kind}, {does}")
+
+    def _quantisation(self, base: Checkpoint, adapter: Checkpoint | None) -> None:
+        stored = (base.config.get("quantization_config") or {}).get("quant_method")
+        asked = self._quantise(adapter)
+        package, get = PACKAGES.get(str(stored), (None, "")) if stored else PACKAGES["bitsandbytes"]
+        if asked and asked not in memory.QUANTISED:
+            self._say("quantisation", PROBLEM, f"QUANT {asked!r} is not one of {', '.join(memory.QUANTISED)}, none.")
+        elif asked and stored:
+            self._say("quantisation", PROBLEM, f"The checkpoint is stored as {stored} already: leave QUANT={asked} out.")
+        elif package and (asked or stored) and not find_spec(package):
+            self._say("quantisation", PROBLEM, f"{asked or stored} needs {package}, which is not installed: `{get}`.")
+        elif stored and not package:
+            self._say("quantisation", NOTE, f"stored as {stored}; whether transformers can read that here is not examined")
+        else:
+            self._say("quantisation", OK, f"{asked or stored}, by {package}" if asked or stored else "none")
+
+    def _quantise(self, adapter: Checkpoint | None) -> str | None:
+        asked = self.own["quantise"] or (adapter.manifest.get("settings", {}).get("quantise") if adapter else None)
+        return None if asked == "none" else asked
+
+    def _disk(self, base: Checkpoint) -> None:
+        if Path(base.path).is_dir():
+            return
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        def is_cached(file: str) -> bool:
+            return isinstance(try_to_load_from_cache(base.path, file, revision=base.revision), str)
+
+        needed = sum(size for file, size in base.weights.items() if not is_cached(file))
+        cache = Path(constants.HF_HUB_CACHE)
+        free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
+        said = f"{in_words(needed)} to download, {in_words(free)} free in the Hub's cache"
+        if needed > free:
+            self._say("disk", PROBLEM, f"{said}. Make room, or set HF_HOME to a larger disk.")
+        else:
+            self._say("disk", OK, said)
+
+    def _tasks(self, config: Any) -> list[Any]:
+        from harness_ext.tasks import build_tasks
+
+        metadata = config.metadata | ({"data_dir": self.own["data_dir"]} if self.own["data_dir"] else {})
+        with self._problem("task"):
+            return build_tasks(list(config.tasks), config.include_path, metadata)
+        # The data or the task is missing; what else is wrong can be seen on the sentences that ship.
+        return build_tasks(["sst2_01_mini"])
+
+    def _task(self, task: Any, base: Checkpoint) -> None:
+        self._say("task", OK, f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
+        if not self.has_tokenizer:
+            return
+        with self._problem("tokenizer"):
+            self._say("tokenizer", OK, f"{type(self.session.tokenizer).__name__}, {len(self.session.tokenizer)} tokens")
+            choices = self._choices(task)
+            if choices is None:
+                return
+            longest = 0 if self.request.is_classifier else self._prompts(task, base, choices)
+            self._memory(task, base, choices, longest)
+
+    def _choices(self, task: Any) -> Choices | None:
+        """Choose as a run does; where only thinking is impossible, go on without it."""
+        choices = None
+        with self._problem("choices"):
+            choices = self.session.prepare(task, thinking=False)
+        if choices and (task.config.metadata or {}).get("thinking"):
+            with self._problem("thinking"):
+                choices = self.session.prepare(task)
+        if choices:
+            self._say("choices", OK, choices.line())
+        return choices
+
+    def _prompts(self, task: Any, base: Checkpoint, choices: Choices) -> int:
+        """Render the first and the longest prompt.
+
+        Returns:
+            Tokens of the longest; 0 if there is none.
+        """
+        from harness_ext.prompts import encode_prompts, template_hash
+
+        tokenizer, longest = self.session.tokenizer, 0
+        with self._problem("chat template"):
+            document = max(task.eval_docs, key=lambda row: len(str(row)))
+            prompts = [self.session.prompt(task, choices), self.session.prompt(task, choices, document)]
+            self.prompt = self.prompt or prompts[0]
+            said = f"{template_hash(tokenizer)}, renders" if choices.chat_template else "none: prompts go as they are"
+            self._say("chat template", OK, said)
+            tokens = encode_prompts(tokenizer, prompts)
+            longest = max(map(len, tokens))
+            self._begin_tokens(tokens)
+            self._context(task, base, longest)
+        return longest
+
+    def _begin_tokens(self, prompts: list[list[int]]) -> None:
+        bos = self.session.tokenizer.bos_token_id
+        most = 0 if bos is None else max(tokens.count(bos) for tokens in prompts)
+        if most > 1:
+            token = self.session.tokenizer.bos_token
+            said = f"A prompt holds {most} begin tokens ({token}): its chat template writes one too many. Mend the template."
+            self._say("begin token", PROBLEM, said)
+        else:
+            self._say("begin token", OK, f"{most} in a prompt")
+
+    def _context(self, task: Any, base: Checkpoint, longest: int) -> None:
+        """Compare the context with what a run needs of it, as HFLM finds it."""
+        text = memory.text_config(base.config)
+        room = self.args.get("max_length") or getattr(text, "max_position_embeddings", None)
+        if room is None:
+            self._say("context", NOTE, "its length is not in the config")
+        elif longest + _budget(task) > int(room):
+            self._say(
+                "context",
+                PROBLEM,
+                f"A prompt has up to {longest} tokens and its answer {_budget(task)}, but the model's context holds {room}. "
+                "Choose a model with a longer context, fewer examples (--num_fewshot) or a shorter answer "
+                "(ARGS='--gen_kwargs max_gen_toks=N').",
+            )
+        else:
+            self._say("context", OK, f"{longest} + {_budget(task)} tokens of {room}")
+
+    def _memory(self, task: Any, base: Checkpoint, choices: Choices, longest: int) -> None:
+        """Compare what a run needs with what the device has."""
+        by_memory = not isinstance(choices.batch_size, int)
+        rows = 1 if by_memory else int(choices.batch_size)
+        batch = "each row of a batch" if by_memory else f"a batch of {rows}"
+        tokens, quantise = longest + _budget(task), self._quantise(self.request.adapter)
+        positions = 1 if task.OUTPUT_TYPE == "generate_until" else longest
+        weights = memory.weights_bytes(base.config, sum(base.weights.values()), choices.dtype, quantise)
+        row = memory.logits_bytes(base.config, 1, positions)
+        if not self.request.is_classifier:  # it reads a sentence once and keeps nothing of it
+            row += memory.cache_bytes(base.config, tokens, choices.dtype)
+        total, free = memory.total(choices.device), memory.available(choices.device)
+        needed, fitting = weights + rows * row, (free - weights) // max(row, 1)
+        self.memory = {"weights": weights, "batch": rows * row, "needed": needed, "free": free, "total": total}
+        smaller = "a smaller model" if quantise or base.config.get("quantization_config") else "QUANT=nf4 or a smaller model"
+        state, more = OK, ""
+        if weights > total:
+            state, more = PROBLEM, f". Too little: take {smaller}."
+        elif fitting < 1:
+            state, more = PROBLEM, f". Too little now: free some, or take {smaller}."
+        elif fitting < rows and choices.thinking:
+            state, more = NOTE, f". So much only if all answers use their whole budget; BATCH={fitting} fits even then."
+        elif fitting < rows:
+            state, more = PROBLEM, f". Too little now: take BATCH={fitting}."
+        said = f"about {in_words(needed)}: weights {in_words(weights)}, {batch} {in_words(rows * row)}"
+        self._say("memory", state, f"{said}; {choices.device} has {in_words(total)}, {in_words(free)} free{more}")
+
+
+def _budget(task: Any) -> int:
+    """Return the most tokens that an answer may have."""
+    return int((task.config.generation_kwargs or {}).get("max_gen_toks", 256)) if task.OUTPUT_TYPE == "generate_until" else 1

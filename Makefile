@@ -2,7 +2,7 @@
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE \
+VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE \
   REPORT_TO OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
@@ -16,7 +16,7 @@ READY := .venv/ready
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS (see README)'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS (see README)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -33,7 +33,7 @@ eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=fo
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
 	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
 	  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
-	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
+	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${QUANT:+"--quantise=$$QUANT"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]

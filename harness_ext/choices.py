@@ -9,6 +9,7 @@ from typing import Any
 
 from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS
+from harness_ext.quantised import stored
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Rows per batch where a backend does not choose them by memory and tokens: enough to fill the device's matrix units at
@@ -24,6 +25,7 @@ class Choices:
     Attributes:
         device: torch device, such as ``cpu`` or ``cuda:0``.
         dtype: A name of `DTYPES`; ``auto`` means as the checkpoint is stored.
+        quantisation: How the weights are quantised, on disk or while loading; None where they are not.
         chat_template: Whether prompts go through the tokenizer's chat template.
         template_args: Further arguments of the template, the thinking switch among them.
         thinking: Whether the model is asked to think first.
@@ -34,6 +36,7 @@ class Choices:
 
     device: str
     dtype: str
+    quantisation: str | None
     chat_template: bool
     template_args: dict[str, Any]
     thinking: bool
@@ -47,6 +50,7 @@ class Choices:
         said = {
             "device": self.device,
             "dtype": self.dtype,
+            **({"quantisation": self.quantisation} if self.quantisation else {}),
             "chat template": "on" if self.chat_template else "off",
             "thinking": thinking,
             "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
@@ -67,6 +71,7 @@ def choose(
     template_args: dict[str, Any] | None = None,
     batch_size: str | None = None,
     batches_itself: bool = False,
+    quantise: str | None = None,
 ) -> Choices:
     """Choose what the user left open.
 
@@ -80,6 +85,7 @@ def choose(
         template_args: lm-eval's ``chat_template_args``.
         batch_size: A whole number, ``auto`` or ``auto:N``.
         batches_itself: The backend chooses its batches by memory, which is ``auto``.
+        quantise: ``nf4`` or ``int8``, to be done while loading.
 
     Raises:
         UserError: A value is none, or the model cannot do what the task asks.
@@ -87,6 +93,9 @@ def choose(
     reasons: dict[str, str] = {}
     device = _device(device, reasons)
     dtype = _dtype(dtype, device, config, reasons)
+    quantisation = quantise or stored(config)
+    if quantisation:
+        reasons["quantisation"] = "while loading" if quantise else "as stored"
     template = tokenizer.chat_template
     if chat_template is None:
         chat_template = bool(template)
@@ -102,6 +111,7 @@ def choose(
     return Choices(
         device=device,
         dtype=dtype,
+        quantisation=quantisation,
         chat_template=chat_template,
         template_args=args,
         thinking=thinking,

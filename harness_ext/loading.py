@@ -69,8 +69,9 @@ def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
     """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
 
     Args:
-        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), or None for none.
-        dtype: In which the products are computed.
+        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), ``int8`` (https://arxiv.org/abs/2208.07339), or
+            None for none.
+        dtype: In which nf4's products are computed.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -82,7 +83,9 @@ def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise UserError("nf4 needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+        raise UserError(f"{name} needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+    if name == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

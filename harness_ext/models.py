@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness_ext import hub
+from harness_ext import hub, quantised
 from harness_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,7 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
         name = text if text in SHIPPED else folder.resolve().name
         _check_no_pointers(folder)
         config = _read_json(folder, "config.json")
+        quantised.check_stored(f"Model {name!r}", config)
         _check_weights(folder, allow_pickle)
         if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             raise UserError(
@@ -241,7 +242,9 @@ def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> Checkpoint:
             raise _pickles_only(f"Model {name!r}", pickles[0])
         where = "on the Hub" if found else "in the local cache (an incomplete download?)"
         raise UserError(f"Model {name!r} has no weights {where}: no *.safetensors file.")
-    return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"))
+    fields = _read_json(config.parent, "config.json")
+    quantised.check_stored(f"Model {name!r}", fields)
+    return Checkpoint(name, name, config.parent.name, fields)
 
 
 def _as_path(folder: Path) -> str:

@@ -135,6 +135,7 @@ class Session:
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
             batches_itself=request.config.model in (DEFAULT_BACKEND, CLASSIFIER_BACKEND),
+            quantise=request.quantise,
         )
 
     def _key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
@@ -161,6 +162,7 @@ class Session:
             "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
             "device": choices.device.split(":")[0] if choices else None,
             "dtype": choices.dtype if choices else None,
+            "quantisation": choices.quantisation if choices else None,
             "chat_template": choices.chat_template if choices else config.apply_chat_template,
             "template_args": choices.template_args if choices else None,
             "generation": task.config.generation_kwargs,
@@ -393,8 +395,8 @@ def _create_model(
             args["use_safetensors"] = True
         if request.adapter:
             args["peft"] = request.adapter.path
-            if quantise := request.adapter.manifest.get("settings", {}).get("quantise"):
-                args["quantise"] = quantise  # an adapter answers rightly only on the base it was trained on
+        if request.quantise:
+            args["quantise"] = request.quantise
         more |= {"batch_size": choices.batch_size, "device": choices.device}
     return get_model(config.model).create_from_arg_obj(args, more)
 

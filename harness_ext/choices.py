@@ -9,7 +9,7 @@ from typing import Any
 
 from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS
-from harness_ext.quantised import stored
+from harness_ext.quantised import BITS, stored
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Rows per batch where a backend does not choose them by memory and tokens: enough to fill the device's matrix units at
@@ -141,14 +141,21 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     """Keep the checkpoint's dtype where the device multiplies it in hardware; else float32.
 
     A bfloat16 product without hardware support is up to 100 times slower than a float32 one, and
-    float16 on a CPU gains nothing.
+    float16 on a CPU gains nothing. AWQ's and GPTQ's kernels compute in float16 on a GPU; on a CPU float32
+    reads their weights without loss, where float16 took 44 times as long (docs/quantisation.md).
     """
     import torch
 
+    method = stored(config)
     if dtype is not None:
         if dtype not in DTYPES:
             raise UserError(f"DTYPE {dtype!r} is not one of {', '.join(DTYPES)}.")
+        if dtype == "bfloat16" and method == "awq" and device.startswith("cuda"):
+            raise UserError("DTYPE=bfloat16: AWQ's kernels compute in float16 on this device. Leave DTYPE out.")
         return dtype
+    if method in BITS:
+        reasons["dtype"] = f"{method} on a {'CPU' if device == 'cpu' else 'GPU'}"
+        return "float32" if device == "cpu" else "float16"
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     reasons["dtype"] = f"stored as {stored}"
     if device == "cpu":

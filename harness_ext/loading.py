@@ -1,5 +1,6 @@
 """Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterable
@@ -12,12 +13,17 @@ ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and
 
 
 def quieten_libraries() -> None:
-    """Keep transformers and bitsandbytes from advising their own developers and on kernels; errors still come through."""
+    """Keep transformers, bitsandbytes and gptqmodel from advising their own developers and on kernels; errors still come through."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
+    if importlib.util.find_spec("logbar"):  # gptqmodel's logger, which writes to stdout
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # as HFLM does with a checkpoint's own
 
 
 class WholeModel:

@@ -156,14 +156,14 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     if method in BITS:
         reasons["dtype"] = f"{method} on a {'CPU' if device == 'cpu' else 'GPU'}"
         return "float32" if device == "cpu" else "float16"
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    reasons["dtype"] = f"stored as {stored}"
+    kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    reasons["dtype"] = f"stored as {kept}"
     if device == "cpu":
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if stored == "bfloat16" and has_bf16 else "float32"
-    if device.startswith("cuda") and stored == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16" if kept == "bfloat16" and has_bf16 else "float32"
+    if device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
-    return stored if stored in DTYPES else "auto"
+    return kept if kept in DTYPES else "auto"
 
 
 def _thinking_end(tokenizer: Any, chat_template: bool) -> str:

@@ -119,8 +119,8 @@ def show(board: list[dict[str, Any]]) -> None:
 
 
 _HEADS = (
-    "model", "quantisation", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %", "95% interval",
-    "not following", "strict %", "docs/s", "reported %", "inside",
+    "model", "quantisation", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %",
+    "95% interval", "not following", "strict %", "docs/s", "reported %", "inside",
 )  # fmt: skip
 
 

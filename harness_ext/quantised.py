@@ -63,16 +63,20 @@ def check_stored(what: str, config: dict[str, Any]) -> None:
         UserError: It is not.
     """
     fields = config.get("quantization_config")
-    if fields is None:
+    if not fields:
         return
     if not isinstance(fields, dict):
         raise UserError(f"{what} has a quantization_config that is no object: {str(fields)[:60]!r}. Download it again.")
-    method = stored(config)
+    method = str(stored(config))
+    if method == "None":
+        raise UserError(f"{what} has a quantization_config that does not say its quant_method. Download it again.")
     if method in BITS:
         # transformers would guess 4 bits and groups of 128, and read noise where that is wrong.
         for field in ("bits", "group_size"):
             if not isinstance(fields.get(field), int):
-                raise UserError(f"{what} has a quantization_config without {field!r}. Download its config.json again.")
+                raise UserError(
+                    f"{what} has a quantization_config without a whole number for {field!r}. Download its config.json again."
+                )
         if fields["bits"] not in BITS[method]:
             raise UserError(
                 f"{what} is stored in {method} with {fields['bits']} bits; there are kernels for "
@@ -82,7 +86,7 @@ def check_stored(what: str, config: dict[str, Any]) -> None:
     elif fields.get("load_in_4bit") or fields.get("load_in_8bit"):
         _check_installed(f"{what} is stored in {method}, which", "bitsandbytes")
     else:
-        _check_known(what, str(method))
+        _check_known(what, method)
 
 
 def _check_known(what: str, method: str) -> None:

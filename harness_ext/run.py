@@ -170,7 +170,10 @@ class Session:
             "samples": config.samples,
             "seeds": config.seed,
             "train_rows": subset.hash if (subset := self._subset(task)) else None,
-            "versions": evidence.versions(*([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else [])),
+            "versions": evidence.versions(
+                *([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else []),
+                *(evidence.KERNELS if choices and choices.quantisation else []),
+            ),
         }
 
     def _first_prompt(self, task: Any, choices: Choices | None) -> str:

@@ -37,7 +37,13 @@ CONFIGS: dict[str, dict[str, Any]] = {  # as in config.json of published checkpo
 
 
 def quantised_twin(
-    folder: Path, method: str, architecture: str = "qwen2", *, shards: int = 1, make: Callable[..., Path] = build_model, **options
+    folder: Path,
+    method: str,
+    architecture: str = "qwen2",
+    *,
+    shards: int = 1,
+    make: Callable[..., Path] = build_model,
+    **options,
 ) -> tuple[Path, Path]:
     """Write a model and its quantised twin, whose weights are the same numbers.
 

@@ -14,7 +14,7 @@ from harness_ext.stats import wilson
 REPORTED = ROOT / "results" / "reported.csv"
 SST2_VALIDATION = "1693a5fbd9fa5b4a"  # data.fingerprint of GLUE's 872 validation sentences
 COLUMNS = (
-    "model", "quantisation", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "model", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
     "task", "data", "n", "n_available", "score", "low", "high",
     "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
 )  # fmt: skip
@@ -119,8 +119,8 @@ def show(board: list[dict[str, Any]]) -> None:
 
 
 _HEADS = (
-    "model", "quantisation", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %",
-    "95% interval", "not following", "strict %", "docs/s", "reported %", "inside",
+    "model", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %", "95% interval",
+    "not following", "strict %", "docs/s", "reported %", "inside",
 )  # fmt: skip
 
 
@@ -129,7 +129,6 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     speed = row["docs_per_s"]
     values = (
         row["model"],
-        row["quantisation"] or "",
         row["adapter"] or "",
         row["train_samples"] or "",
         "" if row["seed"] is None else row["seed"],
@@ -168,9 +167,10 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
     n = manifest["n"]
     low, high = wilson(main["correct"], n)
     training = manifest.get("training") or {}
+    quantisation = (manifest.get("choices") or {}).get("quantisation")
     row = {
-        **{name: manifest.get(name) for name in ("model", "adapter", "train_samples", "seed", "task", "data")},
-        "quantisation": (manifest.get("choices") or {}).get("quantisation"),
+        "model": f"{manifest['model']} ({quantisation})" if quantisation else manifest["model"],
+        **{name: manifest.get(name) for name in ("adapter", "train_samples", "seed", "task", "data")},
         "recipe": training.get("recipe"),
         "optimiser_steps": training.get("optimiser_steps"),
         "collapsed": training.get("collapsed"),

@@ -13,7 +13,7 @@ ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and
 
 
 def quieten_libraries() -> None:
-    """Keep transformers, bitsandbytes and gptqmodel from advising their own developers and on kernels; errors still come through."""
+    """Keep libraries from advising their own developers and on kernels; errors still come through."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

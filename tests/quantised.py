@@ -23,7 +23,11 @@ from transformers import AutoModelForCausalLM
 
 GROUP = 32  # rows that share a scale; 128 on the Hub, but 32 is the smallest that every kernel takes
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}  # kernels want multiples of 32
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+}  # kernels want multiples of 32
 CONFIGS: dict[str, dict[str, Any]] = {  # as in config.json of published checkpoints, but for the group size
     "awq": {
         "quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm",
@@ -59,9 +63,10 @@ def quantised_twin(
         The folders of the twin and of the float model (dequantised, float32).
     """
     reference, twin = folder / "reference", folder / method
-    make(reference, architecture, **SIZES, **({"head_dim": 32} if architecture == "llama" else {}), **options)
+    sizes = SIZES | ({"head_dim": 32} if architecture == "llama" else {})
+    make(reference, architecture, **(sizes | options))
     model = AutoModelForCausalLM.from_pretrained(reference)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
             q, scales, zeros = quantise(module.weight.data)
@@ -129,7 +134,7 @@ def save_shards(weights: dict[str, Tensor], folder: Path, shards: int) -> None:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         return
     names = list(weights)
-    where = {}
+    where: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = names[shard::shards]
@@ -137,3 +142,11 @@ def save_shards(weights: dict[str, Tensor], folder: Path, shards: int) -> None:
         where |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+if __name__ == "__main__":  # python tests/quantised.py FOLDER: an AWQ checkpoint to try `make eval MODEL=FOLDER/awq` with
+    import sys
+
+    from builders import answering_model
+
+    quantised_twin(Path(sys.argv[1]), "awq", make=answering_model)

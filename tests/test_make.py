@@ -146,6 +146,14 @@ def test_force_gives_the_flag_alone(copy: Path):
     assert received(copy) == ["-m", "harness_ext", "run", "--force"]
 
 
+@pytest.mark.parametrize(("extras", "adds"), [("awq", True), ("dev,awq", True), ("awqs", False), ("vllm", False)])
+def test_setup_adds_gptqmodel_without_its_dependencies_for_the_extra_alone(copy: Path, extras: str, adds: bool):
+    assert make(copy, "setup", f"EXTRAS={extras}").returncode == 0
+    last = received(copy)  # of pip's last call
+    assert last == ["install", "-q", "-c", "constraints.txt", *(["--no-deps", "gptqmodel"] if adds else last[4:])]
+    assert adds or last[4:] == ["-e", f".[dev,{extras}]"]
+
+
 @pytest.fixture
 def ready() -> None:
     """The repository with its .venv; skip rather than let `make` install anything."""

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def lora(base: Path, folder: Path, **record: object) -> Path:
 
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     torch.manual_seed(0)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -66,11 +67,11 @@ def test_nf4_weights_are_the_nearest_of_the_papers_levels(full):
     from bitsandbytes.nn import Linear4bit
 
     model = WholeModel(AutoModelForCausalLM, **quantisation("nf4", torch.float32)).from_pretrained(full, dtype=torch.float32)
-    plain = AutoModelForCausalLM.from_pretrained(full)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    plain = load_file(full / "model.safetensors")
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     assert len(layers) == 14  # seven in each of two layers; the head stays as it is
     for name, module in layers.items():
-        blocks = plain.get_submodule(name).weight.data.reshape(-1, 64)
+        blocks = plain[f"{name}.weight"].reshape(-1, 64)
         scale = blocks.abs().amax(1, keepdim=True)
         nearest = NF4[((blocks / scale)[..., None] - NF4).abs().argmin(-1)] * scale
         got = dequantize_4bit(module.weight.data, module.weight.quant_state).reshape(-1, 64)
@@ -93,11 +94,11 @@ def test_int8_weights_are_rounded_by_rows(full):
     model = WholeModel(AutoModelForCausalLM, **quantisation("int8", torch.float32)).from_pretrained(
         full, dtype=torch.float32
     )
-    plain = AutoModelForCausalLM.from_pretrained(full)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear8bitLt)}
+    plain = load_file(full / "model.safetensors")
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear8bitLt)}
     assert len(layers) == 14
     for name, module in layers.items():
-        weight = plain.get_submodule(name).weight.data
+        weight = plain[f"{name}.weight"]
         scale = weight.abs().amax(1, keepdim=True) / 127
         assert ((module.weight.data.float() * scale - weight).abs() <= 0.51 * scale + 1e-3 * weight.abs()).all()
 

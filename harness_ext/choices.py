@@ -142,7 +142,7 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
 
     A bfloat16 product without hardware support is up to 100 times slower than a float32 one, and
     float16 on a CPU gains nothing. AWQ's and GPTQ's kernels compute in float16 on a GPU; on a CPU float32
-    reads their weights without loss, where float16 took 44 times as long (docs/quantisation.md).
+    reads their weights without loss, where float16 took 27 times as long (docs/quantisation.md).
     """
     import torch
 

@@ -259,7 +259,15 @@ def nan_weights(tmp_path):
     return model
 
 
+def stored_in_8_bits(tmp_path):
+    model = build_model(tmp_path / "quantised")
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"load_in_8bit": True}}))
+    return model
+
+
 BAD = {
+    "base_quantised_already": (stored_in_8_bits, [], ("'quantised'", "stored in int8", "--set quantise=nf4")),
     "samples_odd": (None, ["--samples=15"], ("SAMPLES '15'", "even number")),
     "samples_zero": (None, ["--samples=0"], ("SAMPLES '0'", "even number")),
     "samples_negative": (None, ["--samples=-4"], ("SAMPLES '-4'", "even number")),

@@ -113,8 +113,8 @@ def read_setting(args: argparse.Namespace) -> Setting:
     base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
     if method := quantised.stored(base.config):
         raise UserError(
-            f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made from; "
-            "`--set quantise=nf4` loads that in 4 bits."
+            f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "
+            "from; `--set quantise=nf4` loads that in 4 bits."
         )
     recipe_name = args.recipe or _default_recipe(base)
     recipe = read_recipe(recipe_name, args.set)

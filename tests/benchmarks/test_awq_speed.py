@@ -1,6 +1,7 @@
 """The dtype of AWQ on a CPU: seconds for 16 prompts of 80 tokens and for one more token each, beside the float32 model."""
 
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from harness_ext.loading import WholeModel, quieten_libraries
 
-SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 2}
+SIZES: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 2}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gptqmodel") is None, reason="needs gptqmodel (make setup EXTRAS=awq)")

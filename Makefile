@@ -20,6 +20,8 @@ help:  ## Print this help
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
+	@# gptqmodel asks for a newer torch than is pinned and does not need it; the extra names the rest of what it imports.
+	@case ",$$EXTRAS," in *,awq,*) .venv/bin/pip install -q -c constraints.txt --no-deps gptqmodel ;; esac
 
 $(READY): pyproject.toml constraints.txt
 	@"$${PYTHON:-python3}" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make setup PYTHON=python3.12")'
@@ -33,7 +35,7 @@ eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=fo
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
 	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
 	  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
-	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
+	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${QUANT:+"--quantise=$$QUANT"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 models: $(READY)  ## List the models of the original experiment: size, memory, reported score

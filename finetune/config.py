@@ -37,7 +37,7 @@ class Recipe:
         target_modules: Names of the linear layers that get LoRA; all in the model's body if left out.
         balanced_batches: Every batch holds as many 0s as 1s.
         prompt_loss_weight: Weight of a prompt token's loss; an answer token has 1.
-        quantise: ``nf4`` for a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314).
+        quantise: ``nf4`` for a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314), ``int8`` for one in 8.
         evaluations: How often the rows held out are scored and a checkpoint is saved.
         keep_checkpoints: How many of these checkpoints stay.
     """
@@ -71,7 +71,7 @@ class Recipe:
             _check_type(name, getattr(self, name), type_)
         _check_one_of("kind", self.kind, ("generative", "classifier"))
         _check_one_of("schedule", self.schedule, SCHEDULES)
-        _check_one_of("quantise", self.quantise, (None, "nf4"))
+        _check_one_of("quantise", self.quantise, (None, "nf4", "int8"))
         for name in ("learning_rate", "head_learning_rate", "batch_size", "rank", "alpha", "epochs", "evaluations"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"Recipe: {name} {getattr(self, name)} is not above 0.")

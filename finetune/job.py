@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import RECIPES, Recipe, read_recipe
-from harness_ext import evidence, records, sampling
+from harness_ext import evidence, quantised, records, sampling
 from harness_ext.choices import Choices, choose
 from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
@@ -111,6 +111,11 @@ def read_setting(args: argparse.Namespace) -> Setting:
         UserError: Something the user gave is wrong.
     """
     base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
+    if method := quantised.stored(base.config):
+        raise UserError(
+            f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "
+            "from; `--set quantise=nf4` loads that in 4 bits."
+        )
     recipe_name = args.recipe or _default_recipe(base)
     recipe = read_recipe(recipe_name, args.set)
     if recipe.kind == "generative" and not is_generative(base):

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness_ext.errors import UserError
 from harness_ext.labels import THINKING_TAGS
+from harness_ext.quantised import BITS, stored
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Rows per batch where a backend does not choose them by memory and tokens: enough to fill the device's matrix units at
@@ -24,6 +25,7 @@ class Choices:
     Attributes:
         device: torch device, such as ``cpu`` or ``cuda:0``.
         dtype: A name of `DTYPES`; ``auto`` means as the checkpoint is stored.
+        quantisation: How the weights are quantised, on disk or while loading; None where they are not.
         chat_template: Whether prompts go through the tokenizer's chat template.
         template_args: Further arguments of the template, the thinking switch among them.
         thinking: Whether the model is asked to think first.
@@ -35,6 +37,7 @@ class Choices:
 
     device: str
     dtype: str
+    quantisation: str | None
     chat_template: bool
     template_args: dict[str, Any]
     thinking: bool
@@ -49,6 +52,7 @@ class Choices:
         said = {
             "device": self.device,
             "dtype": self.dtype,
+            **({"quantisation": self.quantisation} if self.quantisation else {}),
             "chat template": "on" if self.chat_template else "off",
             "thinking": thinking,
             "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
@@ -72,6 +76,7 @@ def choose(
     batch_size: str | None = None,
     batches_itself: bool = False,
     sampling: dict[str, Any] | None = None,
+    quantise: str | None = None,
 ) -> Choices:
     """Choose what the user left open.
 
@@ -86,6 +91,7 @@ def choose(
         batch_size: A whole number, ``auto`` or ``auto:N``.
         batches_itself: The backend chooses its batches by memory, which is ``auto``.
         sampling: The model's own settings (`models.own_sampling`), which are used while it thinks.
+        quantise: ``nf4`` or ``int8``, to be done while loading.
 
     Raises:
         UserError: A value is none, or the model cannot do what the task asks.
@@ -93,6 +99,9 @@ def choose(
     reasons: dict[str, str] = {}
     device = _device(device, reasons)
     dtype = _dtype(dtype, device, config, reasons)
+    quantisation = quantise or stored(config)
+    if quantisation:
+        reasons["quantisation"] = "while loading" if quantise else "as stored"
     template = tokenizer.chat_template
     if chat_template is None:
         chat_template = bool(template)
@@ -111,6 +120,7 @@ def choose(
     return Choices(
         device=device,
         dtype=dtype,
+        quantisation=quantisation,
         chat_template=chat_template,
         template_args=args,
         thinking=thinking,
@@ -141,22 +151,29 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     """Keep the checkpoint's dtype where the device multiplies it in hardware; else float32.
 
     A bfloat16 product without hardware support is up to 100 times slower than a float32 one, and
-    float16 on a CPU gains nothing.
+    float16 on a CPU gains nothing. AWQ's and GPTQ's kernels compute in float16 on a GPU; on a CPU float32
+    reads their weights without loss, where float16 took 27 times as long (docs/quantisation.md).
     """
     import torch
 
+    method = stored(config)
     if dtype is not None:
         if dtype not in DTYPES:
             raise UserError(f"DTYPE {dtype!r} is not one of {', '.join(DTYPES)}.")
+        if dtype == "bfloat16" and method == "awq" and device.startswith("cuda"):
+            raise UserError("DTYPE=bfloat16: AWQ's kernels compute in float16 on this device. Leave DTYPE out.")
         return dtype
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
-    reasons["dtype"] = f"stored as {stored}"
+    if method in BITS:
+        reasons["dtype"] = f"{method} on a {'CPU' if device == 'cpu' else 'GPU'}"
+        return "float32" if device == "cpu" else "float16"
+    kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    reasons["dtype"] = f"stored as {kept}"
     if device == "cpu":
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if stored == "bfloat16" and has_bf16 else "float32"
-    if device.startswith("cuda") and stored == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16" if kept == "bfloat16" and has_bf16 else "float32"
+    if device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
-    return stored if stored in DTYPES else "auto"
+    return kept if kept in DTYPES else "auto"
 
 
 def _thinking_end(tokenizer: Any, chat_template: bool) -> str:

@@ -11,25 +11,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness_ext import memory, procs
+from harness_ext import memory, procs, quantised
 from harness_ext.choices import Choices
 from harness_ext.errors import UserError
 from harness_ext.loading import quieten_libraries
 from harness_ext.memory import in_words
 from harness_ext.models import Checkpoint, find_adapter, inspect_model, is_classifier
-from harness_ext.request import CHECKPOINT_BACKENDS, check_kind, complete, read_flags
+from harness_ext.request import CHECKPOINT_BACKENDS, Request, check_kind, complete, read_flags
 from harness_ext.run import Session
 
-# How a checkpoint may be stored quantised: the package that reads it, and how it is had.
-PACKAGES = {
-    "awq": ("gptqmodel", "make setup EXTRAS=awq"),
-    "gptq": ("gptqmodel", "make setup EXTRAS=awq"),
-    "bitsandbytes": ("bitsandbytes", "make setup"),
-}
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 
@@ -94,15 +87,15 @@ class Examination:
         config, given, own = read_flags(args)
         if config.model not in CHECKPOINT_BACKENDS:
             raise UserError(f"doctor examines models that are loaded here; BACKEND {config.model!r} is not for it.")
-        self.own, self.args = own, config.model_args
+        self.config, self.own, self.args = config, own, config.model_args
         adapter = self._adapter()
         base = self._base(adapter)
         if base is None or not base.config:
             return
-        self.request = complete(config, given, own, base, adapter)
-        self.session = Session(self.request, [], procs.Team(1))
         self._architecture(base, adapter)
         self._quantisation(base, adapter)
+        self.request = complete(config, given, own, base, adapter)
+        self.session = Session(self.request, [], procs.Team(1))
         self._disk(base)
         for task in self._tasks(config):
             self._task(task, base)
@@ -167,23 +160,17 @@ class Examination:
             self._say("architecture", OK, f"{kind}, {does}")
 
     def _quantisation(self, base: Checkpoint, adapter: Checkpoint | None) -> None:
-        stored = (base.config.get("quantization_config") or {}).get("quant_method")
-        asked = self._quantise(adapter)
-        package, get = PACKAGES.get(str(stored), (None, "")) if stored else PACKAGES["bitsandbytes"]
-        if asked and asked not in memory.QUANTISED:
-            self._say("quantisation", PROBLEM, f"QUANT {asked!r} is not one of {', '.join(memory.QUANTISED)}, none.")
-        elif asked and stored:
-            self._say("quantisation", PROBLEM, f"The checkpoint is stored as {stored} already: leave QUANT={asked} out.")
-        elif package and (asked or stored) and not find_spec(package):
-            self._say("quantisation", PROBLEM, f"{asked or stored} needs {package}, which is not installed: `{get}`.")
-        elif stored and not package:
-            self._say("quantisation", NOTE, f"stored as {stored}; whether transformers can read that here is not examined")
-        else:
-            self._say("quantisation", OK, f"{asked or stored}, by {package}" if asked or stored else "none")
-
-    def _quantise(self, adapter: Checkpoint | None) -> str | None:
-        asked = self.own["quantise"] or (adapter.manifest.get("settings", {}).get("quantise") if adapter else None)
-        return None if asked == "none" else asked
+        """Check what was asked; what a checkpoint is stored as has been examined with its files."""
+        with self._problem("quantisation"):
+            request = Request(self.config, frozenset(), self.own, base, adapter)
+            quantised.check_possible(base.name, base.config, request.quantise)
+            if not any(check.name == "quantisation" for check in self.checks):
+                stored = quantised.stored(base.config)
+                is_known = stored in (None, "fp4", *quantised.ASKED, *quantised.BITS)
+                more = "" if is_known else "; whether transformers can read that here is not examined"
+                self._say("quantisation", OK if is_known else NOTE, f"{request.quantise or stored or 'none'}{more}")
+            return
+        self.own["quantise"] = "none"  # so that the rest can be examined
 
     def _disk(self, base: Checkpoint) -> None:
         if Path(base.path).is_dir():
@@ -250,21 +237,19 @@ class Examination:
             self.prompt = self.prompt or prompts[0]
             said = f"{template_hash(tokenizer)}, renders" if choices.chat_template else "none: prompts go as they are"
             self._say("chat template", OK, said)
-            tokens = encode_prompts(tokenizer, prompts)
-            longest = max(map(len, tokens))
-            self._begin_tokens(tokens)
+            longest = self._tokens(prompts)
             self._context(task, base, longest)
         return longest
 
-    def _begin_tokens(self, prompts: list[list[int]]) -> None:
-        bos = self.session.tokenizer.bos_token_id
-        most = 0 if bos is None else max(tokens.count(bos) for tokens in prompts)
-        if most > 1:
-            token = self.session.tokenizer.bos_token
-            said = f"A prompt holds {most} begin tokens ({token}): its chat template writes one too many. Mend the template."
-            self._say("begin token", PROBLEM, said)
-        else:
-            self._say("begin token", OK, f"{most} in a prompt")
+    def _tokens(self, prompts: list[str]) -> int:
+        """Tokenise prompts as a run does, and return the length of the longest; 0 if that is refused."""
+        tokenizer = self.session.tokenizer
+        with self._problem("begin token"):
+            rows = encode_prompts(tokenizer, prompts)
+            has_one = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in rows[0]
+            self._say("begin token", OK, f"{int(has_one)} in a prompt")
+            return max(map(len, rows))
+        return 0
 
     def _context(self, task: Any, base: Checkpoint, longest: int) -> None:
         """Compare the context with what a run needs of it, as HFLM finds it."""
@@ -288,7 +273,7 @@ class Examination:
         by_memory = not isinstance(choices.batch_size, int)
         rows = 1 if by_memory else int(choices.batch_size)
         batch = "each row of a batch" if by_memory else f"a batch of {rows}"
-        tokens, quantise = longest + _budget(task), self._quantise(self.request.adapter)
+        tokens, quantise = longest + _budget(task), self.request.quantise
         positions = 1 if task.OUTPUT_TYPE == "generate_until" else longest
         weights = memory.weights_bytes(base.config, sum(base.weights.values()), choices.dtype, quantise)
         row = memory.logits_bytes(base.config, 1, positions)

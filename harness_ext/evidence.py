@@ -16,6 +16,7 @@ from harness_ext import __version__
 from harness_ext.models import ROOT
 
 PACKAGES = ("lm_eval", "transformers", "torch", "peft")
+KERNELS = ("bitsandbytes", "gptqmodel", "optimum")  # of quantised models
 
 
 def count_labels(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness_ext import efficiency, presets, records
+from harness_ext import efficiency, presets, quantised, records
 from harness_ext.errors import UserError, writing_to
 from harness_ext.models import ROOT
 from harness_ext.stats import wilson
@@ -160,8 +160,10 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
     n = manifest["n"]
     low, high = wilson(main["correct"], n)
     training = manifest.get("training") or {}
+    quantisation = (manifest.get("choices") or {}).get("quantisation")
     row = {
-        **{name: manifest.get(name) for name in ("model", "adapter", "train_samples", "seed", "task", "data")},
+        "model": f"{manifest['model']} ({quantisation})" if quantisation else manifest["model"],
+        **{name: manifest.get(name) for name in ("adapter", "train_samples", "seed", "task", "data")},
         "recipe": training.get("recipe"),
         "optimiser_steps": training.get("optimiser_steps"),
         "collapsed": training.get("collapsed"),
@@ -185,8 +187,9 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
 
 def _reported_score(manifest: dict[str, Any], reported: list[dict[str, str]]) -> float | None:
     """Find the original's score of the same model, training size and data, as the fraction of 872 it stands for."""
-    quantise = (manifest.get("key_parts") or {}).get("quantise")
-    name = REPORTED_AS.get((manifest["model"], manifest["task"], quantise))
+    how = (manifest.get("key_parts") or {}).get("quantisation")
+    # A preset says what is asked for; how a checkpoint is stored, its own name says.
+    name = REPORTED_AS.get((manifest["model"], manifest["task"], how if how in quantised.ASKED else None))
     samples = str(manifest.get("train_samples") or 0)
     if manifest.get("data_fingerprint") != SST2_VALIDATION:
         return None

@@ -1,5 +1,6 @@
 """Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterable
@@ -12,12 +13,17 @@ ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and
 
 
 def quieten_libraries() -> None:
-    """Keep transformers and bitsandbytes from advising their own developers and on kernels; errors still come through."""
+    """Keep libraries from advising their own developers and on kernels; errors still come through."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
+    if importlib.util.find_spec("logbar"):  # gptqmodel's logger, which writes to stdout
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # as HFLM does with a checkpoint's own
 
 
 class WholeModel:
@@ -69,8 +75,9 @@ def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
     """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
 
     Args:
-        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), or None for none.
-        dtype: In which the products are computed.
+        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), ``int8`` (https://arxiv.org/abs/2208.07339), or
+            None for none.
+        dtype: In which nf4's products are computed.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -82,7 +89,9 @@ def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise UserError("nf4 needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+        raise UserError(f"{name} needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+    if name == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

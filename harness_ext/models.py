@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness_ext import hub, presets
+from harness_ext import hub, presets, quantised
 from harness_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ def inspect_model(
 
     Returns:
         The checkpoint, of a folder without its version, and what would keep it from loading: by ``files``, ``config``,
-        ``weights`` and ``tokenizer``. Without a config it is empty.
+        ``quantisation``, ``weights`` and ``tokenizer``. Without a config it is empty.
 
     Raises:
         UserError: It cannot be found, so that nothing can be said about it.
@@ -213,6 +213,7 @@ def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> tuple[Checkp
     for what, check in (
         ("files", lambda: _check_no_pointers(folder)),
         ("config", lambda: config.update(_read_json(folder, "config.json"))),
+        ("quantisation", lambda: quantised.check_stored(f"Model {name!r}", config)),
         ("weights", lambda: _check_weights(folder, allow_pickle)),
         ("tokenizer", lambda: _check_tokenizer(folder)),
     ):
@@ -307,7 +308,12 @@ def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> tuple[Checkpoi
             if pickles
             else UserError(f"Model {name!r} has no weights {where}: no *.safetensors file.")
         )
-    return Checkpoint(name, name, config.parent.name, _read_json(config.parent, "config.json"), files=files), problems
+    fields = _read_json(config.parent, "config.json")
+    try:
+        quantised.check_stored(f"Model {name!r}", fields)
+    except UserError as error:
+        problems["quantisation"] = error
+    return Checkpoint(name, name, config.parent.name, fields, files=files), problems
 
 
 def _as_path(folder: Path) -> str:

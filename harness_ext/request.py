@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness_ext import presets, served, vllm_backend
+from harness_ext import presets, quantised, served, vllm_backend
 from harness_ext.errors import UserError
 from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
 from harness_ext.procs import read_size
@@ -73,6 +73,13 @@ class Request:
         """Whether the model is fitted on the task's train split."""
         return self.config.model in BASELINES
 
+    @property
+    def quantise(self) -> str | None:
+        """How bitsandbytes quantises the base: as asked for, else as the adapter's base was in training; None not at all."""
+        trained_on = self.adapter.manifest.get("settings", {}).get("quantise") if self.adapter else None
+        asked = self.own["quantise"] or trained_on
+        return None if asked == "none" else asked
+
     def if_given(self, name: str) -> Any:
         """Return a field of `config` if the user set it; lm-eval's own default is None here."""
         return getattr(self.config, name) if name in self.given else None
@@ -86,9 +93,9 @@ def add_own_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--base_url", metavar="<url>", help="A server's address, for --model local-chat-completions")
     group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
     group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
-    group.add_argument("--quantise", metavar="<nf4|int8|none>", help="Quantise the weights while they load")
     group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
     group.add_argument("--think_budget", metavar="<n>", help="Tokens that a thinking model may write (default: the task's)")
+    group.add_argument("--quantise", metavar="<kind>", help="nf4 or int8: quantise the weights while loading; or none")
     group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
     group.add_argument("--procs", metavar="<n>", help="Processes that share the documents, each on its own GPU (default: 1)")
     group.add_argument("--force", action="store_true", help="Run again what is already done")
@@ -138,6 +145,7 @@ def read_flags(args: argparse.Namespace) -> tuple["EvaluatorConfig", set[str], d
         _check_values(config)
     except TypeError as error:  # flags are typed; the values of a config file are not
         raise UserError(f"{args.config}: {error}.") from None
+    quantised.check_asked(own["quantise"])
     if own["train_samples"] is not None and config.model not in BASELINES:
         raise UserError(
             f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
@@ -173,10 +181,18 @@ def complete(
         config.model = CLASSIFIER_BACKEND
     if own["engine"] is not None:
         config.model_args["engine"] = _engine(own["engine"], config.model)
+    request = Request(config, frozenset(given), own, base, adapter)
+    if request.quantise and config.model != DEFAULT_BACKEND:
+        raise UserError(
+            f"QUANT={request.quantise} is for a prompted model that BACKEND={DEFAULT_BACKEND} loads; {config.model} does "
+            "not quantise. Leave it out, or say QUANT=none."
+        )
+    if base:
+        quantised.check_possible(base.name, base.config, request.quantise)
     if not config.tasks:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, own)]
-    return Request(config, frozenset(given), own, base, adapter)
+    return request
 
 
 def _apply_preset(config: "EvaluatorConfig", given: set[str], own: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ class Session:
             batch_size=None if batch_size is None else str(batch_size),
             batches_itself=request.config.model in (DEFAULT_BACKEND, CLASSIFIER_BACKEND),
             sampling=self._sampling(task),
+            quantise=request.quantise,
         )
 
     def _sampling(self, task: Any) -> dict[str, Any]:
@@ -193,6 +194,7 @@ class Session:
             "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
             "device": choices.device.split(":")[0] if choices else None,
             "dtype": choices.dtype if choices else None,
+            "quantisation": choices.quantisation if choices else None,
             "chat_template": choices.chat_template if choices else config.apply_chat_template,
             "template_args": choices.template_args if choices else None,
             "generation": task.config.generation_kwargs,
@@ -200,7 +202,10 @@ class Session:
             "samples": config.samples,
             "seeds": config.seed,
             "train_rows": subset.hash if (subset := self._subset(task)) else None,
-            "versions": evidence.versions(*([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else [])),
+            "versions": evidence.versions(
+                *([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else []),
+                *(evidence.KERNELS if choices and choices.quantisation else []),
+            ),
         }
 
     def prompt(self, task: Any, choices: Choices | None, document: dict[str, Any] | None = None) -> str:
@@ -438,8 +443,8 @@ def _create_model(
             args["use_safetensors"] = True
         if request.adapter:
             args["peft"] = request.adapter.path
-            if quantise := request.adapter.manifest.get("settings", {}).get("quantise"):
-                args["quantise"] = quantise  # an adapter answers rightly only on the base it was trained on
+        if request.quantise:
+            args["quantise"] = request.quantise
         more |= {"batch_size": choices.batch_size, "device": choices.device}
         memory.check_fits(request.base, args | more)
     return get_model(config.model).create_from_arg_obj(args, more)

@@ -211,9 +211,10 @@ def test_collapse_reaches_the_leaderboard(data, train, door, random_model, tmp_p
     assert "| 4 | YES |" in (tmp_path / "leaderboard.md").read_text()
 
 
-def test_nf4_base_is_trained_and_scored_alike(data, train, door, tmp_path):
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_quantised_base_is_trained_and_scored_alike(name, data, train, door, tmp_path):
     model = build_model(tmp_path / "base", "llama", hidden_size=64, head_dim=32)  # nf4 works on blocks of 64
-    done = train(*flags(model, data, tmp_path / "out", "--recipe=qwen", "--set=quantise=nf4"))
+    done = train(*flags(model, data, tmp_path / "out", "--recipe=qwen", f"--set=quantise={name}"))
     assert done.code == 0, done.stderr
     (manifest,) = manifests(tmp_path / "out")
     assert manifest["reload_difference"] <= 1e-4
@@ -258,7 +259,15 @@ def nan_weights(tmp_path):
     return model
 
 
+def stored_in_8_bits(tmp_path):
+    model = build_model(tmp_path / "quantised")
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"load_in_8bit": True}}))
+    return model
+
+
 BAD = {
+    "base_quantised_already": (stored_in_8_bits, [], ("'quantised'", "stored in int8", "--set quantise=nf4")),
     "samples_odd": (None, ["--samples=15"], ("SAMPLES '15'", "even number")),
     "samples_zero": (None, ["--samples=0"], ("SAMPLES '0'", "even number")),
     "samples_negative": (None, ["--samples=-4"], ("SAMPLES '-4'", "even number")),

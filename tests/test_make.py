@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 FLAGS = {  # make's variable: the flag of `run` that it becomes
     "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
-    "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "BACKEND": "--model", "SEED": "--seed",
-    "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget", "PROCS": "--procs",
-    "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args",
+    "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model",
+    "SEED": "--seed", "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget",
+    "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args",
 }  # fmt: skip
 TRAINING_FLAGS = {  # the same of `make finetune`
     "MODEL": "--model", "SAMPLES": "--samples", "SEED": "--seed", "RECIPE": "--recipe", "TASK": "--task",
@@ -149,6 +149,14 @@ def test_variable_left_out_or_empty_gives_no_flag(copy: Path):
 def test_force_gives_the_flag_alone(copy: Path):
     assert make(copy, "eval", "FORCE=1").returncode == 0
     assert received(copy) == ["-m", "harness_ext", "run", "--force"]
+
+
+@pytest.mark.parametrize(("extras", "adds"), [("awq", True), ("dev,awq", True), ("awqs", False), ("vllm", False)])
+def test_setup_adds_gptqmodel_without_its_dependencies_for_the_extra_alone(copy: Path, extras: str, adds: bool):
+    assert make(copy, "setup", f"EXTRAS={extras}").returncode == 0
+    last = received(copy)  # of pip's last call
+    assert last == ["install", "-q", "-c", "constraints.txt", *(["--no-deps", "gptqmodel"] if adds else last[4:])]
+    assert adds or last[4:] == ["-e", f".[dev,{extras}]"]
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def test_reported_score_belongs_to_model_task_and_quantisation():
     run |= {"data_fingerprint": leaderboard.SST2_VALIDATION, "model": "meta-llama/Meta-Llama-3-8B-Instruct"}
     asked = [("sst2_01", "nf4"), ("sst2_01", None), ("sst2_01_choice", "nf4")]
     found = [
-        leaderboard.rows([run | {"task": task, "key_parts": {"quantise": quantise}}], reported)[0]["reported"]
+        leaderboard.rows([run | {"task": task, "key_parts": {"quantisation": quantise}}], reported)[0]["reported"]
         for task, quantise in asked
     ]
     assert found == [781 / 872, None, None]

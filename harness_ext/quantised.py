@@ -1,0 +1,106 @@
+"""What a quantised checkpoint, or quantising one while it loads, needs; said in one line and before torch is imported.
+
+How it is then loaded stands in `loading`.
+"""
+
+import importlib.util
+from typing import Any
+
+from harness_ext.errors import UserError
+
+ASKED = {"nf4": "4 bits", "int8": "8 bits", "none": "as stored"}  # what QUANT takes
+# What gptqmodel reads, and in how many bits: https://arxiv.org/abs/2306.00978 and https://arxiv.org/abs/2210.17323.
+BITS = {"awq": (4,), "gptq": (2, 3, 4, 8)}
+
+
+def check_asked(name: str | None) -> None:
+    """Check the value of QUANT.
+
+    Raises:
+        UserError: It is none of `ASKED`.
+    """
+    if name is not None and name not in ASKED:
+        known = ", ".join(f"{kind} ({bits})" for kind, bits in ASKED.items())
+        raise UserError(f"QUANT {name!r} is not one of {known}. A checkpoint stored in AWQ or GPTQ needs no QUANT.")
+
+
+def check_possible(name: str, config: dict[str, Any], asked: str | None) -> None:
+    """Check that a model can be quantised while it loads.
+
+    Args:
+        name: The model's, for the message.
+        config: Its ``config.json``.
+        asked: ``nf4`` or ``int8``; None for neither.
+
+    Raises:
+        UserError: It is quantised already, or bitsandbytes is not installed.
+    """
+    if asked is None:
+        return
+    if method := stored(config):
+        raise UserError(f"Model {name!r} is quantised already ({method}), so QUANT={asked} cannot apply. Leave it out.")
+    _check_installed(f"QUANT={asked}", "bitsandbytes")
+
+
+def stored(config: dict[str, Any]) -> str | None:
+    """Name how a checkpoint's weights are quantised on disk: ``awq``, ``gptq``, ``nf4``, ``int8``, or as its config says."""
+    fields = config.get("quantization_config")
+    if not fields:
+        return None
+    if fields.get("load_in_4bit"):
+        return str(fields.get("bnb_4bit_quant_type", "fp4"))
+    return "int8" if fields.get("load_in_8bit") else str(fields.get("quant_method"))
+
+
+def check_stored(what: str, config: dict[str, Any]) -> None:
+    """Check that a checkpoint's quantisation is whole, known, and that what reads it is installed.
+
+    Args:
+        what: Names the model, for the message.
+        config: Its ``config.json``.
+
+    Raises:
+        UserError: It is not.
+    """
+    fields = config.get("quantization_config")
+    if not fields:
+        return
+    if not isinstance(fields, dict):
+        raise UserError(f"{what} has a quantization_config that is no object: {str(fields)[:60]!r}. Download it again.")
+    method = str(stored(config))
+    if method == "None":
+        raise UserError(f"{what} has a quantization_config that does not say its quant_method. Download it again.")
+    if method in BITS:
+        # transformers would guess 4 bits and groups of 128, and read noise where that is wrong.
+        for field in ("bits", "group_size"):
+            if not isinstance(fields.get(field), int):
+                raise UserError(
+                    f"{what} has a quantization_config without a whole number for {field!r}. Download its config.json again."
+                )
+        if fields["bits"] not in BITS[method]:
+            raise UserError(
+                f"{what} is stored in {method} with {fields['bits']} bits; there are kernels for "
+                f"{', '.join(map(str, BITS[method]))}. Choose another checkpoint of the model."
+            )
+        _check_installed(f"{what} is stored in {method}, which", "gptqmodel", "optimum")
+    elif fields.get("load_in_4bit") or fields.get("load_in_8bit"):
+        _check_installed(f"{what} is stored in {method}, which", "bitsandbytes")
+    else:
+        _check_known(what, method)
+
+
+def _check_known(what: str, method: str) -> None:
+    """Refuse what transformers does not know: it would leave the weights out and say so in its log alone."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    if method not in AUTO_QUANTIZER_MAPPING:
+        known = ", ".join((*BITS, "bitsandbytes"))
+        raise UserError(f"{what} is quantised by {method!r}, which transformers does not know. Choose one in {known}.")
+
+
+def _check_installed(what: str, *packages: str) -> None:
+    extra = {"gptqmodel": "make setup EXTRAS=awq", "optimum": "make setup EXTRAS=awq"}
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            command = extra.get(package, f".venv/bin/pip install -c constraints.txt {package}")
+            raise UserError(f"{what} needs {package}, which is not installed: `{command}`.")

@@ -228,7 +228,7 @@ class Examination:
         Returns:
             Tokens of the longest; 0 if there is none.
         """
-        from harness_ext.prompts import encode_prompts, template_hash
+        from harness_ext.prompts import template_hash
 
         tokenizer, longest = self.session.tokenizer, 0
         with self._problem("chat template"):
@@ -243,6 +243,8 @@ class Examination:
 
     def _tokens(self, prompts: list[str]) -> int:
         """Tokenise prompts as a run does, and return the length of the longest; 0 if that is refused."""
+        from harness_ext.prompts import encode_prompts
+
         tokenizer = self.session.tokenizer
         with self._problem("begin token"):
             rows = encode_prompts(tokenizer, prompts)

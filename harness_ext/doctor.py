@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness_ext import memory, procs, quantised
+from harness_ext import memory, quantised
+from harness_ext.asking import Asking
 from harness_ext.choices import Choices
 from harness_ext.errors import UserError
 from harness_ext.loading import quieten_libraries
 from harness_ext.memory import in_words
 from harness_ext.models import Checkpoint, find_adapter, inspect_model, is_classifier
 from harness_ext.request import CHECKPOINT_BACKENDS, Request, check_kind, complete, read_flags
-from harness_ext.run import Session
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -95,7 +95,7 @@ class Examination:
         self._architecture(base, adapter)
         self._quantisation(base, adapter)
         self.request = complete(config, given, own, base, adapter)
-        self.session = Session(self.request, [], procs.Team(1))
+        self.asking = Asking(self.request)
         self._disk(base)
         for task in self._tasks(config):
             self._task(task, base)
@@ -203,7 +203,7 @@ class Examination:
         if not self.has_tokenizer:
             return
         with self._problem("tokenizer"):
-            self._say("tokenizer", OK, f"{type(self.session.tokenizer).__name__}, {len(self.session.tokenizer)} tokens")
+            self._say("tokenizer", OK, f"{type(self.asking.tokenizer).__name__}, {len(self.asking.tokenizer)} tokens")
             choices = self._choices(task)
             if choices is None:
                 return
@@ -214,10 +214,10 @@ class Examination:
         """Choose as a run does; where only thinking is impossible, go on without it."""
         choices = None
         with self._problem("choices"):
-            choices = self.session.prepare(task, thinking=False)
+            choices = self.asking.prepare(task, thinking=False)
         if choices and (task.config.metadata or {}).get("thinking"):
             with self._problem("thinking"):
-                choices = self.session.prepare(task)
+                choices = self.asking.prepare(task)
         if choices:
             self._say("choices", OK, choices.line())
         return choices
@@ -230,10 +230,10 @@ class Examination:
         """
         from harness_ext.prompts import template_hash
 
-        tokenizer, longest = self.session.tokenizer, 0
+        tokenizer, longest = self.asking.tokenizer, 0
         with self._problem("chat template"):
             document = max(task.eval_docs, key=lambda row: len(str(row)))
-            prompts = [self.session.prompt(task, choices), self.session.prompt(task, choices, document)]
+            prompts = [self.asking.prompt(task, choices), self.asking.prompt(task, choices, document)]
             self.prompt = self.prompt or prompts[0]
             said = f"{template_hash(tokenizer)}, renders" if choices.chat_template else "none: prompts go as they are"
             self._say("chat template", OK, said)
@@ -245,7 +245,7 @@ class Examination:
         """Tokenise prompts as a run does, and return the length of the longest; 0 if that is refused."""
         from harness_ext.prompts import encode_prompts
 
-        tokenizer = self.session.tokenizer
+        tokenizer = self.asking.tokenizer
         with self._problem("begin token"):
             rows = encode_prompts(tokenizer, prompts)
             has_one = tokenizer.bos_token_id is not None and tokenizer.bos_token_id in rows[0]

@@ -4,23 +4,21 @@ What is finished is not done again; what was interrupted continues; what could n
 """
 
 import argparse
-import functools
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, memory, procs, records, results, sampling, served, vllm_backend
-from harness_ext.choices import Choices, choose
+from harness_ext import evidence, leaderboard, procs, records, results, served, vllm_backend
+from harness_ext.asking import Asking, multiturn
+from harness_ext.building import adjust, create_model
+from harness_ext.choices import Choices
 from harness_ext.errors import UserError, one_line_errors, writing_to
-from harness_ext.loading import load_tokenizer, quieten_libraries
 from harness_ext.meter import Meter
-from harness_ext.models import own_sampling
-from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request, read_request
+from harness_ext.request import Request, read_request
 
 HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
 
@@ -33,7 +31,7 @@ def execute(args: argparse.Namespace) -> None:
     """
     _quieten(args.verbosity)
     if procs.RANK:
-        procs.help_out(_create_model, _adjust)
+        procs.help_out(create_model, adjust)
         return
     request = read_request(args)
     from harness_ext.tasks import build_tasks  # after the checks that need no datasets library
@@ -59,6 +57,7 @@ class Session:
     def __init__(self, request: Request, tasks: list[Any], team: procs.Team) -> None:
         """Prepare to run tasks; nothing is loaded yet."""
         self.request, self._tasks = request, tasks
+        self.asking = Asking(request)
         self.team = team
         self.meter = Meter()
         self._lm: Any = None
@@ -78,10 +77,10 @@ class Session:
         """
         request, config = self.request, self.request.config
         self._start = time.perf_counter()
-        choices = self.prepare(task)
+        choices = self.asking.prepare(task)
         if choices:
             self.team.check_device(choices.device)
-        parts = self._key_parts(task, choices)
+        parts = self.asking.key_parts(task, choices)
         key = records.run_key(parts)
         out = Path(config.output_path)
         shown = f"{request.model}+{request.adapter.name}" if request.adapter else request.model
@@ -110,128 +109,6 @@ class Session:
         print(f"Written: {target}", file=sys.stderr)
         return manifest
 
-    @functools.cached_property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer, where the backend loads a checkpoint."""
-        args = self.request.config.model_args
-        other, remote_code = str(args.get("tokenizer") or ""), bool(args.get("trust_remote_code"))
-        return load_tokenizer(self.request.base, other, remote_code=remote_code) if self.request.base else None
-
-    def prepare(self, task: Any, thinking: bool | None = None) -> Choices | None:
-        """Make the choices for a task, and set in it what they and the command line say of it.
-
-        Args:
-            task: A built lm-eval task.
-            thinking: Whether the model is to think; None leaves it to the task.
-
-        Returns:
-            The choices, or None where the backend loads no checkpoint.
-
-        Raises:
-            UserError: A value is wrong, or the model cannot do what the task asks.
-        """
-        _apply_overrides(task, self.request.config, self.request.own["think_budget"])
-        choices = self._choose(task, thinking)
-        if choices and choices.sampling:
-            task.set_config(key="generation_kwargs", value=choices.sampling, update=True)
-        return choices
-
-    def _choose(self, task: Any, thinking: bool | None) -> Choices | None:
-        request, args = self.request, self.request.config.model_args
-        if request.base is None:
-            return None
-        template = _yes_or_no(request.if_given("apply_chat_template"))
-        if template is None and request.adapter:
-            template = request.adapter.manifest.get("chat_template")  # as it was trained
-        dtype = request.own["dtype"] or args.get("dtype")
-        batch_size = request.if_given("batch_size") or ("auto" if request.config.model == vllm_backend.VLLM else None)
-        if thinking is None:
-            asked = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
-            thinking = bool(args.get("enable_thinking", asked))
-        return choose(
-            self.tokenizer,
-            request.base.config,
-            thinking=thinking,
-            device=request.if_given("device"),
-            dtype=dtype or ("float32" if request.is_classifier else None),  # DeBERTa-v3 overflows in its stored float16
-            chat_template=False if request.is_classifier else template,
-            template_args=args.get("chat_template_args"),
-            batch_size=None if batch_size is None else str(batch_size),
-            batches_itself=request.config.model in (DEFAULT_BACKEND, CLASSIFIER_BACKEND),
-            sampling=self._sampling(task),
-            quantise=request.quantise,
-        )
-
-    def _sampling(self, task: Any) -> dict[str, Any]:
-        """Return the model's own sampling settings where the task leaves open how to generate; the task's come first."""
-        asked = task.config.generation_kwargs or {}
-        if task.OUTPUT_TYPE != "generate_until" or asked.get("do_sample") is False or self.request.base is None:
-            return {}
-        own = own_sampling(self.request.base)
-        return {name: asked.get(name, value) for name, value in own.items()}
-
-    def _key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
-        """Collect all that can change the run's numbers."""
-        from harness_ext.data import fingerprint
-
-        request, config = self.request, self.request.config
-        chosen = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"} if choices else set()
-        chosen |= {"pretrained", *served.NOT_IN_KEY} if request.is_served else set()
-        named = records.run_key(config.model_args["pretrained"]) if request.is_served else None
-        shots = task.config.num_fewshot
-        return {
-            "task": task.task_name,
-            "task_version": task.VERSION,
-            "prompt": records.run_key({"first": self.prompt(task, choices), "filters": task.config.filter_list}),
-            "output_type": task.OUTPUT_TYPE,
-            "num_fewshot": shots,
-            "data": fingerprint(task.eval_docs),
-            "fewshot_data": fingerprint(task.fewshot_docs()) if shots else None,
-            "backend": config.model,
-            "model": request.model,
-            "weights": request.base.version if request.base else named,  # a server tells no more than the name
-            "adapter": request.adapter.version if request.adapter else None,
-            "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
-            "device": choices.device.split(":")[0] if choices else None,
-            "dtype": choices.dtype if choices else None,
-            "quantisation": choices.quantisation if choices else None,
-            "chat_template": choices.chat_template if choices else config.apply_chat_template,
-            "template_args": choices.template_args if choices else None,
-            "generation": task.config.generation_kwargs,
-            "limit": config.limit,
-            "samples": config.samples,
-            "seeds": config.seed,
-            "train_rows": subset.hash if (subset := self._subset(task)) else None,
-            "versions": evidence.versions(
-                *([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else []),
-                *(evidence.KERNELS if choices and choices.quantisation else []),
-            ),
-        }
-
-    def prompt(self, task: Any, choices: Choices | None, document: dict[str, Any] | None = None) -> str:
-        """Render the prompt of a document, the first if none is given.
-
-        Raises:
-            UserError: It cannot be rendered.
-        """
-        from harness_ext.prompts import chat_renderer, render_prompt, show_messages
-
-        config = self.request.config
-        template = chat_renderer(self.tokenizer, choices.template_args) if choices and choices.chat_template else None
-        if self.request.is_served and config.apply_chat_template:
-            template = show_messages
-        task.set_fewshot_seed(config.seed[3])
-        shots = task.config.num_fewshot
-        if shots and shots > (examples := len(task.fewshot_docs())):
-            raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
-        try:
-            return render_prompt(
-                task, document or task.eval_docs[0], template, config.system_instruction, _multiturn(config, choices)
-            )
-        except Exception as error:  # a template may raise anything
-            what = f"{self.request.model}'s chat template" if template else "its own template"
-            raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
-
     def _evaluate(self, task: Any, choices: Choices | None, work: Path, key: str) -> tuple[list[dict], Path, dict[str, Any]]:
         """Let lm-eval run the task, every answer kept as it comes, and write its two files.
 
@@ -249,7 +126,7 @@ class Session:
         lm = self._load(task, choices)
         wishes = self._wishes(task, choices) if choices else None
         if wishes:
-            _adjust(lm, *wishes)
+            adjust(lm, *wishes)
         # lm-eval's cache is not keyed by model: another model would get this one's answers.
         cache = f"{config.use_cache}-{key[:8]}" if config.use_cache else str(work / "answers")
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
@@ -274,7 +151,7 @@ class Session:
                 evaluation_tracker=tracker,
                 system_instruction=config.system_instruction,
                 apply_chat_template=choices.chat_template if choices else config.apply_chat_template,
-                fewshot_as_multiturn=_multiturn(config, choices),
+                fewshot_as_multiturn=multiturn(config, choices),
                 gen_kwargs=config.gen_kwargs or None,
                 task_manager=TaskManager(include_defaults=False),
                 random_seed=config.seed[0],
@@ -295,14 +172,15 @@ class Session:
         config = self.request.config
         tokens = 0
         if config.model == vllm_backend.VLLM and choices:
-            multiturn = _multiturn(config, choices)
-            tokens = vllm_backend.needed_tokens(task, self.tokenizer, choices, config.system_instruction, multiturn)
+            tokens = vllm_backend.needed_tokens(
+                task, self.asking.tokenizer, choices, config.system_instruction, multiturn(config, choices)
+            )
         if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
             with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
                 self.team.load(self.request, choices)
-                self._lm = self.team.share(_create_model(self.request, choices, self._train_rows(task), tokens))
+                self._lm = self.team.share(create_model(self.request, choices, self._train_rows(task), tokens))
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
         if tokens and choices:
@@ -310,12 +188,12 @@ class Session:
 
             vllm_backend.check_room(self._lm, tokens)
             # lm-eval's own loses the thinking switch when it is off (0.4.13), and drops a system message that is refused.
-            self._lm.apply_chat_template = chat_renderer(self.tokenizer, choices.template_args)
+            self._lm.apply_chat_template = chat_renderer(self.asking.tokenizer, choices.template_args)
         self.meter.reset()
         return self._lm
 
     def _wishes(self, task: Any, choices: Choices) -> tuple[Any, ...]:
-        """Return what a loaded model needs to know about a task: the further arguments of `_adjust`."""
+        """Return what a loaded model needs to know about a task: the further arguments of `building.adjust`."""
         from harness_ext.filters import settled_test
 
         return choices, settled_test(task), self._choices_to_come(task, choices)
@@ -332,20 +210,13 @@ class Session:
         ]
         return list(dict.fromkeys(request.args[1] for request in requests))
 
-    def _subset(self, task: Any) -> sampling.Subset | None:
-        """Draw the rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
-        if not self.request.is_baseline:
-            return None
-        samples = self.request.own["train_samples"] or "all"
-        return sampling.draw(task.dataset["train"]["label"], samples, self.request.config.seed[0])
-
     def _train_rows(self, task: Any) -> list[dict[str, Any]]:
-        subset = self._subset(task)
+        subset = self.asking.subset(task)
         return task.dataset["train"].select(subset.rows).to_list() if subset else []
 
     def _training(self, task: Any) -> dict[str, Any]:
         """Say what the model was trained on here: nothing, a baseline's rows, or what an adapter's own record says."""
-        if subset := self._subset(task):
+        if subset := self.asking.subset(task):
             seed = self.request.config.seed[0]
             return {"train_samples": subset.train_samples, "seed": seed, "training": {"subset": subset.hash}}
         if self.request.adapter is None:
@@ -376,8 +247,8 @@ class Session:
             "task": task.task_name,
             "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
             "prompt": {
-                "first": self.prompt(task, choices),
-                "chat_template": prompts.template_hash(self.tokenizer) if choices and choices.chat_template else None,
+                "first": self.asking.prompt(task, choices),
+                "chat_template": prompts.template_hash(self.asking.tokenizer) if choices and choices.chat_template else None,
             },
             "n": n,
             "n_available": len(task.eval_docs),
@@ -407,87 +278,6 @@ def _read(target: Path) -> dict[str, Any]:
         return records.read_run(target)
     except (OSError, ValueError) as error:
         raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
-
-
-def _create_model(
-    request: Request, choices: Choices | None, train_rows: Sequence[dict[str, Any]] = (), tokens: int = 0
-) -> Any:
-    """Build lm-eval's LM for the request; a baseline is fitted on `train_rows`, vLLM is started for `tokens`."""
-    quieten_libraries()
-    import lm_eval.models  # noqa: F401  registers lm-eval's own
-    from lm_eval.api.registry import get_model
-
-    import harness_ext.lm  # noqa: F401  registers ours
-
-    config = request.config
-    args = dict(config.model_args)
-    if request.is_served:
-        from harness_ext.lm.served import MODELS
-
-        return MODELS[config.model](**args)
-    if request.is_baseline:
-        args["rows"] = train_rows
-    more = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": config.device}
-    if request.base and choices and config.model == vllm_backend.VLLM:
-        ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
-        theirs = {name: value for name, value in args.items() if name not in ours}
-        return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
-    if request.base and choices:
-        args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
-        args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
-        if request.is_classifier:
-            args["head"] = request.adapter.config.get("modules_to_save") if request.adapter else None
-        else:
-            args["chat_template_args"] = choices.template_args
-        if not request.own["allow_pickle"]:
-            args["use_safetensors"] = True
-        if request.adapter:
-            args["peft"] = request.adapter.path
-        if request.quantise:
-            args["quantise"] = request.quantise
-        more |= {"batch_size": choices.batch_size, "device": choices.device}
-        memory.check_fits(request.base, args | more)
-    return get_model(config.model).create_from_arg_obj(args, more)
-
-
-def _adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:
-    """Run a loaded model as the next task wants it; see `Session._wishes`."""
-    lm.chat_template_args = choices.template_args
-    if str(choices.batch_size).isdecimal():  # `auto` is the same for all tasks, and each model's own affair
-        lm.batch_size_per_gpu = int(choices.batch_size)
-    if hasattr(lm, "prepare"):
-        lm.prepare(settled, continuations)
-
-
-def _apply_overrides(task: Any, config: Any, think_budget: int | None) -> None:
-    """Apply what lm-eval will apply to the task, so that the run key sees it."""
-    if think_budget is not None:
-        if not (task.config.metadata or {}).get("thinking"):
-            raise UserError(f"THINK_BUDGET is for a task with thinking (TASK=sst2_01_think), not {task.task_name}.")
-        task.set_config(key="generation_kwargs", value={"max_gen_toks": think_budget}, update=True)
-    if config.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
-        task.set_config(key="generation_kwargs", value=config.gen_kwargs, update=True)
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=config.num_fewshot or 0)
-    elif config.num_fewshot is not None and task.get_config("num_fewshot") != 0:
-        task.set_config(key="num_fewshot", value=config.num_fewshot)
-
-
-def _yes_or_no(template: bool | str | None) -> bool | None:
-    """Read --apply_chat_template; a template's name cannot be honoured, as lm-eval always applies the default one."""
-    if isinstance(template, str):
-        if template.lower() not in ("true", "false"):
-            raise UserError(
-                f"--apply_chat_template {template!r}: only true and false; a tokenizer's default template is applied."
-            )
-        return template.lower() == "true"
-    return template
-
-
-def _multiturn(config: Any, choices: Choices | None) -> bool:
-    """Few-shot examples become turns of their own wherever there is a chat template, as in lm-eval."""
-    template = choices.chat_template if choices else config.apply_chat_template
-    return bool(template) if config.fewshot_as_multiturn is None else bool(config.fewshot_as_multiturn and template)
 
 
 def _quieten(verbosity: str | None) -> None:

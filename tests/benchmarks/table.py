@@ -37,6 +37,16 @@ def beside_stock(rows: list[dict]) -> list[str]:
     return lines
 
 
+def beside_inspect_ai(rows: list[dict]) -> list[str]:
+    """Ours against inspect_ai."""
+    lines = _head(("docs", "docs/s inspect_ai", "ours", "ratio", "labels equal"))
+    for row in rows:
+        info = row["extra_info"]
+        theirs, ours = info["inspect_ai"]["docs_per_s"], info["ours"]["docs_per_s"]
+        lines.append(_line(info["documents"], f"{theirs:.1f}", f"{ours:.1f}", f"{ours / theirs:.2f}", info["labels_equal"]))
+    return lines
+
+
 def share(rows: list[dict]) -> list[str]:
     """Share of the machine's matrix-product rate."""
     lines = _head(("model", "docs", "docs/s", "necessary tokens", "GFLOP/s", "machine's", "share"))
@@ -89,6 +99,7 @@ def training(rows: list[dict]) -> list[str]:
 
 TABLES = {
     "test_answers_beside_stock": beside_stock,
+    "test_answers_beside_inspect_ai": beside_inspect_ai,
     "test_tiny_on_872": tiny,
     "test_share_of_the_machines_matrix_product_rate": share,
     "test_growth_with_documents": growth,

@@ -3,6 +3,7 @@
 Every side is a whole process (`answer_once.py`); the figures stand in extra_info. The models are `bench_models.py`'s.
 """
 
+import importlib.util
 import json
 import random
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from bench_models import body_parameters, build
 
+from harness_ext.labels import read
 from harness_ext.models import ROOT
 
 SCRIPT = Path(__file__).with_name("answer_once.py")
@@ -82,6 +84,20 @@ def test_answers_beside_stock(benchmark, models, sst2, tmp_path, size, variant, 
     benchmark.extra_info |= {"documents": limit, "labels_equal": same, "labels": 2 * limit, **sides}
     if dtype == "float32":  # of bfloat16 stock rounds, and ours computes in float32 here
         assert same == 2 * limit
+
+
+def test_answers_beside_inspect_ai(benchmark, models, sst2, tmp_path):
+    if importlib.util.find_spec("inspect_ai") is None:
+        pytest.skip("needs inspect_ai: .venv/bin/pip install -c constraints.txt inspect_ai")
+    model, limit = models(), 200
+    command = [sys.executable, str(SCRIPT.with_name("inspect_once.py")), str(model), str(sst2), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    ours = benchmark.pedantic(measure, ("ours", model, sst2, tmp_path / "ours"), {"limit": limit}, rounds=1)
+    found = [row for row in labels(tmp_path / "ours") if row[1] == "lenient"]
+    same = sum((read(text).label or "none") == row[2] for text, row in zip(theirs.pop("answers"), found, strict=True))
+    benchmark.extra_info |= {"documents": limit, "labels_equal": same, "inspect_ai": theirs, "ours": ours}
 
 
 def gigaflops() -> float:

@@ -1,0 +1,69 @@
+"""From a request to the model that answers it: lm-eval's LM, with the arguments that each backend wants."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness_ext import memory, vllm_backend
+from harness_ext.choices import Choices
+from harness_ext.loading import quieten_libraries
+from harness_ext.request import Request
+
+
+def create_model(
+    request: Request, choices: Choices | None, train_rows: Sequence[dict[str, Any]] = (), tokens: int = 0
+) -> Any:
+    """Build lm-eval's LM.
+
+    Args:
+        request: Names it.
+        choices: How it is run; None where the backend loads no checkpoint.
+        train_rows: What a baseline is fitted on.
+        tokens: What vLLM is started for: a prompt and its answer.
+
+    Raises:
+        UserError: Its weights are larger than the memory.
+    """
+    quieten_libraries()
+    import lm_eval.models  # noqa: F401  registers lm-eval's own
+    from lm_eval.api.registry import get_model
+
+    import harness_ext.lm  # noqa: F401  registers ours
+
+    config = request.config
+    args = dict(config.model_args)
+    if request.is_served:
+        from harness_ext.lm.served import MODELS
+
+        return MODELS[config.model](**args)
+    if request.is_baseline:
+        args["rows"] = train_rows
+    more = {"batch_size": config.batch_size, "max_batch_size": config.max_batch_size, "device": config.device}
+    if request.base and choices and config.model == vllm_backend.VLLM:
+        ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
+        theirs = {name: value for name, value in args.items() if name not in ours}
+        return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
+    if request.base and choices:
+        args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
+        args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
+        if request.is_classifier:
+            args["head"] = request.adapter.config.get("modules_to_save") if request.adapter else None
+        else:
+            args["chat_template_args"] = choices.template_args
+        if not request.own["allow_pickle"]:
+            args["use_safetensors"] = True
+        if request.adapter:
+            args["peft"] = request.adapter.path
+        if request.quantise:
+            args["quantise"] = request.quantise
+        more |= {"batch_size": choices.batch_size, "device": choices.device}
+        memory.check_fits(request.base, args | more)
+    return get_model(config.model).create_from_arg_obj(args, more)
+
+
+def adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:
+    """Run a loaded model as the next task wants it; see `run.Session`."""
+    lm.chat_template_args = choices.template_args
+    if str(choices.batch_size).isdecimal():  # `auto` is the same for all tasks, and each model's own affair
+        lm.batch_size_per_gpu = int(choices.batch_size)
+    if hasattr(lm, "prepare"):
+        lm.prepare(settled, continuations)

@@ -1,4 +1,4 @@
-"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [dtype=float32]`.
+"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [system=yes]`.
 
 Runs the real command line of this project or of lm-eval, whole, and prints JSON: documents a second while requests are
 answered, seconds from the start of the process to the first answer and to the end, peak memory, and where the log is.
@@ -11,10 +11,12 @@ START = time.perf_counter()
 
 import json  # noqa: E402
 import os  # noqa: E402
-import resource  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
+SYSTEM = (
+    "You read reviews of films with care, and say what the writer thinks."  # makes it about 50 tokens that all prompts share
+)
 
 
 def watch(seen: dict) -> None:
@@ -57,6 +59,7 @@ def main() -> None:
     os.chdir(ROOT)
     common = ["--tasks", given.get("task", "sst2_01"), "--output_path", out]
     common += [word for name in ("limit",) if name in given for word in (f"--{name}", given[name])]
+    common += ["--system_instruction", SYSTEM] if "system" in given else []
     if side == "ours":
         from harness_ext.__main__ import main as run
 
@@ -75,8 +78,10 @@ def main() -> None:
             "--batch_size", given.get("batch", "32"), "--log_samples", "--metadata", json.dumps({"data_dir": data}), *common,
         ]  # fmt: skip
         cli_evaluate()
+    from harness_ext.meter import peak_memory_bytes
+
     seen["wall_s"] = time.perf_counter() - START
-    seen["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seen["peak_bytes"] = peak_memory_bytes()["process"]
     print("\n" + json.dumps(seen))
 
 

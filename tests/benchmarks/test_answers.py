@@ -71,9 +71,9 @@ def labels(out: Path) -> list[tuple]:
 def test_answers_beside_stock(benchmark, models, sst2, tmp_path, size, variant, dtype, theirs, ours, limit):
     model = models(size, variant, dtype)
     sides = {
-        "stock": measure("stock", model, sst2, tmp_path / "stock", batch=theirs, limit=limit),
+        "stock": measure("stock", model, sst2, tmp_path / "stock", batch=theirs, limit=limit, system="yes"),
         "ours": benchmark.pedantic(
-            measure, ("ours", model, sst2, tmp_path / "ours"), {"batch": ours, "limit": limit}, rounds=1
+            measure, ("ours", model, sst2, tmp_path / "ours"), {"batch": ours, "limit": limit, "system": "yes"}, rounds=1
         ),
     }
     same = sum(a == b for a, b in zip(labels(tmp_path / "ours"), labels(tmp_path / "stock"), strict=True))

@@ -29,9 +29,15 @@ def run(door, model, data, out, *more):
 @pytest.mark.parametrize(
     ("architecture", "chat", "num_fewshot"),
     [
-        *itertools.product(ARCHITECTURES, (False, True), (0,)),
-        *itertools.product(ARCHITECTURES, (False,), (4,)),
+        *((architecture, False, 0) for architecture in ARCHITECTURES),
+        ("qwen2", True, 0),
         ("llama", True, 4),
+        ("gemma3", False, 4),
+        *(
+            pytest.param(architecture, chat, num_fewshot, marks=pytest.mark.slow)
+            for architecture in ARCHITECTURES
+            for chat, num_fewshot in ((True, 0), (False, 4), (True, 4))
+        ),
     ],
 )
 def test_run_answers_as_stock_lm_eval_does(architecture, chat, num_fewshot, door, eight_rows, tmp_path):

@@ -68,7 +68,7 @@ test: $(READY)  ## Run the tests (no network, no GPU)
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## Run the tests that take minutes
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow -n 2 --dist worksteal
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu

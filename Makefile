@@ -75,7 +75,7 @@ test-gpu: $(READY)  ## Run the tests that need a CUDA device
 
 bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go to results/bench.json and results/bench.md
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
-	@.venv/bin/python tests/benchmarks/table.py results/bench.json > results/bench.md
+	@.venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
 
 lint: $(READY)  ## ruff and mypy
 	.venv/bin/ruff check .

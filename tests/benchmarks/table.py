@@ -1,4 +1,4 @@
-"""`python tests/benchmarks/table.py results/bench.json`: the figures of `make bench` as Markdown, on standard output."""
+"""`python tests/benchmarks/table.py results/bench.json [results/bench.md]`: the figures of `make bench` as Markdown."""
 
 import json
 import sys
@@ -7,16 +7,19 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Print every table whose benchmarks are in the file."""
+    """Print every table whose benchmarks are in the file, or write them to a second one."""
     report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     found: dict[str, list[dict]] = {}
     for each in report["benchmarks"]:
         found.setdefault(each["name"].partition("[")[0], []).append(each)
     cpu = report["machine_info"]["cpu"]
-    print(f"<!-- made by `make bench` on {cpu.get('brand_raw')}, {cpu.get('count')} cores, {report['datetime'][:10]} -->\n")
-    for name, render in TABLES.items():
-        if name in found:
-            print("\n".join(render(found[name])), "\n")
+    made = f"made by `make bench` on {cpu.get('brand_raw')}, {cpu.get('count')} cores, {report['datetime'][:10]}"
+    tables = ["\n".join(render(found[name])) for name, render in TABLES.items() if name in found]
+    text = "\n\n".join([f"<!-- {made} -->", *tables]) + "\n"
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 def beside_stock(rows: list[dict]) -> list[str]:

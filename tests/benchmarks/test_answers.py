@@ -5,6 +5,7 @@ Every side is a whole process (`answer_once.py`); the figures stand in extra_inf
 
 import importlib.util
 import json
+import os
 import random
 import subprocess
 import sys
@@ -53,10 +54,15 @@ def sst2():
     return SST2
 
 
+def all_cores() -> dict[str, str]:
+    """Return the environment without the one thread that tests keep to."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
 def measure(side: str, model: Path | str, data: Path, out: Path, **settings: object) -> dict:
     given = [f"{name}={value}" for name, value in settings.items() if value]
     command = [sys.executable, str(SCRIPT), side, str(model), str(data), str(out), *given]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=all_cores())
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -87,7 +93,7 @@ def test_answers_beside_inspect_ai(benchmark, models, sst2, tmp_path):
         pytest.skip("needs inspect_ai: .venv/bin/pip install -c constraints.txt inspect_ai")
     model, limit = models(), 200
     command = [sys.executable, str(SCRIPT.with_name("inspect_once.py")), str(model), str(sst2), str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=all_cores())
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = json.loads(done.stdout.splitlines()[-1])
     ours = benchmark.pedantic(measure, ("ours", model, sst2, tmp_path / "ours"), {"limit": limit}, rounds=1)
@@ -98,6 +104,7 @@ def test_answers_beside_inspect_ai(benchmark, models, sst2, tmp_path):
 
 def gigaflops() -> float:
     """The machine's float32 matrix-product rate: the best of several products of 1024 x 1024."""
+    torch.set_num_threads(os.cpu_count() or 1)
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     best = float("inf")
     for _ in range(20):

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from harness_ext.labels import is_settled, read
 from harness_ext.lm import batches
-from harness_ext.lm.engine import PrefixReader, Row, common_prefix, write
+from harness_ext.lm.answer import AnswerLM
+from harness_ext.lm.engine import Batch, PrefixReader, Row, common_prefix, write
 from harness_ext.lm.forced import ForcedChoice
 from harness_ext.records import read_runs
 
@@ -197,6 +198,25 @@ def test_run_short_of_memory_halves_the_batch_and_loses_nothing(door, answering,
     assert max(sizes) == 8
 
 
+def test_run_short_of_memory_while_writing_keeps_the_answers_of_rows_that_were_done(
+    door, answering, eight_rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(AnswerLM, "_is_settled", lambda self, row, head, stops: row.number % 2 == 0)  # half end at once
+    whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
+    step, shortages = Batch.step, []
+
+    def short(self, tokens):
+        if len(tokens) == 4 and not shortages:
+            shortages.append(len(tokens))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(self, tokens)
+
+    monkeypatch.setattr(Batch, "step", short)
+    halved, record = run(door, answering, eight_rows, tmp_path / "halved")
+    assert record["engine"]["halved_for_memory"] == 1
+    assert halved == whole
+
+
 def test_run_single_row_that_does_not_fit_the_memory_is_one_line(door, answering, eight_rows, tmp_path, monkeypatch):
     def short(self, ids, mask, cache, keep):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -276,7 +296,7 @@ def test_run_in_batches_lets_other_errors_pass():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        batches.run_in_batches([[1]], fail, length=len, rows=lambda width: 1, is_open=bool)
+        batches.run_in_batches([[1]], fail, length=len, rows=lambda width: 1)
 
 
 @pytest.fixture(scope="module")

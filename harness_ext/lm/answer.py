@@ -161,7 +161,7 @@ class AnswerLM(CheckedLM):
                 bar.update(len(batch))
 
             room = self._room(reader, min(limit, WRITTEN_AHEAD))
-            shortages += self._in_batches(rows, run, room, lambda row: not row.done)
+            shortages += self._in_batches(rows, run, room)
             stopped += sum(len(row.written) < limit and row.written[-1] not in ends for row in rows)
             self.path = self._path(reader, shortages) | {"stopped_when_settled": stopped}
         return None
@@ -178,8 +178,10 @@ class AnswerLM(CheckedLM):
             UserError: Logits are NaN.
         """
         before = [len(row.written) for row in rows]
+        still_open = [row for row in rows if not row.done]  # some may have been done when memory ran out
         try:
-            write(reader, [row for row in rows if not row.done], is_done, penalty, watch)
+            if still_open:
+                write(reader, still_open, is_done, penalty, watch)
         except FloatingPointError:
             raise nan_error(self.model.dtype) from None
         return [len(row.written) - count for row, count in zip(rows, before, strict=True)]
@@ -249,7 +251,7 @@ class AnswerLM(CheckedLM):
                         results[number] = (float(chosen.sum()), bool((at.argmax(-1) == answer).all()))
                     bar.update(len(waiting[chunk[row.number]]))
 
-            shortages += self._in_batches(rows, run, self._room(reader, 0), lambda row: True)
+            shortages += self._in_batches(rows, run, self._room(reader, 0))
             self.path = self._path(reader, shortages) | {"from_generation": seen}
         for (text, _, _), result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", text, result)
@@ -331,8 +333,8 @@ class AnswerLM(CheckedLM):
         windows = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
         return any(window and window < tokens for window in windows)
 
-    def _in_batches(self, rows: list[Row], run: Any, room: Callable[[int], int], is_open: Any) -> int:
-        return batches.run_in_batches(rows, run, length=len, rows=room, is_open=is_open, equal_lengths=self._equal_lengths)
+    def _in_batches(self, rows: list[Row], run: Any, room: Callable[[int], int]) -> int:
+        return batches.run_in_batches(rows, run, length=len, rows=room, equal_lengths=self._equal_lengths)
 
     def _room(self, reader: PrefixReader, ahead: int) -> Callable[[int], int]:
         """Return from a batch's width to its rows, by the memory that is free now."""

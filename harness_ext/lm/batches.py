@@ -53,17 +53,15 @@ def run_in_batches(
     *,
     length: Callable[[Item], int],
     rows: Callable[[int], int],
-    is_open: Callable[[Item], bool],
     equal_lengths: bool = False,
 ) -> int:
     """Run all items in batches, the longest first, so that a lack of memory shows at once.
 
     Args:
         items: What to run.
-        run: Runs a batch, and leaves in each item how far it has come.
+        run: Runs a batch, and leaves in each item how far it has come; one cut short for memory is run again, in parts.
         length: Tokens of an item; may grow while it runs.
         rows: From the longest length in a batch to how many items may be in it.
-        is_open: Whether an item still has to be run after a batch that ran out of memory.
         equal_lengths: Never put items of different lengths together.
 
     Returns:
@@ -87,7 +85,7 @@ def run_in_batches(
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
-            waiting[: len(batch)] = [item for item in batch if is_open(item)]
+            waiting.sort(key=length, reverse=True)  # what has been written counts too
             most = len(batch) // 2
             shortages += 1
         if shortages:  # outside the handler, which would keep the batch's tensors alive

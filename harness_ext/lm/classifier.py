@@ -123,9 +123,7 @@ class ClassifierLM(SentenceLM):
                 found.update((sentence, (zero, one)) for sentence, (zero, one) in zip(batch, scores, strict=True))
                 bar.update(len(batch))
 
-            batches.run_in_batches(
-                unique, run, length=lambda sentence: len(encoded[sentence]), rows=rows, is_open=lambda _: True
-            )
+            batches.run_in_batches(unique, run, length=lambda sentence: len(encoded[sentence]), rows=rows)
         return [found[sentence] for sentence in sentences]
 
 

@@ -203,7 +203,8 @@ def test_run_short_of_memory_while_writing_keeps_the_answers_of_rows_that_were_d
 ):
     monkeypatch.setattr(AnswerLM, "_is_settled", lambda self, row, head, stops: row.number % 2 == 0)  # half end at once
     whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
-    step, shortages = Batch.step, []
+    step = Batch.step
+    shortages: list[int] = []
 
     def short(self, tokens):
         if len(tokens) == 4 and not shortages:

@@ -3,7 +3,7 @@
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
 VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
-  RECIPE REPORT_TO OUT SEED FORCE ARGS EXTRAS INDEX PYTHON
+  RECIPE REPORT_TO OUT SEED FORCE ARGS REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -11,7 +11,7 @@ RUN := .venv/bin/python -m harness_ext
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard validate tiny test test-slow test-gpu bench lint
+.PHONY: help setup eval models doctor finetune curves leaderboard validate tiny test test-slow test-real test-gpu bench lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -69,6 +69,9 @@ test: $(READY)  ## Run the tests (no network, no GPU)
 
 test-slow: $(READY)  ## Run the tests that take minutes
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow -n 2 --dist worksteal
+
+test-real: $(READY)  ## Run the tests on pretrained models: make test-real REAL_MODELS=folder
+	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m real
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
 	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu

@@ -104,6 +104,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The folder with all-MiniLM-L6-v2 and SmolLM2-135M-Instruct in the Hub's layout."""
+    folder = os.environ.get("REAL_MODELS")
+    if not folder:
+        pytest.skip("needs pretrained models in the folder that REAL_MODELS= names")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2 of random weights without a chat template. Copy it before changing it."""
     from builders import build_model

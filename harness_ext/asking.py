@@ -4,6 +4,7 @@ Loads a tokenizer at the most; nothing is answered here.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from harness_ext import evidence, records, sampling, served, vllm_backend
@@ -20,6 +21,7 @@ class Asking:
     def __init__(self, request: Request) -> None:
         """Prepare; nothing is loaded yet."""
         self.request = request
+        self._prompts: dict[tuple[int, str], list[str]] = {}
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -59,7 +61,7 @@ class Asking:
         return {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "prompt": records.run_key({"first": self.prompt(task, choices), "filters": task.config.filter_list}),
+            "prompt": records.run_key({"all": self.prompts(task, choices), "filters": task.config.filter_list}),
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": shots,
             "data": fingerprint(task.eval_docs),
@@ -85,29 +87,59 @@ class Asking:
             ),
         }
 
-    def prompt(self, task: Any, choices: Choices | None, document: dict[str, Any] | None = None) -> str:
-        """Render the prompt of a document, the first if none is given.
+    def prompts(self, task: Any, choices: Choices | None) -> list[str]:
+        """Render the prompt of every document that is asked, in lm-eval's order, and check that none has lost its sentence.
 
         Raises:
-            UserError: It cannot be rendered.
+            UserError: One cannot be rendered, lacks its sentence, or comes out otherwise a second time.
         """
-        from harness_ext.prompts import chat_renderer, render_prompt, show_messages
+        asked = (id(task), repr(choices))
+        if asked not in self._prompts:
+            self._prompts[asked] = self._render(task, choices)
+        return self._prompts[asked]
 
-        config = self.request.config
-        template = chat_renderer(self.tokenizer, choices.template_args) if choices and choices.chat_template else None
-        if self.request.is_served and config.apply_chat_template:
-            template = show_messages
-        task.set_fewshot_seed(config.seed[3])
+    def documents(self, task: Any) -> list[tuple[int, dict[str, Any]]]:
+        """Return the documents that a run asks, LIMIT and --samples applied as lm-eval does, each with its number."""
+        from lm_eval.evaluator_utils import get_sample_size
+
+        chosen = (self.request.config.samples or {}).get(task.task_name)
+        return list(task.doc_iterator(limit=get_sample_size(task, self.request.config.limit), samples=chosen))
+
+    def renderer(self, choices: Choices | None) -> Callable[..., str] | None:
+        """Return what renders messages to prompts; None for plain text."""
+        from harness_ext.prompts import chat_renderer, show_messages
+
+        if self.request.is_served and self.request.config.apply_chat_template:
+            return show_messages
+        return chat_renderer(self.tokenizer, choices.template_args) if choices and choices.chat_template else None
+
+    def _render(self, task: Any, choices: Choices | None) -> list[str]:
+        from harness_ext.prompts import check_sentence, render_prompt
+
+        config, template = self.request.config, self.renderer(choices)
+        what = f"{self.request.model!r}'s chat template" if template else "the task's own template"
         shots = task.config.num_fewshot
         if shots and shots > (examples := len(task.fewshot_docs())):
             raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
-        try:
-            return render_prompt(
-                task, document or task.eval_docs[0], template, config.system_instruction, multiturn(config, choices)
-            )
-        except Exception as error:  # a template may raise anything
-            what = f"{self.request.model}'s chat template" if template else "its own template"
-            raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
+        reads_prompt = not (self.request.is_classifier or self.request.is_baseline)
+
+        def render(document: dict[str, Any]) -> str:
+            try:
+                return render_prompt(task, document, template, config.system_instruction, multiturn(config, choices))
+            except Exception as error:  # a template may raise anything
+                raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
+
+        prompts: list[str] = []
+        documents = [document for _, document in self.documents(task)]
+        for document in (*documents[:1], *documents):
+            if len(prompts) < 2:
+                task.set_fewshot_seed(config.seed[3])
+            prompts.append(render(document))
+            if reads_prompt and task.config.custom_dataset and isinstance(sentence := document.get("sentence"), str):
+                check_sentence(prompts[-1], sentence, what)
+        if prompts[:1] != prompts[1:2]:
+            raise UserError(f"The same prompt of {task.task_name} comes out differently each time: {what} draws at random.")
+        return prompts[1:]
 
     def subset(self, task: Any) -> sampling.Subset | None:
         """Draw the rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""

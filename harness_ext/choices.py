@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.errors import UserError
-from harness_ext.labels import THINKING_TAGS
+from harness_ext.labels import THINKING_TAGS, ends_open
 from harness_ext.quantised import BITS, stored
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -16,6 +16,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 # 80-token prompts. A row that thinks keeps up to 32,768 tokens of cache.
 BATCH = {"cpu": 32, "cuda": 64, "mps": 32}
 BATCH_THINKING = 8
+# What templates call the switch of their thinking: Qwen3 and most others; Granite and DeepSeek; Command A.
+THINKING_SWITCHES = ("enable_thinking", "thinking", "reasoning")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Choices:
 
     def line(self) -> str:
         """Say all choices in one line."""
-        thinking = f"on, ends at {self.thinking_end}" if self.thinking else "off"
+        thinking = (
+            f"on, ends at {self.thinking_end}" if self.thinking else "not asked for" if "thinking" in self.reasons else "off"
+        )
         said = {
             "device": self.device,
             "dtype": self.dtype,
@@ -111,9 +115,8 @@ def choose(
     if not isinstance(template_args, dict | None):
         raise UserError(f"chat_template_args {template_args!r} are not of the form {{'name': value}}.")
     args = dict(template_args or {})
-    if chat_template and "enable_thinking" in str(template):
-        args.setdefault("enable_thinking", thinking)
-        thinking = bool(args["enable_thinking"])
+    if chat_template:
+        thinking = _switch_thinking(tokenizer, args, thinking, reasons)
     sampling = dict(sampling or {}) if thinking else {}  # thinking greedily, such models repeat themselves without end
     if sampling:
         reasons["sampling"] = "the model's own"
@@ -129,6 +132,26 @@ def choose(
         sampling=sampling,
         reasons=reasons,
     )
+
+
+def _switch_thinking(tokenizer: Any, args: dict[str, Any], thinking: bool, reasons: dict[str, str]) -> bool:
+    """Set the template's switches as the task asks, unless the user has, and say what else is particular about it.
+
+    Returns:
+        Whether the model will be asked to think.
+    """
+    from harness_ext.prompts import prompt_end, renders_differently, template_notes
+
+    for name in THINKING_SWITCHES:
+        works = renders_differently(tokenizer, {**args, name: True}, {**args, name: False})
+        if works or (name == "enable_thinking" and name in str(tokenizer.chat_template)):
+            args.setdefault(name, thinking)
+            thinking = bool(args[name])
+    if not thinking and ends_open(prompt_end(tokenizer, args)):
+        reasons["thinking"] = "yet the chat template opens it, and has no switch"
+    if notes := template_notes(tokenizer, args):
+        reasons["chat template"] = ", ".join([*filter(None, [reasons.get("chat template")]), *notes])
+    return thinking
 
 
 def _device(device: str | None, reasons: dict[str, str]) -> str:

@@ -207,7 +207,11 @@ class Examination:
             choices = self._choices(task)
             if choices is None:
                 return
-            longest = 0 if self.request.is_classifier else self._prompts(task, base, choices)
+            longest = 0
+            if self.request.is_classifier:
+                self.asking.prompts(task, choices)  # it reads none, but the run's key holds them
+            else:
+                longest = self._prompts(task, base, choices)
             self._memory(task, base, choices, longest)
 
     def _choices(self, task: Any) -> Choices | None:
@@ -223,7 +227,7 @@ class Examination:
         return choices
 
     def _prompts(self, task: Any, base: Checkpoint, choices: Choices) -> int:
-        """Render the first and the longest prompt.
+        """Render all prompts as a run does.
 
         Returns:
             Tokens of the longest; 0 if there is none.
@@ -232,8 +236,7 @@ class Examination:
 
         tokenizer, longest = self.asking.tokenizer, 0
         with self._problem("chat template"):
-            document = max(task.eval_docs, key=lambda row: len(str(row)))
-            prompts = [self.asking.prompt(task, choices), self.asking.prompt(task, choices, document)]
+            prompts = self.asking.prompts(task, choices)
             self.prompt = self.prompt or prompts[0]
             said = f"{template_hash(tokenizer)}, renders" if choices.chat_template else "none: prompts go as they are"
             self._say("chat template", OK, said)

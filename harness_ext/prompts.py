@@ -1,8 +1,11 @@
 """Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime, tzinfo
 from typing import Any
 
 from jinja2 import TemplateError
@@ -10,6 +13,12 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import has_bos_prefix
 
 from harness_ext.errors import UserError
+
+# What a chat template that asks for the date is told, or no two days would have the same prompts. It is the date that
+# Llama 3's templates write themselves where there is no clock.
+DATE = datetime(2024, 7, 26)
+_PROBE = [{"role": "user", "content": "Which of 0 and 1?"}]
+_PARTS_AS_TEXT = re.compile(r"""['"]type['"]: ?['"]text['"]""")  # a list of parts, printed as such
 
 
 def render_prompt(
@@ -45,8 +54,10 @@ def render_prompt(
 def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
     """Return what renders messages with a tokenizer's chat template.
 
-    It does what ``HFLM.apply_chat_template`` does, except where the template refuses a system message, as Gemma's does:
-    HFLM drops it, and here it goes to the head of the first user's turn.
+    It does what ``HFLM.apply_chat_template`` does, with three exceptions, so that no text is lost and none changes by the
+    day. Where the template refuses a system message, as Gemma's does, or drops it, it goes to the head of the first
+    user's turn. Where the template reads a message's content as a list of parts only, it is given one, as vLLM does. And
+    the date is always `DATE`.
 
     Args:
         tokenizer: A tokenizer with a chat template.
@@ -54,20 +65,70 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
     """
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        try:
-            return tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-                **template_args,
-            )
-        except TemplateError:
-            if messages[0]["role"] != "system":
-                raise
-            return render(fold_system(messages), add_generation_prompt)
+        ways = [messages, fold_system(messages)] if messages[0]["role"] == "system" else [messages]
+        failed: TemplateError | None = None
+        lost = ""
+        for number, way in enumerate([*ways, *map(_as_parts, ways)]):
+            try:
+                rendered = _render(tokenizer, template_args, way, add_generation_prompt)
+            except TemplateError as error:
+                failed = error if number < len(ways) else failed  # what it says of lists is no one's concern
+                continue
+            missing = _lost(messages, rendered)
+            if not missing:
+                return rendered
+            lost = lost or missing
+        if lost:
+            raise UserError(f"the text of the {lost} is not in what it renders")
+        raise failed or TemplateError("it renders nothing")
 
     return render
+
+
+def template_notes(tokenizer: Any, template_args: dict[str, Any]) -> list[str]:
+    """Say what is particular about a chat template: that it asks for the date, or reads lists of parts only."""
+    notes = [f"its date is {DATE:%Y-%m-%d}"] if asks_for_date(tokenizer) else []
+    with contextlib.suppress(TemplateError):
+        if _lost(_PROBE, _render(tokenizer, template_args, _PROBE)):
+            notes.append("texts as lists of parts")
+    return notes
+
+
+def asks_for_date(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer's chat template reads the clock."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def renders_differently(tokenizer: Any, template_args: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Tell whether a chat template renders a question differently if its arguments are others."""
+    with contextlib.suppress(TemplateError, UserError):
+        return chat_renderer(tokenizer, template_args)(_PROBE) != chat_renderer(tokenizer, others)(_PROBE)
+    return False
+
+
+def prompt_end(tokenizer: Any, template_args: dict[str, Any]) -> str:
+    """Return the end of what a chat template renders of a question; empty if it renders none."""
+    with contextlib.suppress(TemplateError, UserError):
+        return chat_renderer(tokenizer, template_args)(_PROBE)[-64:]
+    return ""
+
+
+def check_sentence(prompt: str, sentence: str, what: str) -> None:
+    """Check that a prompt holds the text that it asks about; case and white space do not matter.
+
+    Args:
+        prompt: As a model gets it.
+        sentence: The text.
+        what: Rendered it, to be named in the error: ``"'tiny''s chat template"``.
+
+    Raises:
+        UserError: It does not.
+    """
+    if _squeezed(sentence) not in _squeezed(prompt):
+        raise UserError(
+            f"A prompt lacks the sentence that it asks about ({sentence[:60]!r}): {what} drops or changes it. Mend that, or "
+            "choose another task or model."
+        )
 
 
 def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -76,6 +137,61 @@ def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     if not rest or rest[0]["role"] != "user":
         return [{"role": "user", "content": system["content"]}, *rest]
     return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
+def _as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write each message's content as a list of one part."""
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+
+def _render(tokenizer: Any, template_args: dict[str, Any], messages: list[dict], add_generation_prompt: bool = True) -> str:
+    try:
+        with _stopped_clock():
+            return tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **template_args,
+            )
+    except TemplateError:
+        raise
+    except Exception as error:  # a template may do anything, such as adding a text to a list
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+
+def _lost(messages: list[dict[str, str]], rendered: str) -> str:
+    """Name the message whose text is not in what was rendered of it; empty if there is none.
+
+    Answers in examples may lose something: templates cut thinking out of them.
+    """
+    text = _squeezed(rendered)
+    if _PARTS_AS_TEXT.search(rendered):
+        return "messages (but for a list printed as Python does)"
+    asked = [message for message in messages if message["role"] != "assistant"]
+    return next((f"{each['role']}'s message" for each in asked if _squeezed(each["content"]) not in text), "")
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+@contextlib.contextmanager
+def _stopped_clock() -> Iterator[None]:
+    """Let it be `DATE` for transformers' ``strftime_now``; an argument of that name would reach the template as text."""
+    from transformers.utils import chat_template_utils
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return DATE
+
+    true = chat_template_utils.datetime
+    chat_template_utils.datetime = Stopped
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = true
 
 
 def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

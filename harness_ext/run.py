@@ -233,6 +233,7 @@ class Session:
         from harness_ext import prompts
 
         request, (meter, peak) = self.request, self.team.total(self.meter)
+        has_template = bool(choices and choices.chat_template)
         adapter = request.adapter
         n = len({sample["doc_id"] for sample in samples})
         answers = n * len(samples[0]["arguments"])
@@ -247,8 +248,11 @@ class Session:
             "task": task.task_name,
             "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
             "prompt": {
-                "first": self.asking.prompt(task, choices),
-                "chat_template": prompts.template_hash(self.asking.tokenizer) if choices and choices.chat_template else None,
+                "first": self.asking.prompts(task, choices)[0],
+                "chat_template": prompts.template_hash(self.asking.tokenizer) if has_template else None,
+                "date": f"{prompts.DATE:%Y-%m-%d}"
+                if has_template and prompts.asks_for_date(self.asking.tokenizer)
+                else None,
             },
             "n": n,
             "n_available": len(task.eval_docs),

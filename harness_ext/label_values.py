@@ -49,7 +49,7 @@ def wanted(value: Any, classes: Sequence) -> str:
     if plain(value) == "-1":
         return f"{said} -1 means that the split is not labelled: name one that is with 'splits' in the task."
     if _are_numbers(classes) and re.search(r"[^\W\d_]", str(value)):
-        return f"{said} If the labels are words, name them in the task, that of 0 first: dataset_kwargs: {{classes: [..., ...]}}."
+        return f"{said} If the labels are words, name them in the task: dataset_kwargs: {{classes: [that of 0, that of 1]}}."
     return said
 
 

@@ -7,6 +7,7 @@ to another: a source that cannot be read is an error.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 
 from harness_ext import hub as hub_client
+from harness_ext import label_values, tsv
 from harness_ext.errors import UserError
 from harness_ext.models import as_path
 
@@ -45,7 +47,7 @@ def load_splits(
         embedded: Folder under ``tasks/`` with GLUE's two files, instead of `hub`.
         text: Column of the text.
         label: Column of the label.
-        classes: The values in `label` that stand for 0 and 1.
+        classes: The values in `label` that stand for 0 and 1. On the Hub also the names of its classes.
         splits: Names on the Hub of ``train`` and ``validation``, where they differ.
         data_dir: The user's folder with ``train.tsv`` and ``dev.tsv``, instead of the Hub.
         dataset: The user's choice of another Hub dataset with the same columns, ``owner/name[/config]``.
@@ -67,11 +69,12 @@ def load_splits(
     if data_dir or embedded:
         folder = as_path("DATA_DIR", data_dir) if data_dir else TASKS_DIR / str(embedded)
         shown = folder.resolve().name if data_dir else f"embedded {embedded}"
-        tables = {split: _read_tsv(folder / GLUE_FILES[split], text, label) for split in wanted}
+        tables = {split: tsv.read_columns(folder / GLUE_FILES[split], text, label) for split in wanted}
         sources = {split: f"{shown}/{file}" for split, file in GLUE_FILES.items()}
     else:
         name, config = _hub_name(dataset) if dataset else (str(hub), hub_config)
-        tables = _read_hub(name, config, text, label, {split: (splits or {}).get(split, split) for split in wanted})
+        names = {split: (splits or {}).get(split, split) for split in wanted}
+        tables = _read_hub(name, config, text, label, names, classes)
         sources = {split: f"{name} {split}" for split in tables}
     checked = {split: _checked(tables[split], classes, sources[split]) for split in tables}
     return DatasetDict({"train": checked["train"], "validation": checked["train" if train_only else "validation"]})
@@ -85,32 +88,24 @@ def fingerprint(documents: Iterable[dict]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_tsv(path: Path, text: str, label: str) -> list[tuple[int, str, str]]:
-    """Read (line number, text, label) from a tab-separated file without quoting, as GLUE writes it."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise UserError(
-            f"Cannot read {path} ({error.strerror}). DATA_DIR must be a folder with GLUE's train.tsv and dev.tsv."
-        ) from None
-    if lines[-1] == b"":
-        lines.pop()  # what follows the last line end is no row
-    header, *rows = [_fields(line, f"{path}, row {number}") for number, line in enumerate(lines, start=1)] or [[]]
-    if text not in header or label not in header:
-        found = "\t".join(header)[:80]
-        raise UserError(f"{path}, row 1: the header is {found!r}; it must name the columns {text!r} and {label!r}.")
-    columns = header.index(text), header.index(label)
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise UserError(f"{path}, row {number}: {len(row)} tab-separated fields where the header has {len(header)}.")
-    return [(number, row[columns[0]], row[columns[1]]) for number, row in enumerate(rows, start=2)]
+def overlap(task: Any) -> int | None:
+    """Count the documents of a task whose text stands in its train split too; capitals and punctuation do not count.
+
+    Args:
+        task: A built task of ours.
+
+    Returns:
+        The count; None for a task that is not read by `load_splits`.
+    """
+    splits = task.dataset if isinstance(task.dataset, dict) else {}
+    if not {"train", "validation"} <= splits.keys() or "sentence" not in splits["train"].column_names:
+        return None
+    train = set(map(_bare, splits["train"]["sentence"]))
+    return sum(_bare(text) in train for text in splits["validation"]["sentence"])
 
 
-def _fields(line: bytes, place: str) -> list[str]:
-    try:
-        return line.decode("utf-8").rstrip("\r").split("\t")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: byte {error.start + 1} is not valid UTF-8. Save the file as UTF-8.") from None
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold()) or text  # a text of signs alone is compared as it is
 
 
 def _hub_name(dataset: str) -> tuple[str, str | None]:
@@ -123,8 +118,8 @@ def _hub_name(dataset: str) -> tuple[str, str | None]:
 
 
 def _read_hub(
-    name: str, config: str | None, text: str, label: str, splits: dict[str, str]
-) -> dict[str, list[tuple[int, str, str]]]:
+    name: str, config: str | None, text: str, label: str, splits: dict[str, str], classes: Sequence
+) -> dict[str, list[tuple[int, Any, Any]]]:
     """Read splits of a Hub dataset, by our names for them; `datasets` honours its cache and the offline switches."""
     hub_client.look_up("dataset", name)
     try:
@@ -142,26 +137,26 @@ def _read_hub(
         rows = loaded[source]
         if text not in rows.column_names or label not in rows.column_names:
             raise UserError(f"Dataset {name!r} has the columns {rows.column_names}, without {text!r} or {label!r}.")
-        tables[split] = list(zip(range(1, len(rows) + 1), rows[text], rows[label], strict=True))
+        meanings = label_values.by_name(name, getattr(rows.features[label], "names", None), classes)
+        values = [meanings.get(value, value) for value in rows[label]] if meanings else rows[label]
+        tables[split] = list(zip(range(1, len(rows) + 1), rows[text], values, strict=True))
     return tables
 
 
-def _checked(rows: list[tuple[int, str, str]], classes: Sequence, source: str) -> Dataset:
+def _checked(rows: list[tuple[int, Any, Any]], classes: Sequence, source: str) -> Dataset:
     """Strip and check every row of a split."""
-    labels = {str(value): index for index, value in enumerate(classes)}
-    if len(labels) != 2:
-        raise UserError(f"{source}: 'classes' must name two different values, not {list(classes)}.")
+    numbers = label_values.by_value(classes, source)
     if not rows:
         raise UserError(f"{source}: the split is empty.")
     for number, sentence, value in rows:
         if not isinstance(sentence, str) or not sentence.strip():
             raise UserError(f"{source}, row {number}: the sentence is empty.")
-        if str(value).strip() not in labels:
-            raise UserError(f"{source}, row {number}: label {value!r} is not {' or '.join(labels)}.")
+        if label_values.plain(value) not in numbers:
+            raise UserError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
     return Dataset.from_dict(
         {
             "sentence": [sentence.strip() for _, sentence, _ in rows],
-            "label": [labels[str(value).strip()] for _, _, value in rows],
+            "label": [numbers[label_values.plain(value)] for _, _, value in rows],
         },
         info=DatasetInfo(description=source),
     )

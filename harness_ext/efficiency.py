@@ -3,10 +3,13 @@
 Reads the leaderboard's rows; knows nothing of models.
 """
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from harness_ext import records
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> samples -> a score per seed
 
@@ -14,14 +17,44 @@ Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> sampl
 def by_samples(board: list[dict[str, Any]]) -> Scores:
     """Group the scores of whole runs of trained models; those at one number of samples only are left out.
 
+    Runs are of one group if base, data and recipe are the same by content. Where two groups have one name, a hash
+    stands behind it.
+
     Args:
         board: Rows of `leaderboard.rows`.
     """
-    found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in board:
-        if row["train_samples"] and not row["partial"]:
-            found[_name(row), f"{row['task']} on {row['data']}"][str(row["train_samples"])].append(row["score"])
-    return {name: dict(sizes) for name, sizes in sorted(found.items()) if len(sizes) > 1}
+    whole = [row for row in board if row["train_samples"] and not row["partial"]]
+    batches: dict[str, set[int]] = defaultdict(set)  # by content: those that are the recipe's own
+    for row in whole:
+        if row["batch_size"] is not None and not _is_cut(row):
+            batches[row["content"]].add(row["batch_size"])
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in whole:
+        batch = row["batch_size"]
+        if _is_cut(row):  # the recipe's is this one or larger
+            larger = [size for size in batches[row["content"]] if size >= batch]
+            batch = larger[0] if len(larger) == 1 else batch
+        group = records.run_key([row["content"], batch])[:6]
+        found[_name(row), f"{row['task']} on {row['data']}", group][str(row["train_samples"])].append(row["score"])
+    twice = Counter((model, data) for model, data, _ in found)
+    return {
+        (f"{model} ({group})" if twice[model, data] > 1 else model, data): dict(sizes)
+        for (model, data, group), sizes in sorted(found.items())
+        if len(sizes) > 1
+    }
+
+
+def content(manifest: dict[str, Any]) -> str:
+    """Write down what runs that are averaged as seeds have in common: base, data and recipe, by content, not by name.
+
+    The batch size is left out: the recipe's is cut down where there are fewer samples.
+    """
+    training = manifest.get("training") or {}
+    parts = manifest.get("key_parts") or {}
+    settings = {name: value for name, value in (training.get("settings") or {}).items() if name != "batch_size"}
+    weights = parts.get("weights")
+    made_from = [training.get("base_version") or weights, training.get("data_fingerprint") or training.get("data"), settings]
+    return json.dumps([weights, manifest.get("data_fingerprint"), *made_from], sort_keys=True, default=str)
 
 
 def markdown(scores: Scores) -> list[str]:
@@ -68,6 +101,11 @@ def draw(scores: Scores, path: Path) -> list[Path]:
     for file in files:
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
+
+
+def _is_cut(row: dict[str, Any]) -> bool:
+    """Whether a run's batch may have been cut down to the number of its samples."""
+    return row["batch_size"] is not None and row["batch_size"] == row["train_samples"]
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ def markdown(board: list[dict[str, Any]]) -> str:
 def as_csv(board: list[dict[str, Any]]) -> str:
     """Render the leaderboard as CSV: fractions in 0-1, an empty field where there is no value."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, (*COLUMNS, "partial"), lineterminator="\n")
+    writer = csv.DictWriter(text, (*COLUMNS, "partial"), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(board)
     return text.getvalue()
@@ -178,6 +178,8 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
         "reported": None,
         "reported_inside": None,
         "partial": n < manifest["n_available"],
+        "content": efficiency.content(manifest),
+        "batch_size": (training.get("settings") or {}).get("batch_size"),
     }
     score = _reported_score(manifest, reported)
     if score is not None and not row["partial"]:

@@ -1,5 +1,7 @@
 """Scores by number of labels, against means worked out by hand; and which reported number a fine-tuned run is put beside."""
 
+import re
+
 import pytest
 from test_leaderboard import manifest, save
 
@@ -53,3 +55,49 @@ def test_deberta_is_put_beside_the_reported_run_of_its_batch_size(recipe, sample
     run = trained("microsoft/deberta-v3-base", samples, 0, 500, recipe)
     (row,) = leaderboard.rows([run], leaderboard.read_reported())
     assert row["reported"] == (None if reported is None else reported / 872)
+
+
+def adapted(samples, seed, correct, *, weights="sha256:a", trained_on="d1", batch=16, evaluated="v1", **settings):
+    training = {
+        "recipe": "qwen",
+        "base_version": weights,
+        "data_fingerprint": trained_on,
+        "settings": {"learning_rate": 0.001, "batch_size": min(batch, samples), **settings},
+    }
+    return manifest(
+        "final",
+        correct,
+        adapter=f"a{samples}{seed}{weights}{trained_on}",
+        train_samples=samples,
+        seed=seed,
+        training=training,
+        data_fingerprint=evaluated,
+        key_parts={"weights": weights},
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"weights": "sha256:b"}, {"trained_on": "d2"}, {"evaluated": "v2"}, {"learning_rate": 0.1}, {"batch": 8}],
+    ids=["base", "training data", "evaluation data", "setting", "batch"],
+)
+def test_runs_of_one_name_and_different_content_are_no_seeds_of_each_other(other):
+    board = [adapted(size, 0, 436) for size in (16, 64)] + [adapted(size, 1, 545, **other) for size in (16, 64)]
+    scores = efficiency.by_samples(leaderboard.rows(board, []))
+    names = [name for name, _ in scores]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"final \+ qwen \([0-9a-f]{6}\)", name) for name in names)
+    assert sorted(found["64"] for found in scores.values()) == [[0.5], [0.625]]
+
+
+@pytest.mark.parametrize("batch", [16, 128])  # 128 is cut down to the number of samples
+def test_sizes_and_seeds_of_one_recipe_are_one_group_whatever_the_batch_was_cut_down_to(batch):
+    board = [adapted(size, seed, 436, batch=batch) for size in (16, 64, 256, 1024) for seed in (0, 1)]
+    ((name, _),) = scores = efficiency.by_samples(leaderboard.rows(board, []))
+    assert name == "final + qwen"
+    assert {size: len(found) for size, found in next(iter(scores.values())).items()} == {
+        "16": 2,
+        "64": 2,
+        "256": 2,
+        "1024": 2,
+    }

@@ -113,7 +113,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
     from harness_ext import leaderboard
 
     board, files = leaderboard.write(Path(args.output_path))
-    leaderboard.show(board)
+    leaderboard.show(board, more=f"in {files[0]}")
     print(f"Written: {' and '.join(map(str, files))}", file=sys.stderr)
 
 

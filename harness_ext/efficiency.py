@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from harness_ext import records
+from harness_ext.tables import markdown_cell, visible
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> samples -> a score per seed
 
@@ -63,7 +64,7 @@ def markdown(scores: Scores) -> list[str]:
     lines = ["| model | data | " + " | ".join(sizes) + " |", "|" + " --- |" * (2 + len(sizes))]
     for (model, data), found in scores.items():
         cells = [_cell(found[size]) if size in found else "" for size in sizes]
-        lines.append(f"| {model} | {data} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown_cell(model)} | {markdown_cell(data)} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
@@ -90,7 +91,9 @@ def draw(scores: Scores, path: Path) -> list[Path]:
         means = [mean(values) for _, values in points]
         below = [middle - min(values) for middle, (_, values) in zip(means, points, strict=True)]
         above = [max(values) - middle for middle, (_, values) in zip(means, points, strict=True)]
-        axis.errorbar([x for x, _ in points], means, [below, above], marker="o", capsize=3, linewidth=1.5, label=model)
+        axis.errorbar(
+            [x for x, _ in points], means, [below, above], marker="o", capsize=3, linewidth=1.5, label=_label(model)
+        )
     axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     axis.set_xticks(range(len(sizes)), sizes)
     axis.set_xlabel("training samples")
@@ -101,6 +104,12 @@ def draw(scores: Scores, path: Path) -> list[Path]:
     for file in files:
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
+
+
+def _label(name: str) -> str:
+    """Write a name so that matplotlib reads no formula in it, and shows it although it begins with an underscore."""
+    plain = visible(name).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _is_cut(row: dict[str, Any]) -> bool:

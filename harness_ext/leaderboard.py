@@ -10,13 +10,14 @@ from harness_ext import efficiency, presets, quantised, records
 from harness_ext.errors import UserError, writing_to
 from harness_ext.models import ROOT
 from harness_ext.stats import wilson
+from harness_ext.tables import Column, csv_cell, markdown_cell, show_table
 
 REPORTED = ROOT / "results" / "reported.csv"
 SST2_VALIDATION = "1693a5fbd9fa5b4a"  # data.fingerprint of GLUE's 872 validation sentences
 COLUMNS = (
     "model", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
     "task", "data", "n", "n_available", "score", "low", "high",
-    "not_following", "strict_score", "docs_per_s", "reported", "reported_inside",
+    "not_following", "near_ties", "strict_score", "docs_per_s", "reported", "reported_inside",
 )  # fmt: skip
 
 # The original's models as they are called on the Hub, the task that asks as it did, and how they are quantised.
@@ -73,10 +74,11 @@ def markdown(board: list[dict[str, Any]]) -> str:
         text += [*efficiency.markdown(scores), "![](label-efficiency.svg)", "", "## All runs", ""]
     full = [row for row in board if not row["partial"]]
     partial = [row for row in board if row["partial"]]
+    heads = [head.title for head in _heads(board)]
     if full:
-        text += _table(full)
+        text += _table(full, heads)
     if partial:
-        text += ["## Partial runs (LIMIT=): for trying out, not for comparing", "", *_table(partial)]
+        text += ["## Partial runs (LIMIT=): for trying out, not for comparing", "", *_table(partial, heads)]
     if any(row["n"] == 872 for row in full):
         text += [NOTE_N, ""]
     return "\n".join(text)
@@ -87,70 +89,94 @@ def as_csv(board: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, (*COLUMNS, "partial"), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(board)
+    for row in board:
+        writer.writerow({name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()})
     return text.getvalue()
 
 
-def show(board: list[dict[str, Any]]) -> None:
-    """Print rows as a table that fits the terminal; columns without any value are left out."""
-    from rich.console import Console
-    from rich.table import Table
+def show(board: list[dict[str, Any]], more: str = "make leaderboard, or leaderboard.md", width: int | None = None) -> None:
+    """Print rows as a table that fits the terminal; columns without any value are left out.
 
-    cells = [_cells(row) for row in board]
-    names = ("model", "adapter", "task", "data")
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    heads = [head for head in _HEADS if any(row[head] for row in cells)]
-    for head in heads:
-        title = head.replace(" ", "\n")
-        if head in names:
-            table.add_column(title, overflow="fold", min_width=9)  # a name that is folded stays readable
-        else:
-            table.add_column(title, justify="right", no_wrap=True)
-    for row in cells:
-        table.add_row(*(row[head].replace("[", "\\[") for head in heads))
-    Console().print(table, new_line_start=True)
+    Args:
+        board: The rows.
+        more: Where columns for which there is no room can be seen.
+        width: As for `tables.show_table`.
+    """
+    cells = [_cells(row) | {"adapter": _short_adapter(row)} for row in board]
+    heads = [head for head in _heads(board) if any(row[head.title] for row in cells)]
+    show_table(heads, [[row[head.title] for head in heads] for row in cells], more, width)
 
 
+# Score, interval, outputs that do not follow and what was run are always shown; the rest gives way in this order.
 _HEADS = (
-    "model", "adapter", "train samples", "seed", "steps", "collapsed", "task", "data", "n", "score %", "95% interval",
-    "not following", "strict %", "docs/s", "reported %", "inside",
-)  # fmt: skip
+    Column("model", is_name=True),
+    Column("adapter", is_name=True),
+    Column("recipe", is_name=True, dropped=6),
+    Column("train samples", dropped=9),
+    Column("seed", dropped=5),
+    Column("steps", dropped=3),
+    Column("collapsed", dropped=13),
+    Column("task", is_name=True, dropped=7),
+    Column("data", is_name=True, dropped=4),
+    Column("n", dropped=10),
+    Column("score %"),
+    Column("95% interval"),
+    Column("not following"),
+    Column("near ties", dropped=12),
+    Column("strict %", dropped=11),
+    Column("docs/s", dropped=8),
+    Column("reported %", dropped=2),
+    Column("inside", dropped=1),
+)
+
+
+def _heads(board: list[dict[str, Any]]) -> list[Column]:
+    """The columns; that of near ties only where there are any."""
+    has_ties = any(row["near_ties"] for row in board)
+    return [head for head in _HEADS if head.title != "near ties" or has_ties]
+
+
+def _short_adapter(row: dict[str, Any]) -> str:
+    """An adapter's name without that of its base, which stands beside it."""
+    base = row["model"].split(" (")[0].replace("/", "__")  # as its folder is called; behind it stands how it is quantised
+    return str(row["adapter"] or "").removeprefix(f"{base}--")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     """Format a row for people, by column head; percent with two digits, as 1/872 is 0.11."""
     speed = row["docs_per_s"]
-    values = (
-        row["model"],
-        row["adapter"] or "",
-        row["train_samples"] or "",
-        "" if row["seed"] is None else row["seed"],
-        row["optimiser_steps"] or "",
-        "YES" if row["collapsed"] else "",
-        row["task"],
-        row["data"],
-        f"{row['n']}/{row['n_available']}" if row["partial"] else row["n"],
-        _percent(row["score"]),
-        f"{100 * row['low']:.1f}-{100 * row['high']:.1f}",
-        row["not_following"],
-        _percent(row["strict_score"]),
-        "" if speed is None else f"{speed:.1f}",
-        _percent(row["reported"]),
-        {True: "yes", False: "no", None: ""}[row["reported_inside"]],
-    )
-    return dict(zip(_HEADS, map(str, values), strict=True))
+    values = {
+        "model": row["model"],
+        "adapter": row["adapter"] or "",
+        "recipe": row["recipe"] or "",
+        "train samples": row["train_samples"] or "",
+        "seed": "" if row["seed"] is None else row["seed"],
+        "steps": row["optimiser_steps"] or "",
+        "collapsed": "YES" if row["collapsed"] else "",
+        "task": row["task"],
+        "data": row["data"],
+        "n": f"{row['n']}/{row['n_available']}" if row["partial"] else row["n"],
+        "score %": _percent(row["score"]),
+        "95% interval": f"{100 * row['low']:.1f}-{100 * row['high']:.1f}",
+        "not following": row["not_following"],
+        "near ties": "" if row["near_ties"] is None else row["near_ties"],
+        "strict %": _percent(row["strict_score"]),
+        "docs/s": "" if speed is None else f"{speed:.1f}",
+        "reported %": _percent(row["reported"]),
+        "inside": {True: "yes", False: "no", None: ""}[row["reported_inside"]],
+    }
+    return {head: str(value) for head, value in values.items()}
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
-def _table(board: list[dict[str, Any]]) -> list[str]:
-    lines = ["| " + " | ".join(_HEADS) + " |", "|" + " --- |" * len(_HEADS)]
+def _table(board: list[dict[str, Any]], heads: list[str]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for row in board:
-        # A model's name is the user's text: it must not break out of its cell or become markup.
-        cells = (cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in _cells(row).values())
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = _cells(row)
+        lines.append("| " + " | ".join(markdown_cell(cells[head]) for head in heads) + " |")
     return [*lines, ""]
 
 
@@ -173,6 +199,7 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
         "low": low,
         "high": high,
         "not_following": sum(main["not_following"].values()),
+        "near_ties": manifest.get("near_ties"),
         "strict_score": counts["strict"]["correct"] / n if "strict" in counts else None,
         "docs_per_s": manifest.get("docs_per_s"),
         "reported": None,

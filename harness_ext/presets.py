@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import functools
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,37 +81,44 @@ def load(path: Path = FILE) -> dict[str, Preset]:
     return presets
 
 
-def show() -> None:
-    """Print the presets as a table that fits the terminal."""
-    from rich.console import Console
-    from rich.table import Table
+def show(width: int | None = None) -> None:
+    """Print the presets as a table that fits the terminal.
 
+    Args:
+        width: As for `tables.show_table`.
+    """
     from harness_ext.leaderboard import read_reported
+    from harness_ext.tables import Column, show_table
 
     prompted = {row["model"]: row["score"] for row in read_reported() if row["group"] == "zero-shot"}
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("MODEL=", "Hub id"):
-        table.add_column(head, overflow="fold", min_width=10)
-    for head in ("size", "memory", "reported %"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for head in ("4 bits", "gated"):
-        table.add_column(head, no_wrap=True)
-    table.add_column("task", overflow="fold")
-    table.add_column("command", overflow="fold", min_width=24)
+    columns = [
+        Column("MODEL=", is_left=True),
+        Column("Hub id", is_name=True),
+        Column("size"),
+        Column("memory"),
+        Column("reported %"),
+        Column("4 bits", is_left=True, dropped=3),
+        Column("gated", is_left=True, dropped=4),
+        Column("task", is_name=True, dropped=1),
+        Column("command", is_left=True, dropped=2),
+    ]
+    rows = []
     for preset in load().values():
         score = prompted.get(preset.reported)
-        table.add_row(
-            preset.name,
-            preset.model,
-            f"{preset.parameters:g}B",
-            f"{preset.memory_gb:g} GB",
-            "by labels" if score is None else f"{100 * float(score):.2f}",
-            preset.quantise or preset.stored or "",
-            "yes" if preset.gated else "",
-            preset.task,
-            preset.command,
+        rows.append(
+            (
+                preset.name,
+                preset.model,
+                f"{preset.parameters:g}B",
+                f"{preset.memory_gb:g} GB",
+                "by labels" if score is None else f"{100 * float(score):.2f}",
+                preset.quantise or preset.stored or "",
+                "yes" if preset.gated else "",
+                preset.task,
+                preset.command,
+            )
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show_table(columns, rows, "make models in a wider window; what to type is make eval MODEL=its short name", width)
 
 
 def _read(name: str, fields: Any) -> Preset:

@@ -1,9 +1,13 @@
 import csv
 import io
 
+import pytest
+from rich.cells import cell_len
+
 from harness_ext import leaderboard
 from harness_ext.leaderboard import SST2_VALIDATION, as_csv, markdown, rows, write
 from harness_ext.records import SCHEMA, write_json
+from harness_ext.tables import markdown_cell
 
 
 def manifest(model="m", correct=700, n=872, *, task="sst2_01", missing=3, **more):
@@ -113,13 +117,82 @@ def test_rows_leave_out_runs_of_other_tasks():
 
 def test_committed_leaderboard_holds_every_published_run():
     results = leaderboard.REPORTED.parent
-    text = (results / "leaderboard.md").read_text(encoding="utf-8")
+    lines = (results / "leaderboard.md").read_text(encoding="utf-8").splitlines()
+    (head,) = {line for line in lines if line.startswith("| model | adapter")}
+    heads = head.strip("| ").split(" | ")
     board = rows(
         [leaderboard.records.read_run(folder) for folder in results.glob("published/*")], leaderboard.read_reported()
     )
     assert board
     for row in board:
-        cells = list(leaderboard._cells(row).values())
-        assert (
-            " | ".join(cells[: cells.index(row["data"]) + 6]) in text
-        )  # up to the strict score: speed is each machine's own
+        cells = leaderboard._cells(row)
+        shown = [markdown_cell(cells[each]) for each in heads]
+        assert any(line.startswith("| " + " | ".join(shown[: heads.index("docs/s")])) for line in lines)  # speed differs
+
+
+def test_committed_leaderboard_tells_any_two_runs_apart():
+    text = (leaderboard.REPORTED.parent / "leaderboard.md").read_text(encoding="utf-8")
+    table = [line.strip("| ").split(" | ") for line in text.split("## All runs")[1].splitlines() if line.startswith("| ")]
+    recipe = table[0].index("recipe")
+    by_recipe = {row[recipe] for row in table[1:] if row[0] == "tiny-base"}
+    assert by_recipe == {"tiny", "deberta"}
+
+
+ADAPTER = manifest(
+    "org/a-model-of-some-renown-7B-Instruct",
+    adapter="org__a-model-of-some-renown-7B-Instruct--64--s0--9ba9feee",
+    train_samples=64,
+    seed=0,
+    missing=123,
+    training={"recipe": "qwen", "optimiser_steps": 500, "collapsed": True},
+)
+CHINESE = manifest("模型" * 40, 600, missing=77)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200, None])
+def test_table_shows_what_matters_at_any_width(width, capsys):
+    leaderboard.show(rows([ADAPTER, CHINESE], []), width=width)
+    lines = capsys.readouterr().out.splitlines()
+    head = " ".join(lines[:4])
+    assert all(word in head for word in ("model", "adapter", "score", "interval", "following"))
+    (ours,) = [line for line in lines if "9ba9feee" in line]  # on one line, its key at the end
+    (other,) = [line for line in lines if "模" in line]
+    assert ours.startswith("org/a-m")
+    assert [part for part in ("80.28", "77.5-82.8", "123") if part not in ours.split()] == []
+    assert [part for part in ("68.81", "65.7-71.8", "77") if part not in other.split()] == []
+    assert max(map(cell_len, lines[:-1])) <= (width or 10_000)
+    assert ours.count("org") == 1, "the base stands in the adapter's name too"
+
+
+def test_table_in_a_pipe_is_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    leaderboard.show(rows([ADAPTER, CHINESE], []))
+    said = capsys.readouterr().out
+    assert ADAPTER["model"] in said
+    assert CHINESE["model"] in said
+    assert all(word in said for word in ("strict", "docs/s", "steps", "recipe"))
+    assert "column" not in said
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_table_says_how_many_columns_it_leaves_out(width, capsys):
+    board = rows([ADAPTER, CHINESE], [])
+    leaderboard.show(board, width=None)
+    whole = len(next(line for line in capsys.readouterr().out.splitlines() if "9ba9feee" in line).split())
+    leaderboard.show(board, width=width)
+    *lines, last = capsys.readouterr().out.splitlines()
+    left = whole - len(next(line for line in lines if "9ba9feee" in line).split())
+    assert last == f"(+ {left} columns: make leaderboard, or leaderboard.md)"
+
+
+def test_near_ties_are_a_column_only_where_there_are_any(capsys):
+    for ties, shown in ((None, False), (0, False), (7, True)):
+        board = rows([manifest("a", near_ties=ties), manifest("b")], [])
+        leaderboard.show(board)
+        assert ("ties" in capsys.readouterr().out) == shown
+        assert ("near ties" in markdown(board)) == shown
+
+
+def test_csv_gives_a_spreadsheet_no_formula():
+    (row,) = csv.DictReader(io.StringIO(as_csv(rows([manifest("=HYPERLINK(0)")], []))))
+    assert row["model"] == "'=HYPERLINK(0)"

@@ -1,0 +1,138 @@
+"""Tables for people: fitted to any terminal, and cells of Markdown and CSV that hold what others have named.
+
+A name is untrusted text: control characters are made visible, and nothing in it is read as markup.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COMFORTABLE = 18  # columns that a name keeps before less important columns are dropped: ten and a key of eight
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        title: Its head; two words stand on two lines.
+        is_name: It holds names, which may be shortened in their middle; other cells are shown whole or not at all.
+        is_left: It is aligned to the left, as names are.
+        dropped: When it is left out for want of room: 1 first, then 2, ...; never where it is 0.
+    """
+
+    title: str
+    is_name: bool = False
+    is_left: bool = False
+    dropped: int = 0
+
+    @property
+    def width(self) -> int:
+        """Cells that its head takes."""
+        return max(map(len, self.title.split(" ")))
+
+
+def show_table(
+    columns: Sequence[Column | str], rows: Sequence[Sequence[str]], more: str = "a wider window", width: int | None = None
+) -> None:
+    """Print a table that fits: names are shortened, then columns left out in their declared order, and that is said.
+
+    Args:
+        columns: A text is a column that is never left out.
+        rows: Cells, as many as columns.
+        more: Where the columns that are left out can be seen.
+        width: Cells of a line; None for the terminal's, and for as many as are needed where there is no terminal.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    heads = [Column(column) if isinstance(column, str) else column for column in columns]
+    lines = [[visible(str(cell)) for cell in row] for row in rows]
+    if width is None and sys.stdout.isatty():
+        width = Console().width
+    widths = fit(heads, lines, width)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for head, room in zip(heads, widths, strict=True):
+        if room:
+            title = Text(head.title.replace(" ", "\n"))
+            table.add_column(
+                title, justify="left" if head.is_name or head.is_left else "right", no_wrap=True, min_width=room
+            )
+    for line in lines:
+        cells = zip(line, widths, strict=True)
+        table.add_row(*(Text(shorten(cell, room)) for cell, room in cells if room))
+    out = Console(width=sum(widths) + len(widths) + 1, highlight=False)
+    out.print(table, new_line_start=True)
+    if left_out := widths.count(0):
+        print(f"(+ {left_out} column{'s'[: left_out > 1]}: {more})")
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
+    """Decide how wide each column is.
+
+    Args:
+        columns: Their heads.
+        rows: Their cells.
+        width: Cells of a line; None: as many as are needed.
+
+    Returns:
+        Cells of each column; 0 where it is left out.
+    """
+    from rich.cells import cell_len
+
+    wanted = [max([column.width, *(cell_len(row[n]) for row in rows)]) for n, column in enumerate(columns)]
+    if width is None:
+        return wanted
+    least = [min(wanted[n], max(COMFORTABLE, each.width)) if each.is_name else wanted[n] for n, each in enumerate(columns)]
+    kept = {n for n, column in enumerate(columns) if not column.dropped}
+    for n in sorted(set(range(len(columns))) - kept, key=lambda n: -columns[n].dropped):
+        if sum(least[each] + 1 for each in (*kept, n)) <= width:
+            kept.add(n)
+    widths = [least[n] if n in kept else 0 for n in range(len(columns))]
+    names = [n for n in kept if columns[n].is_name]
+    spare = width - sum(room + 1 for room in widths if room)
+    while spare < 0 and names and max(widths[n] for n in names) > 3:  # nothing left to drop: names give way further
+        widest = max(names, key=lambda n: widths[n])
+        widths[widest] -= 1
+        spare += 1
+    while spare > 0 and (short := [n for n in names if widths[n] < wanted[n]]):
+        widths[min(short, key=lambda n: widths[n])] += 1
+        spare -= 1
+    return widths
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut a text in its middle to so many cells; the ends, where names differ, stay."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if (sys.stdout.encoding or "").lower().startswith("utf") else "~"
+    head, tail = "", ""
+    for char in text:
+        if cell_len(head + char) > (width - 1) // 2:
+            break
+        head += char
+    for char in reversed(text):
+        if cell_len(char + tail) > width - 1 - cell_len(head):
+            break
+        tail = char + tail
+    return head + mark + tail
+
+
+def visible(text: str) -> str:
+    """Write control characters, line ends and invisible characters as escapes, as Python does."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def markdown_cell(text: str) -> str:
+    """Write a text so that it stays in its cell of a Markdown table and is shown as it is."""
+    plain = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|`*_\[\]~$])", r"\\\1", plain)
+
+
+def csv_cell(text: str) -> str:
+    """Write a text so that a spreadsheet does not take it for a formula: with an apostrophe before it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

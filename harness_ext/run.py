@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext import evidence, leaderboard, procs, records, results, served, vllm_backend
+from harness_ext import advice, evidence, leaderboard, procs, records, results, served, vllm_backend
 from harness_ext.asking import Asking, multiturn
 from harness_ext.building import adjust, create_model
 from harness_ext.choices import Choices
@@ -49,6 +49,9 @@ def execute(args: argparse.Namespace) -> None:
     rows = leaderboard.rows(manifests, leaderboard.read_reported())
     if rows:
         leaderboard.show(rows)
+    for manifest in manifests:
+        for line in advice.lines(manifest):
+            print(f"{manifest['task']}: {line}" if len(manifests) > 1 else line)
 
 
 class Session:
@@ -230,7 +233,7 @@ class Session:
         }
 
     def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
-        from harness_ext import prompts
+        from harness_ext import data, prompts
 
         request, (meter, peak) = self.request, self.team.total(self.meter)
         has_template = bool(choices and choices.chat_template)
@@ -256,7 +259,9 @@ class Session:
             },
             "n": n,
             "n_available": len(task.eval_docs),
+            "train_overlap": data.overlap(task),
             "counts": evidence.count_labels(samples),
+            "examples": advice.examples(samples),
             "metrics": metrics,
             "docs_per_s": meter.requests / answers * n / meter.answer_s if is_measured else None,
             "engine": engine,

@@ -6,12 +6,16 @@ indexed only when one of them is asked for, and a file that does not load is rep
 """
 
 import difflib
+import glob
 import logging
+import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -61,7 +65,7 @@ def task_manager(
     missing = [name for name in names or [] if not _known(manager, name)]
     for name in missing:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.8)
-        if near or name.endswith((".yaml", ".yml")) or any(broken_files(paths)):
+        if near or name.endswith((".yaml", ".yml")) or any(broken_files(paths)) or not _is_mentioned(name):
             raise _unknown(name, near, paths)
     if missing or names is None:
         print("Indexing lm-eval's built-in tasks (10 to 60 s) ...", file=sys.stderr, flush=True)
@@ -103,10 +107,32 @@ def _known(manager: TaskManager, name: str) -> bool:
     return bool(manager.match_tasks([name])) or (name.endswith((".yaml", ".yml")) and Path(name).is_file())
 
 
+def _is_mentioned(name: str) -> bool:
+    """Whether a name, or the longest plain part of a pattern, stands in any of lm-eval's task files.
+
+    Reading 14,575 files takes half a second, parsing them for the index ten to sixty.
+    """
+    part = max(re.split(r"[*?\[\]]", name), key=len).encode()
+    is_pattern = len(part) < len(name.encode())
+    wanted = re.compile(re.escape(part) if is_pattern else rb"(?<!\w)" + re.escape(part) + rb"(?!\w)")
+    for folder, _, files in os.walk(Path(lm_eval.tasks.__file__).parent):
+        for file in files:
+            if not file.endswith((".py", ".pyc", ".md")) and wanted.search(Path(folder, file).read_bytes()):
+                return True
+    return False
+
+
 def _unknown(name: str, near: list[str], paths: list[str | Path]) -> UserError:
-    broken = "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths))
-    hint = f" Did you mean {' or '.join(near)}?" if near else " `python -m harness_ext ls tasks` lists the tasks."
-    return UserError(f"Unknown task {name!r}.{broken or hint}")
+    if broken := "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths)):
+        return UserError(f"Unknown task {name!r}.{broken}")
+    if near:
+        return UserError(f"Unknown task {name!r}. Did you mean {' or '.join(near)}?")
+    stem = glob.escape(Path(name).stem)
+    mine = next((path for depth in ("", "*/", "*/*/") for path in sorted(Path().glob(f"{depth}{stem}.y*ml"))), None)
+    hint = (
+        f"There is {mine}: say TASK={mine}." if mine else "A task of your own is named by its file: TASK=folder/task.yaml."
+    )
+    return UserError(f"Unknown task {name!r}. {hint} `python -m harness_ext ls` lists ours, `ls --all` lm-eval's too.")
 
 
 def _is_no_advice(record: logging.LogRecord) -> bool:

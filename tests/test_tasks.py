@@ -5,6 +5,7 @@ import sys
 import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from harness_ext import tasks
 from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
 from harness_ext.models import ROOT
@@ -108,3 +109,33 @@ def test_our_tasks_are_found_without_indexing_lm_evals():
         "raise SystemExit(main(['validate', '--tasks', 'sst2_01_mini']) + main(['ls']))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["urgent_01", "tickets_*"])
+def test_name_that_none_of_lm_evals_files_mentions_is_unknown_at_once(name, elsewhere, monkeypatch):
+    monkeypatch.setattr(tasks.TaskManager, "__init__", _only_ours(tasks.TaskManager.__init__))
+    with pytest.raises(UserError, match=r"Unknown task .*TASK=folder/task\.yaml"):
+        build_tasks([name])
+
+
+def test_file_of_an_unknown_tasks_name_is_named(elsewhere, monkeypatch):
+    monkeypatch.setattr(tasks.TaskManager, "__init__", _only_ours(tasks.TaskManager.__init__))
+    (elsewhere / "my_tasks").mkdir()
+    file = elsewhere / "my_tasks" / "urgent_01.yaml"
+    file.write_text(f"include: {TASKS_DIR}/sst2_01/sst2_01_mini.yaml\ntask: urgent_01\n")
+    with pytest.raises(UserError, match=r"say TASK=my_tasks/urgent_01\.yaml\."):
+        build_tasks(["urgent_01"])
+    assert [task.task_name for task in build_tasks(["my_tasks/urgent_01.yaml"])] == ["urgent_01"]
+
+
+@pytest.mark.parametrize("name", ["sst2", "mmlu_abstract_*", "acp_bench", "egymmlu_arabic_language_(general)", "ai2_arc"])
+def test_lm_evals_own_tasks_groups_and_tags_are_seen_in_its_files(name):
+    assert tasks._is_mentioned(name)
+
+
+def _only_ours(init):
+    def watched(self, *args, **more):
+        assert more.get("include_defaults") is False, "lm-eval's tasks are indexed"
+        init(self, *args, **more)
+
+    return watched

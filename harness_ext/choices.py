@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.errors import UserError
-from harness_ext.labels import THINKING_TAGS, ends_open
+from harness_ext.labels import CHANNELS, THINKING_TAGS, ends_open
 from harness_ext.quantised import BITS, stored
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -203,7 +203,7 @@ def _thinking_end(tokenizer: Any, chat_template: bool) -> str:
     """Find the first pair of tags that the tokenizer's vocabulary or the template's text knows."""
     vocabulary = tokenizer.get_vocab()
     template = str(tokenizer.chat_template) if chat_template else ""
-    for pair in THINKING_TAGS:
+    for pair in (*THINKING_TAGS, CHANNELS):
         if any(tag in vocabulary or tag in template for tag in pair):
             return pair[1]
     raise UserError(

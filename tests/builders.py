@@ -6,8 +6,10 @@ is written in 20 ms and loads as fast.
 """
 
 import io
+import itertools
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,53 @@ def answering_model(folder: str | Path, architecture: str = "qwen2", *, seed: in
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(f"Ġ{digit}")] = sign * direction
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(digit)] = sign * direction / 2
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return Path(folder)
+
+
+HARMONY = ("<|channel|>", "analysis", "<|message|>", "maybe", "0", "<|end|>", "<|start|>", "assistant")
+HARMONY_ANSWER = ("<|channel|>final<|message|>", "1")  # one token here: a token of a chain cannot come twice
+
+
+def chain_model(folder: str | Path, chain: Sequence[str], *, chat_template: str | None = None) -> Path:
+    """Write a model in which each token is followed by one other: after ``Answer:`` it writes a chain of tokens, and ends.
+
+    Args:
+        folder: Where to; created.
+        chain: The tokens, each once. A marker such as ``<|end|>`` is a special one, as on the Hub.
+        chat_template: Jinja text; where it ends within the chain, the model goes on from there.
+
+    Returns:
+        The folder.
+    """
+    tokenizer = build_tokenizer("llama", chat_template=chat_template)
+    special = [token for token in chain if re.fullmatch(r"<\|\w+\|>", token)]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.add_tokens([token for token in chain if token not in special and len(token) > 1])
+    first = tokenizer("\nAnswer:", add_special_tokens=False).input_ids[-1]
+    numbers = [first, *tokenizer.convert_tokens_to_ids(list(chain)), tokenizer.eos_token_id]
+    size = len(tokenizer)
+    config = transformers.LlamaConfig(
+        vocab_size=size,
+        hidden_size=512,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():  # no layer adds anything to the token's own place
+        for name, weight in model.named_parameters():
+            if any(part in name for part in ("o_proj", "down_proj", "embed", "lm_head")):
+                weight.zero_()
+        model.model.embed_tokens.weight[:, :size] = torch.eye(size)
+        for now, then in itertools.pairwise(numbers):
+            model.lm_head.weight[then, now] = 5
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return Path(folder)
 
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_ext.labels import KINDS, RULES, THINKING_TAGS, ends_open, is_settled, read, split_thinking
+from harness_ext.labels import (
+    CHANNEL_MARKERS,
+    KINDS,
+    RULES,
+    THINKING_TAGS,
+    ends_open,
+    is_settled,
+    markers_in,
+    read,
+    split_thinking,
+)
 
 # response, lenient label, strict label, kind where lenient finds none (None: it finds one), kind where strict finds none
 TABLE = [
@@ -120,6 +130,71 @@ TABLE = [
     ("<think>0</think><think>1", None, None, "unfinished_thinking", "unfinished_thinking"),
     ("positive <think>1", None, None, "unfinished_thinking", "unfinished_thinking"),
     ("1 <think>0", "1", None, None, "other"),
+    # channels
+    (
+        "<|channel|>analysis<|message|>0 or 1?<|end|><|start|>assistant<|channel|>final<|message|>1<|return|>",
+        "1",
+        "1",
+        None,
+        None,
+    ),
+    ("<|channel|>analysis<|message|>0 or 1?<|end|><|start|>assistant<|channel|>final<|message|>1", "1", "1", None, None),
+    ("<|channel|>final<|message|>1<|return|>", "1", "1", None, None),
+    ("<|channel|>final<|message|>1<|end|>", "1", "1", None, None),
+    ("<|channel|>final<|message|>The answer is 1.", "1", None, None, "other"),
+    ("<|channel|>final<|message|>positive", None, None, "word", "word"),
+    ("<|channel|>final<|message|>", None, None, "empty", "empty"),
+    ("<|channel|>final <|constrain|>json<|message|>1", "1", "1", None, None),
+    ('<|channel|>final<|constrain|>json<|message|>{"label": 0}', "0", None, None, "other"),
+    ("<|channel|>Final<|message|>1", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|CHANNEL|>analysis<|Message|>0<|END|><|start|>assistant<|channel|>final<|message|>1", "1", "1", None, None),
+    ("<|channel|>analysis<|message|>0<|channel|>final<|message|>1", "1", "1", None, None),  # <|end|> forgotten
+    ("<|channel|>analysis<|message|>0<|start|>assistant<|channel|>final<|message|>1", "1", "1", None, None),
+    ("<|start|>assistant<|channel|>analysis<|message|>0<|end|><|start|>assistant<|message|>1<|end|>", "1", "1", None, None),
+    ("<|channel|>commentary<|message|>0<|end|><|start|>assistant<|channel|>final<|message|>1", "1", "1", None, None),
+    ('<|channel|>commentary to=functions.rate_1 <|constrain|>json<|message|>{"x": 1}<|call|>', None, None, "empty", "empty"),
+    ("<|start|>assistant to=functions.rate_1<|channel|>commentary<|message|>1<|call|>", None, None, "empty", "empty"),
+    ("<|channel|>reflection<|message|>0<|end|><|start|>assistant<|channel|>final<|message|>1", "1", "1", None, None),
+    ("<|channel|>finally<|message|>0", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|channel|>analysis<|message|>It is 1", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|channel|>analysis", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|channel|>", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|channel|>analysis<|message|>1<|end|>", None, None, "empty", "empty"),
+    ("<|channel|>analysis<|message|>1<|end|><|start|>assistant", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("<|channel|>analysis<|message|>1<|end|><|start|>assistant<|channel|>", None, None, *["unfinished_thinking"] * 2),
+    ("<|channel|>analysis<|message|>1<|end|><|start|>assistant<|channel|>final", None, None, *["unfinished_thinking"] * 2),
+    (
+        "<|channel|>analysis<|message|>0<|end|><|start|>assistant final 1",
+        "1",
+        None,
+        None,
+        "other",
+    ),  # no marker for its channel
+    ("<|channel|>analysisZ<|message|>maybeZ0butZ<|end|><|start|>assistantZfinalZ1", "1", None, None, "other"),
+    ("<|channel|>analysis<|message|>0<|end|>1", "1", "1", None, None),
+    ("<|channel|>analysis<|message|><think>0</think>1<|end|><|channel|>final<|message|>0", "0", "0", None, None),
+    ("<think>0<|channel|>final<|message|>0</think>1", "1", "1", None, None),
+    ("1<|channel|>analysis<|message|>0", "1", None, None, "other"),
+    ("1<|end|>", "1", "1", None, None),  # a server that shows what ended the answer
+    # channels whose markers a decoder dropped
+    ("analysisThe digits 0 and 1 …assistantfinal1", "1", "1", None, None),
+    ("analysis0 or 1?assistantcommentaryHm, 0.assistantfinal1", "1", "1", None, None),
+    ('analysis"dull" is 0assistantfinalpositive', None, None, "word", "word"),
+    ('commentary to=functions.rate json{"x": 1}', None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("analysisWe must answer 0 or 1", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("analysisZmaybeZ 0butZassistantZfinalZ 1", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("final1", "1", "1", None, None),
+    ("final answer: 1", "1", None, None, "other"),
+    ("analysis: it is warm, so 1", "1", None, None, "other"),
+    ("analysis of the sentence: 1", "1", None, None, "other"),
+    ("Analysis\n1", "1", None, None, "other"),
+    ("The analysis says 1", "1", None, None, "other"),
+    # Gemma 4's channel
+    ("<|channel>thought\nIt is 0.\n<channel|>1", "1", "1", None, None),
+    ("<|channel>thought\n<channel|>0", "0", "0", None, None),
+    ("<|channel>thought\nIt is 1", None, None, "unfinished_thinking", "unfinished_thinking"),
+    ("thought\nIt is 0, so\n1", None, None, "unfinished_thinking", "unfinished_thinking"),  # its end is lost
+    ("thought 1", "1", None, None, "other"),
     # no tags after all
     ("</think>1", "1", None, None, "other"),
     ("0</think>1", "0", None, None, "other"),
@@ -146,6 +221,16 @@ def test_read_response_gives_label_and_kind(text, lenient, strict, lenient_kind,
         ("1</think>0</think>1", "0", "label"),  # only a first tag can close what the prompt opened
         ("<think>0</think>1</think>0", "1", "label"),
         ("<think>1", None, "unfinished_thinking"),
+        ("0 or 1?<|end|><|start|>assistant<|channel|>final<|message|>1<|return|>", "1", "label"),
+        ("0 or 1?<|channel|>final<|message|>1", "1", "label"),
+        ("<|message|>0 or 1?<|end|><|channel|>final<|message|>1", "0", "label"),  # no template opens the header alone
+        ("analysis<|message|>0 or 1?<|end|><|start|>assistant<|channel|>final<|message|>1", "1", "label"),
+        ("final<|message|>1", "1", "label"),
+        ("0 or 1?<|end|>", None, "empty"),
+        ("<|channel|>analysis<|message|>0", None, "unfinished_thinking"),
+        ("analysisHm, 0?assistantfinal1", "1", "label"),
+        ("1<|return|>", "1", "label"),  # ends an answer, never an analysis
+        ("0 or 1?<channel|>1", "1", "label"),
     ],
 )
 def test_read_response_that_may_begin_inside_thinking(text, label, kind):
@@ -172,17 +257,32 @@ def test_read_unknown_rule_is_an_error():
         ("Answer:", ""),
         ("<think> 1", ""),
         ("", ""),
+        ("<|start|>assistant", ""),  # the model names the channel itself
+        ("<|start|>assistant<|channel|>", "<|channel|>"),
+        ("<|start|>assistant<|channel|>analysis", "<|channel|>analysis"),
+        ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),
+        ("<|start|>assistant<|channel|>final<|message|>", ""),
+        ("<|turn>model\n<|channel>thought\n", "<|channel>thought\n"),
+        ("<|turn>model\n<|channel>thought\n<channel|>", ""),
     ],
 )
 def test_ends_open_finds_the_tag_that_a_prompt_leaves_open(prompt, tag):
     assert ends_open(prompt) == tag
 
 
+MARKERS = [*(tag for pair in THINKING_TAGS for tag in pair), *CHANNEL_MARKERS]
+WORDS = ["analysis", "commentary", "final", "assistant", "assistantfinal", "thought\n", " to=f", "json"]
 PIECES = st.lists(
-    st.sampled_from(["0", "1", " ", "\n", ".", "positive", "x", "２", *(tag for pair in THINKING_TAGS for tag in pair)])
+    st.sampled_from(["0", "1", " ", "\n", ".", "positive", "x", "２", "<", "\ufffd", *MARKERS, *WORDS])
+    | st.sampled_from(MARKERS + WORDS).flatmap(lambda whole: st.integers(1, len(whole)).map(lambda end: whole[:end]))
     | st.text(max_size=5),
     max_size=20,
 )
+
+
+def test_markers_of_channels_are_kept_only_where_the_vocabulary_has_channels():
+    assert markers_in({"<|end|>": 1, "<think>": 2}) == ["<think>"]  # Phi-4's <|end|> ends an answer
+    assert set(markers_in(dict.fromkeys(CHANNEL_MARKERS))) == set(CHANNEL_MARKERS)
 
 
 @given(PIECES)
@@ -241,6 +341,15 @@ def test_split_thinking_closed_block_is_as_if_it_had_not_been_there(pieces):
         ("<think>0</think>1", True, False),
         ("<think>0</think>1 x", True, True),
         ("1<think>x", True, False),
+        ("<|channel|>analysis<|message|>1", False, False),
+        ("<|channel|>final<|message|>1", True, False),
+        ("<|channel|>final<|message|>1 x", True, True),
+        ("<|channel|>final", False, False),
+        ("1<|end|>", True, False),
+        ("analysis1", False, False),
+        ("analysis 1", True, True),
+        ("analysisHm, 0?assistantfinal1", True, False),
+        ("<|start|>assistant", False, False),
     ],
 )
 def test_is_settled_soon_after_the_first_digit_outside_thinking(text, lenient, strict):
@@ -272,9 +381,12 @@ def test_is_settled_from_some_character_on_stays_so(text, rule, thinking):
         ("<think>" * 15_000, None),
         ("<think>0</think>" * 6_000 + "1", "1"),
         ("<" * 100_000, None),
+        ("<|channel|>analysis<|message|>0<|end|><|start|>assistant" * 2_000 + "<|channel|>final<|message|>1", "1"),
+        ("analysisHm " + "assistant" * 10_000 + "assistantfinal1", "1"),
+        ("<|start|>" * 10_000 + " " * 100_000 + "1", "1"),
         ("1" + "." * 100_000, "1"),
     ],
-    ids=["plain", "open tags", "blocks", "brackets", "full stops"],
+    ids=["plain", "open tags", "blocks", "brackets", "channels", "bare", "headers", "full stops"],
 )
 def test_read_100_kb_of_text_is_read_to_its_end(text, label):  # in linear time: `make bench` measures it
     assert read(text).label == label

@@ -5,8 +5,8 @@
 * a prompt longer than the context is an error, where HFLM cuts off its beginning: the instruction;
 * a system message that the chat template refuses goes to the user's turn, where HFLM drops it;
 * NaN logits are an error, where an argmax over them answers token 0;
-* a thinking block that the prompt opened is repeated at the head of the response, and thinking tags
-  survive decoding, so that `labels` sees every block whole.
+* a thinking block that the prompt opened is repeated at the head of the response, and thinking tags and
+  channel markers survive decoding, so that `labels` sees every block whole.
 
 Prompts, tokens and answers are otherwise exactly HFLM's.
 """
@@ -21,7 +21,7 @@ from lm_eval.models.utils_hf import get_dtype
 from transformers import LogitsProcessor
 
 from harness_ext.errors import UserError
-from harness_ext.labels import THINKING_TAGS, ends_open
+from harness_ext.labels import ends_open, markers_in
 from harness_ext.loading import WholeModel, quantisation
 from harness_ext.prompts import chat_renderer
 
@@ -36,7 +36,7 @@ class CheckedLM(HFLM):
         self._quantise = quantise
         super().__init__(*args, **kwargs)
         vocabulary = self.tokenizer.get_vocab()
-        tags = {vocabulary[tag] for pair in THINKING_TAGS for tag in pair if tag in vocabulary}
+        tags = {vocabulary[tag] for tag in markers_in(vocabulary)}
         self._special = set(self.tokenizer.all_special_ids) - tags
         self._tags_are_special = bool(tags & set(self.tokenizer.all_special_ids))
 

@@ -7,6 +7,7 @@ VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND 
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
+# Recipes `exec` the program, so that it, and not a shell around it, gets the signal that make hands on.
 RUN := .venv/bin/python -m harness_ext
 READY := .venv/ready
 
@@ -31,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder]
-	@$(RUN) run $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+	@exec $(RUN) run $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
 	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
 	  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
@@ -39,46 +40,46 @@ eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=fo
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 models: $(READY)  ## List the models of the original experiment: size, memory, reported score
-	@$(RUN) models
+	@exec $(RUN) models
 
 doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MODEL=... [the variables of eval]
-	@$(RUN) doctor $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+	@exec $(RUN) doctor $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${BATCH:+"--batch_size=$$BATCH"} $${DEVICE:+"--device=$$DEVICE"} \
 	  $${DTYPE:+"--dtype=$$DTYPE"} $${QUANT:+"--quantise=$$QUANT"} $${BACKEND:+"--model=$$BACKEND"} $${ARGS:+"--args=$$ARGS"}
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
-	@.venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
+	@exec .venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
 	  $${RECIPE:+"--recipe=$$RECIPE"} $${TASK:+"--task=$$TASK"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
 	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${REPORT_TO:+"--report_to=$$REPORT_TO"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results/curves.png and .svg [OUT=results]
-	@.venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
+	@exec .venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
-	@$(RUN) leaderboard $${OUT:+"--output_path=$$OUT"}
+	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"}
 
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
-	@$(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
+	@exec $(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
-	.venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
+	exec .venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"
 
 test: $(READY)  ## Run the tests (no network, no GPU)
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -n 2 --dist worksteal
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## Run the tests that take minutes
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow -n 2 --dist worksteal
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m slow -n 2 --dist worksteal
 
 test-real: $(READY)  ## Run the tests on pretrained models: make test-real REAL_MODELS=folder
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m real
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m real
 
 test-gpu: $(READY)  ## Run the tests that need a CUDA device
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu
 
 bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go to results/bench.json and results/bench.md
-	@PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
-	@.venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
+	@exec .venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
 
 lint: $(READY)  ## ruff and mypy
 	.venv/bin/ruff check .

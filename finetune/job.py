@@ -1,10 +1,12 @@
 """From the command line to jobs: everything about an adapter that is known, and checked, before anything is trained."""
 
 import argparse
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune import data
 from finetune.config import RECIPES, Recipe, read_recipe
 from harness_ext import evidence, quantised, records, sampling
 from harness_ext.choices import Choices, choose
@@ -16,6 +18,7 @@ from harness_ext.prompts import chat_renderer, render_prompt
 from harness_ext.tasks import build_tasks
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
+QUANTISER = "bitsandbytes"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Setting:
         report_to: Trainer integrations that log too.
         mended: What was mended in the tokenizer, to be said.
         allow_pickle: Whether the base's weights may be pickled.
+        encoded: Rows of the train split that have been tokenised, by number.
     """
 
     base: Checkpoint
@@ -51,6 +55,12 @@ class Setting:
     report_to: list[str]
     mended: str = ""
     allow_pickle: bool = False
+    encoded: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def products(self) -> str:
+        """The dtype in which products are computed, as far as the base's weights take part in them."""
+        return "bfloat16" if self.mixed else self.dtype
 
     @property
     def base_name(self) -> str:
@@ -72,6 +82,24 @@ class Setting:
         template = chat_renderer(self.tokenizer, self.choices.template_args) if self.choices.chat_template else None
         return render_prompt(self.task, document, template)
 
+    def encode(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Tokenise rows of the train split, each once for all jobs.
+
+        Raises:
+            UserError: A prompt lacks its sentence, or the model cannot read a row whole.
+        """
+        new = [row for row in rows if row not in self.encoded]
+        documents = self.task.dataset["train"].select(new).to_list() if new else []
+        if documents and self.recipe.kind == "classifier":
+            examples = data.encode_sentences(self.tokenizer, documents)
+        else:
+            chat = self.choices.chat_template
+            examples = data.encode_examples(self.task, self.tokenizer, documents, self.render, chat) if documents else []
+        self.encoded.update(zip(new, examples, strict=True))
+        encoded = [self.encoded[row] for row in rows]
+        data.check_lengths(encoded, self.base.config.get("max_position_embeddings"))
+        return encoded
+
 
 @dataclass(frozen=True)
 class Job:
@@ -84,6 +112,8 @@ class Job:
         steps: Optimiser steps.
         batch_size: Rows per step.
         key_parts: All that can change its weights.
+        examples: The encoded rows it is trained on.
+        held_out: Those that it is scored on meanwhile.
     """
 
     setting: Setting
@@ -92,11 +122,18 @@ class Job:
     steps: int
     batch_size: int
     key_parts: dict[str, Any]
+    examples: list[dict[str, Any]] = field(repr=False)
+    held_out: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """The hash of `key_parts`."""
+        return records.run_key(self.key_parts)
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return records.run_name(self.setting.base.name, f"{self.subset.name}--s{self.seed}", records.run_key(self.key_parts))
+        return records.run_name(self.setting.base.name, f"{self.subset.name}--s{self.seed}", self.key)
 
     @property
     def folder(self) -> Path:
@@ -163,17 +200,18 @@ def plan_job(setting: Setting, samples: str, seed: int) -> Job:
     """Plan one adapter.
 
     Raises:
-        UserError: The train split cannot give the samples.
+        UserError: The train split cannot give the samples, or the model cannot be trained on them.
     """
     recipe, task = setting.recipe, setting.task
     subset = sampling.draw(setting.labels, samples, seed)
+    examples, held_out = setting.encode(subset.rows), setting.encode(subset.held_out)
     batch_size = min(recipe.batch_size, len(subset.rows))
     parts = {
         "base": setting.base.name,
         "weights": setting.base.version,
         "task": task.task_name,
         "task_version": task.VERSION,
-        "prompt": records.run_key({"first": setting.render(task.dataset["train"][0])}),
+        "texts": fingerprint(examples + held_out),  # as the model reads them: prompts, answers and tokenizer are in it
         "data": fingerprint(task.dataset["train"]),
         "subset": subset.hash,
         "samples": subset.name,
@@ -182,9 +220,9 @@ def plan_job(setting: Setting, samples: str, seed: int) -> Job:
         "dtype": setting.dtype,
         "mixed": setting.mixed,
         "device": setting.choices.device.split(":")[0],
-        "versions": evidence.versions(),
+        "versions": evidence.versions(*([QUANTISER] if recipe.quantise else [])),
     }
-    return Job(setting, subset, seed, recipe.planned_steps(len(subset.rows)), batch_size, parts)
+    return Job(setting, subset, seed, recipe.planned_steps(len(subset.rows)), batch_size, parts, examples, held_out)
 
 
 def mend_tokenizer(tokenizer: Any, name: str, recipe: Recipe) -> str:
@@ -211,18 +249,25 @@ def _default_recipe(base: Checkpoint) -> str:
 
 
 def _precision(asked: str | None, choices: Choices, base: Checkpoint, recipe: Recipe) -> tuple[str, bool]:
-    """Choose the weights' dtype, and whether products are computed in bfloat16.
+    """Choose the weights' dtype, and whether products are computed in bfloat16 by autocast.
 
-    A classifier's weights stay float32: DeBERTa-v3 overflows in its stored float16 (transformers issue 46002). float16
-    weights cannot be trained without a loss scaler.
+    A classifier's weights stay float32: DeBERTa-v3 overflows in its stored float16 (transformers issue 46002), and the head,
+    which is trained itself, would lose small updates to rounding. LoRA weights are float32 in any case. float16 weights
+    cannot be trained without a loss scaler.
     """
     import torch
 
-    on_gpu = choices.device.startswith("cuda")
-    mixed = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) and asked != "float32"
-    if asked in ("float32", "bfloat16"):
-        return asked, mixed
-    if asked is not None and asked != "auto":
+    if asked not in (None, "auto", "float32", "bfloat16"):
         raise UserError(f"DTYPE {asked!r} is not for training: choose float32 or bfloat16.")
+    device = choices.device.split(":")[0]
+    if device == "cuda":
+        mixed = asked != "float32" and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        mixed = asked == "bfloat16" and device == "cpu"  # unasked, a CPU's products stay exact
+    if asked == "bfloat16" and not mixed and recipe.kind == "classifier":
+        raise UserError(
+            f"DTYPE=bfloat16 is not for a classifier on {choices.device}, which has no products in it. Leave it out."
+        )
     stored = base.config.get("dtype") or base.config.get("torch_dtype")
-    return ("bfloat16" if mixed and stored == "bfloat16" and recipe.kind == "generative" else "float32"), mixed
+    wanted = asked == "bfloat16" or (asked != "float32" and mixed and stored == "bfloat16")
+    return ("bfloat16" if wanted and recipe.kind == "generative" else "float32"), mixed

@@ -45,7 +45,7 @@ def load_base(
         common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
         common["dtype"] = getattr(torch, dtype)
         if recipe.kind == "generative":
-            common |= quantisation(recipe.quantise, common["dtype"])
+            common |= quantisation(recipe.quantise, common["dtype"], device)
             loader = WholeModel(AutoModelForCausalLM)
             model = loader.from_pretrained(checkpoint.path, **common)
         else:
@@ -95,8 +95,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
         target_modules=target_pattern(model, recipe.target_modules, heads),
         modules_to_save=heads or None,
     )
-    if recipe.quantise:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # peft's prepare_model_for_kbit_training would widen what is not quantised to float32: another base than is evaluated.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out")  # GPT-2's Conv1D: peft sets it right by itself
         adapted: Any = peft.get_peft_model(model, config)

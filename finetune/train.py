@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import shutil
 import sys
 import time
@@ -13,20 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 
-from finetune import curves, data, reload
+from finetune import curves, data, reload, reports
+from finetune.arguments import training_arguments
 from finetune.callbacks import Bar, Movement
 from finetune.config import FEW_STEPS
 from finetune.job import Job, Setting
 from finetune.model import add_lora, draw_new_weights, heads_of, load_base
-from finetune.trainers import CheckedTrainer, PromptTrainer, reads_prefix_once
+from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
 from harness_ext import evidence, records
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import quieten_libraries
 from harness_ext.meter import peak_memory_bytes
 
-LOGS = 50  # points of the training loss's curve
 RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json")
 
 
@@ -40,7 +39,7 @@ class Bench:
         self._model: Any = None
         self._heads: dict[str, torch.Tensor] = {}
         self._new: list[str] = []
-        self._encoded: dict[int, dict[str, Any]] = {}
+        self._checksum = 0
 
     def run(self, job: Job, force: bool) -> dict[str, Any]:
         """Make one adapter, or find the finished one of the same key.
@@ -52,12 +51,12 @@ class Bench:
             UserError: It cannot be made or written.
         """
         with records.workspace(self.setting.out, job.name, keep="checkpoint-*") as work:
-            if records.is_complete(job.folder) and not force:
+            if not force and (finished := _finished(job)):
                 records.drop(work)
                 print(f"Already done: {job.folder} (FORCE=1 trains it again).", file=sys.stderr)
-                return records.read_run(job.folder)
+                return finished
             if force:
-                _remove_checkpoints(work)
+                _start_anew(work)
             manifest = self._train(job, work)
             with writing_to(self.setting.out):
                 records.write_json(work / "done" / records.MANIFEST, manifest)
@@ -80,18 +79,20 @@ class Bench:
             draw_new_weights(base, self._new)
             model = add_lora(base, self.setting.recipe)
             trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-            examples, held_out = self._encode(job.subset.rows), self._encode(job.subset.held_out)
-            try:
-                trainer, resumed = self._trainer(job, work, model, examples, held_out)
+            with contextlib.ExitStack() as at_last:
+                at_last.callback(model.unload)
+                trainer, resumed = self._trainer(job, work, model)
+                at_last.callback(reports.finish, trainer)
                 begun = time.perf_counter()
                 with writing_to(self.setting.out):
                     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
                 train_s = time.perf_counter() - begun
                 self._save(job, work, trainer)
                 outcome = _outcome(trainer)
-                outcome["reload_difference"] = self._check_reload(work / "done", model, held_out)
-            finally:
-                self._model = model.unload()
+                precision = trainer.accelerator.autocast  # what accelerate has put around the model's forward
+                trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+                trained = reload.remember(model, job.held_out, precision)
+            outcome["reload_difference"] = self._check_saved(job, work / "done", trained, precision)
         steps = trainer.state.global_step - (_step(resumed) if resumed else 0)
         return {
             **_identity(job),
@@ -99,7 +100,8 @@ class Bench:
             "optimiser_steps": trainer.state.global_step,
             "steps_resumed": trainer.state.global_step - steps,
             "epochs": job.steps * job.batch_size / len(job.subset.rows),
-            "shared_prefix_tokens": 0 if getattr(trainer, "prefix", None) is None else len(trainer.prefix),
+            "shared_prefix_tokens": (trainer.shared or {"tokens": 0})["tokens"],
+            "shared_prefix": trainer.shared,
             "trainable_parameters": trainable,
             "time_s": {"train": train_s, "total": time.perf_counter() - start},
             "samples_per_s": steps * job.batch_size / train_s,
@@ -111,9 +113,13 @@ class Bench:
         }
 
     def _base(self) -> Any:
-        """Return the base as it was loaded."""
+        """Return the base as it was loaded, a new head's weights among it."""
+        setting = self.setting
         if self._model is None:
-            self._model, self._new = load_base(*self._load_arguments())
+            self._model, self._new = load_base(
+                setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer, setting.allow_pickle
+            )
+            self._checksum = reload.checksum(self._model)
             if self.setting.recipe.kind == "classifier":
                 heads = set(heads_of(self._model))
                 state = self._model.state_dict()
@@ -121,56 +127,55 @@ class Bench:
         self._model.load_state_dict(self._heads, strict=False)  # peft leaves the last job's head when it is taken off
         return self._model
 
-    def _load_arguments(self) -> tuple[Any, ...]:
-        setting = self.setting
-        return setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer, setting.allow_pickle
+    def _check_saved(self, job: Job, folder: Path, trained: reload.Trained, precision: Any) -> float:
+        """Compare the adapter as saved with the one trained, and the base with the one loaded.
 
-    def _encode(self, rows: list[int]) -> list[dict[str, Any]]:
-        """Tokenise rows of the train split, each once for all jobs."""
-        setting = self.setting
-        new = [row for row in rows if row not in self._encoded]
-        documents = setting.task.dataset["train"].select(new).to_list()
-        if not new:
-            examples = []
-        elif setting.recipe.kind == "classifier":
-            examples = data.encode_sentences(setting.tokenizer, documents)
-        else:
-            chat = setting.choices.chat_template
-            examples = data.encode_examples(setting.task, setting.tokenizer, documents, setting.render, chat)
-        self._encoded |= dict(zip(new, examples, strict=True))
-        encoded = [self._encoded[row] for row in rows]
-        data.check_lengths(encoded, setting.base.config.get("max_position_embeddings"))
-        return encoded
+        Returns:
+            The largest difference of the logits.
 
-    def _trainer(
-        self, job: Job, work: Path, model: Any, examples: list[dict], held_out: list[dict]
-    ) -> tuple[Any, Path | None]:
+        Raises:
+            UserError: The adapter is another.
+        """
+        base = self._base()
+        torch.manual_seed(job.seed + 1)  # not the head that training began with: one that was not saved is to be seen
+        draw_new_weights(base, self._new)
+        apart = reload.check_saved(folder, base, trained, job.held_out, precision, self.setting.products)
+        if reload.checksum(self._base()) != self._checksum:
+            raise RuntimeError("Training has changed the base's own weights, which the adapter does not hold.")
+        return apart
+
+    def _trainer(self, job: Job, work: Path, model: Any) -> tuple[Any, Path | None]:
         recipe, tokenizer = self.setting.recipe, self.setting.tokenizer
+        examples, everything = job.examples, job.examples + job.held_out
         labels, lengths = [example["labels"] for example in examples], list(map(data.length, examples))
         balanced = recipe.balanced_batches and job.batch_size % 2 == 0
         plan = data.plan_batches(labels, lengths, job.steps, job.batch_size, job.seed, balanced=balanced)
         resumed = _last_checkpoint(work)
         common = {
             "model": model,
-            "args": _arguments(job, work, resumed is None),
+            "args": training_arguments(job, work, from_start=resumed is None),
             "train_dataset": [examples[row] for row in plan],
-            "eval_dataset": held_out,
+            "eval_dataset": job.held_out,
             "compute_metrics": _score,
             "optimizers": (_optimizer(model, recipe), None),
             "callbacks": [Bar(job.name), Movement(_heads(model))],
         }
         if recipe.kind == "classifier":
-            return _quiet(CheckedTrainer(**common, data_collator=data.collate_sentences(tokenizer))), resumed
+            return _prepared(CheckedTrainer(**common, data_collator=data.collate_sentences(tokenizer)), job, work), resumed
 
         def collate(prefix_length: int) -> Any:
             return data.collate_prompts(tokenizer.pad_token_id, prefix_length)
 
-        trainer = _quiet(PromptTrainer(**common, data_collator=collate(0)))
+        trainer = _prepared(PromptTrainer(**common, data_collator=collate(0)), job, work)
         trainer.prompt_loss_weight = recipe.prompt_loss_weight
-        prefix = [] if recipe.prompt_loss_weight else data.shared_prefix(examples + held_out)
-        if prefix and reads_prefix_once(trainer, collate, examples + held_out, prefix):
+        prefix = data.shared_prefix(everything)
+        if why := why_prefix_is_not_shared(trainer, collate, everything, prefix):
+            print(f"The beginning that all prompts share is read anew for every row, because {why}.", file=sys.stderr)
+            trainer.shared = {"tokens": 0, "why": why}
+        else:
             trainer.prefix = torch.tensor(prefix, device=trainer.args.device)
             trainer.data_collator = collate(len(prefix))
+            trainer.shared = {"tokens": len(prefix)}
         return trainer, resumed
 
     def _save(self, job: Job, work: Path, trainer: Any) -> None:
@@ -187,62 +192,13 @@ class Bench:
             history = curves.history_of(trainer.state.log_history)
             records.write_json(done / curves.HISTORY, {"name": job.name, "history": history})
             curves.draw([(job.name, history)], done / "curve")
-
-    def _check_reload(self, folder: Path, model: Any, held_out: list[dict]) -> float:
-        """Let another process load the adapter, and compare.
-
-        Raises:
-            UserError: It gives other logits.
-        """
-        examples = held_out[: reload.ROWS]
-        theirs = reload.other_process().submit(reload.reloaded, self._load_arguments(), str(folder), examples).result()
-        apart = reload.difference(reload.probe(model, examples), theirs)
-        if not apart <= reload.TOLERANCE:
-            raise UserError(
-                f"The adapter as saved gives other logits than the one trained (by up to {apart:.2g}): it is not kept. "
-                "Its base may be damaged, or not the one that was trained on."
-            )
-        return apart
+            reports.keep(work, done)
 
 
-def _arguments(job: Job, work: Path, from_start: bool) -> TrainingArguments:
-    setting, recipe = job.setting, job.setting.recipe
-    interval = math.ceil(job.steps / recipe.evaluations)
-    on_cpu = setting.choices.device == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=job.steps,
-        per_device_train_batch_size=job.batch_size,
-        per_device_eval_batch_size=64,
-        train_sampling_strategy="sequential",  # the order is planned
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=math.ceil(recipe.warmup_share * job.steps),
-        logging_steps=max(1, job.steps // LOGS),
-        logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=interval,
-        eval_on_start=from_start,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=recipe.keep_checkpoints,
-        seed=job.seed,
-        use_cpu=on_cpu,
-        bf16=setting.mixed,
-        dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=setting.report_to or "none",
-        run_name=job.name,
-        disable_tqdm=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one device, not DataParallel over all there are
-    return arguments
-
-
-def _quiet(trainer: Any) -> Any:
-    """Take out the callback that prints every log entry; the bar and the history have them."""
+def _prepared(trainer: Any, job: Job, work: Path) -> Any:
+    """Take out the callback that prints every log entry, as the bar and the history have them; place what others write."""
     trainer.remove_callback(PrinterCallback)
+    reports.place(trainer, work, job.name)
     return trainer
 
 
@@ -299,9 +255,10 @@ def _identity(job: Job) -> dict[str, Any]:
         "label_names": {"0": "negative", "1": "positive"},
         "task": setting.task.task_name,
         "task_version": setting.task.VERSION,
-        "prompt": job.key_parts["prompt"],
+        "prompt": {"first": setting.render(setting.task.dataset["train"][job.subset.rows[0]])},
         "chat_template": setting.choices.chat_template,
         "data": setting.task.dataset["train"].info.description,
+        "data_fingerprint": job.key_parts["data"],
         "train_samples": job.subset.train_samples,
         "rows": len(job.subset.rows),
         "subset": job.subset.hash,
@@ -309,7 +266,8 @@ def _identity(job: Job) -> dict[str, Any]:
         "recipe": setting.recipe_name,
         "settings": asdict(setting.recipe) | {"batch_size": job.batch_size},
         "dtype": setting.dtype,
-        "key": records.run_key(job.key_parts),
+        "products": setting.products,
+        "key": job.key,
         "key_parts": job.key_parts,
     }
 
@@ -329,8 +287,20 @@ def _last_checkpoint(work: Path) -> Path | None:
     return max(whole, key=_step, default=None)
 
 
-def _remove_checkpoints(work: Path) -> None:
-    for folder in work.glob("checkpoint-*"):
+def _finished(job: Job) -> dict[str, Any] | None:
+    """Read the manifest of a finished adapter of the same key, the whole of it: a folder's name has eight digits."""
+    if not records.is_complete(job.folder):
+        return None
+    try:
+        manifest = records.read_run(job.folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The record in {job.folder} is damaged ({error}). Train again with FORCE=1.") from None
+    return manifest if manifest.get("key") == job.key else None
+
+
+def _start_anew(work: Path) -> None:
+    """Remove what an interrupted attempt has left."""
+    for folder in (*work.glob("checkpoint-*"), work / reports.LOGS):
         with contextlib.suppress(OSError):
             shutil.rmtree(folder)
 

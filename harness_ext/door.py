@@ -1,17 +1,23 @@
 """What every command line of this project does alike: one-line errors, exit codes, make's ARGS=."""
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from harness_ext.errors import UserError
 from harness_ext.procs import RANK
+
+PATIENCE_S = 5.0  # in which a second signal is taken for the same wish: make hands on what a scheduler sends to all
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,8 +44,9 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
     try:
-        args = build_parser().parse_args(_unpack(argv))
-        args.func(args)
+        with _signals_interrupt():
+            args = build_parser().parse_args(_unpack(argv))
+            args.func(args)
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
@@ -56,6 +63,35 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
             print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM (a scheduler) and SIGHUP (a closed session) do what Ctrl-C does: end, and leave what can be continued.
+
+    A signal that is ignored stays so (nohup). The helpers of PROCS= keep the default, which ends them at once: they may
+    be waiting inside torch, where no handler of Python's runs.
+    """
+    first: list[float] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not first:
+            first.append(time.monotonic())
+            raise KeyboardInterrupt
+        if time.monotonic() - first[0] > PATIENCE_S:  # it did not end; whoever asks again means it
+            os._exit(1)
+
+    names = [] if RANK or threading.current_thread() is not threading.main_thread() else ["SIGTERM", "SIGHUP"]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _unpack(argv: Sequence[str]) -> list[str]:

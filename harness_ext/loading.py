@@ -71,13 +71,15 @@ class WholeModel:
         return model
 
 
-def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
+def quantisation(name: str | None, dtype: Any, device: str | None = None) -> dict[str, Any]:
     """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
 
     Args:
         name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), ``int8`` (https://arxiv.org/abs/2208.07339), or
             None for none.
         dtype: In which nf4's products are computed.
+        device: Where to; None leaves it to the caller. By itself bitsandbytes takes the current GPU, also where the CPU
+            was asked for.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -90,12 +92,13 @@ def quantisation(name: str | None, dtype: Any) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise UserError(f"{name} needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+    place = {"device_map": {"": device}} if device else {}
     if name == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), **place}
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return {"quantization_config": config}
+    return {"quantization_config": config, **place}
 
 
 def load_tokenizer(base: Checkpoint, other: str = "", remote_code: bool = False) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune import summary
 from finetune.config import read_recipe
 from harness_ext import sampling
 from harness_ext.door import Parser, run_command
@@ -76,38 +77,19 @@ def _train(args: argparse.Namespace) -> None:
     if args.recipe:
         read_recipe(args.recipe, args.set)
     from finetune.job import plan_job, read_setting  # after the checks that need no libraries
+    from finetune.reports import check_runs
 
     setting = read_setting(args)
+    check_runs(setting.report_to, len(seeds) * len(args.samples.split(",")))
     jobs = [plan_job(setting, samples, int(seed)) for seed in seeds for samples in args.samples.split(",")]
     print(setting.line(), file=sys.stderr, flush=True)
     from finetune.train import Bench
 
     bench = Bench(setting)
-    rows = [(job, bench.run(job, args.force)) for job in jobs]
-    _show(rows)
-    print(f"Score one: make eval ADAPTER={rows[0][0].folder}", file=sys.stderr)
-
-
-def _show(rows: list[tuple[Any, dict[str, Any]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for head in ("base", "samples", "seed", "steps", "held-out\nloss", "held-out\nscore %", "samples/s", "collapsed"):
-        table.add_column(head, justify="left" if head == "base" else "right")
-    for job, manifest in rows:
-        held_out = manifest["held_out"]
-        table.add_row(
-            job.setting.base.name,
-            str(manifest["train_samples"]),
-            str(manifest["seed"]),
-            str(manifest["optimiser_steps"]),
-            f"{held_out['loss']:.3f}",
-            f"{100 * held_out['score']:.1f}",
-            f"{manifest['samples_per_s']:.0f}",
-            "YES" if manifest["collapsed"] else "no",
-        )
-    Console().print(table, new_line_start=True)
+    rows = [(job.setting.base.name, bench.run(job, args.force)) for job in jobs]
+    summary.show(rows)
+    for line in summary.next_steps([str(job.folder) for job in jobs], args):
+        print(line, file=sys.stderr)
 
 
 def _curves(args: argparse.Namespace) -> None:

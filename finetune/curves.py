@@ -1,11 +1,13 @@
 """Loss curves: training and held-out loss, and the held-out score, against optimiser steps; JSON, PNG and SVG."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.tables import shorten, visible
 
 HISTORY = "history.json"
 _NAMES = {
@@ -14,6 +16,8 @@ _NAMES = {
     "eval_score": "held_out_score",
     "learning_rate": "learning_rate",
 }
+_WIDE = 72  # letters that fit over a figure
+_MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 _MANY, _TOO_MANY = 6, 24  # runs that a figure can name in large letters, and at all
 
 
@@ -54,8 +58,12 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
 
     mpl.rcParams["svg.hashsalt"] = "curve"  # the same picture twice is the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text: whatever shows it has the letters that the font here lacks
+    mpl.rcParams["font.family"] = ["DejaVu Sans", *(font for font in _MORE_LETTERS if font in get_font_names())]
+    runs = [(_title(name), history) for name, history in runs]
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     losses, scores = figure.subplots(2, 1, sharex=True)
     colours = mpl.colormaps["viridis"]
@@ -70,22 +78,34 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
     losses.set_ylabel("loss")
     losses.set_ylim(bottom=0)
     if len(runs) <= _TOO_MANY:
-        losses.legend(
+        legend = losses.legend(
             fontsize="x-small" if len(runs) > _MANY else "small", frameon=False, ncols=2 if len(runs) > _MANY else 1
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     scores.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     scores.set_ylabel("score, held out")
     scores.set_ylim(0.4, 1.0)
     scores.set_xlabel("optimiser steps")
     losses.set_title(
-        runs[0][0] if len(runs) == 1 else "thin: training loss · thick: loss on rows held out", fontsize="medium"
+        runs[0][0] if len(runs) == 1 else "thin: training loss · thick: loss on rows held out",
+        fontsize="medium",
+        parse_math=False,  # "$" is a character of a name
     )
     for axis in (losses, scores):
         axis.spines[["top", "right"]].set_visible(False)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
-    for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the PNG has a box there, the SVG the letter
+        for file in files:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
+
+
+def _title(name: str) -> str:
+    """Write a name so that it fits; matplotlib leaves out of a legend what begins with an underscore."""
+    short = shorten(visible(name), _WIDE)
+    return f" {short}" if short.startswith("_") else short
 
 
 def _line(axis: Any, history: list[dict[str, float]], name: str, **style: Any) -> None:

@@ -14,9 +14,10 @@ BUCKET = 50  # batches whose rows are sorted by length together
 
 
 def encode_sentences(tokenizer: Any, rows: Sequence[dict]) -> list[dict[str, Any]]:
-    """Tokenise sentences for a classifier: ``input_ids`` and ``labels`` (the class) for each row."""
-    ids = tokenizer([row["sentence"] for row in rows])["input_ids"]
-    return [{"input_ids": each, "labels": row["label"]} for each, row in zip(ids, rows, strict=True)]
+    """Tokenise sentences for a classifier: for each row all that the tokenizer makes of it, and ``labels`` (the class)."""
+    found = tokenizer([row["sentence"] for row in rows], return_attention_mask=True)
+    columns = zip(*found.values(), strict=True)
+    return [dict(zip(found, each, strict=True)) | {"labels": row["label"]} for each, row in zip(columns, rows, strict=True)]
 
 
 def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Callable, chat: bool) -> list[dict[str, Any]]:
@@ -50,12 +51,12 @@ def shared_prefix(examples: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def collate_sentences(tokenizer: Any) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
-    """Return what pads sentences to the longest of their batch."""
+    """Return what pads sentences to the longest of their batch, on the right, which leaves positions as they are."""
 
     def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-        batch = tokenizer.pad({"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt")
-        labels = torch.tensor([example["labels"] for example in examples])
-        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+        columns = {name: [example[name] for example in examples] for name in examples[0]}
+        labels = torch.tensor(columns.pop("labels"))
+        return {**tokenizer.pad(columns, padding_side="right", return_tensors="pt"), "labels": labels}
 
     return collate
 

@@ -14,7 +14,7 @@ from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
 from harness_ext.loading import load_tokenizer
 from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative
-from harness_ext.prompts import chat_renderer, render_prompt
+from harness_ext.prompts import chat_renderer, check_sentence, render_prompt
 from harness_ext.tasks import build_tasks
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
@@ -76,11 +76,21 @@ class Setting:
         )
 
     def render(self, document: dict) -> str:
-        """Render a document's prompt as the evaluation does; a classifier reads the sentence alone."""
+        """Render a document's prompt as the evaluation does; a classifier reads the sentence alone.
+
+        Raises:
+            UserError: It cannot be rendered, or lacks the sentence.
+        """
         if self.recipe.kind == "classifier":
             return document["sentence"]
         template = chat_renderer(self.tokenizer, self.choices.template_args) if self.choices.chat_template else None
-        return render_prompt(self.task, document, template)
+        what = f"{self.base.name!r}'s chat template" if template else "the task's own template"
+        try:
+            prompt = render_prompt(self.task, document, template)
+        except Exception as error:  # a template may raise anything
+            raise UserError(f"The prompt of {self.task.task_name} cannot be rendered by {what}: {error}") from error
+        check_sentence(prompt, document["sentence"], what)
+        return prompt
 
     def encode(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Tokenise rows of the train split, each once for all jobs.

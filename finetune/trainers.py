@@ -1,5 +1,7 @@
 """transformers' Trainer with this project's two losses; the loop, optimiser, schedule and checkpoints stay its own."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,11 @@ class CheckedTrainer(Trainer):
 
     shared: dict[str, Any] | None = None
 
+    @functools.cached_property
+    def _columns(self) -> set[str]:
+        """What the model takes of a batch; some tokenizers write token types for models that have none."""
+        return set(inspect.signature(self.model.get_base_model().forward).parameters) - {"labels"}
+
     @property
     def in_16_bits(self) -> bool:
         """Whether products are computed in 16 bits."""
@@ -53,7 +60,7 @@ class CheckedTrainer(Trainer):
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a classifier's mean cross-entropy and its logits ``(batch, 2)``."""
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+        logits = model(**{name: column for name, column in inputs.items() if name in self._columns}).logits.float()
         return F.cross_entropy(logits, inputs["labels"]), logits
 
 

@@ -1,5 +1,8 @@
 # `make` prints help. Every target is one Python command that can be pasted instead.
 
+# The names that stand on the command line.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
 VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
@@ -10,6 +13,31 @@ export $(VARIABLES)
 # Recipes `exec` the program, so that it, and not a shell around it, gets the signal that make hands on.
 RUN := .venv/bin/python -m harness_ext
 READY := .venv/ready
+
+# What each target reads, beside what .venv is made with. A variable on the command line that none of the targets reads
+# would have no effect, so it is refused; of the environment's, which other programs may mean, nothing is said.
+RUN_READS := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+  OUT SEED FORCE ARGS
+eval.reads := $(RUN_READS)
+doctor.reads := $(RUN_READS)
+finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES RECIPE REPORT_TO OUT SEED FORCE ARGS
+curves.reads := OUT ARGS
+leaderboard.reads := OUT ARGS
+validate.reads := TASK DATA_DIR ARGS
+models.reads := ARGS
+tiny.reads := DATA_DIR
+setup.reads := EXTRAS
+test.reads := ARGS
+test-slow.reads := ARGS
+test-real.reads := ARGS REAL_MODELS
+test-gpu.reads := ARGS
+bench.reads := ARGS
+READS := $(foreach goal,$(MAKECMDGOALS),$($(goal).reads))
+UNREAD := $(filter-out $(READS) PYTHON INDEX SHELL MAKEFLAGS,$(GIVEN))
+ifneq ($(UNREAD),)
+READY := refuse
+export MAKECMDGOALS READS UNREAD
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup eval models doctor finetune curves leaderboard validate tiny test test-slow test-real test-gpu bench lint
@@ -24,28 +52,34 @@ setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDE
 	@# gptqmodel asks for a newer torch than is pinned and does not need it; the extra names the rest of what it imports.
 	@case ",$$EXTRAS," in *,awq,*) .venv/bin/pip install -q -c constraints.txt --no-deps gptqmodel ;; esac
 
-$(READY): pyproject.toml constraints.txt
+.PHONY: refuse
+refuse:
+	@exec "$${PYTHON:-python3}" -m harness_ext.variables
+
+.venv/ready: pyproject.toml constraints.txt
 	@"$${PYTHON:-python3}" -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make setup PYTHON=python3.12")'
 	"$${PYTHON:-python3}" -m venv .venv
 	.venv/bin/pip install -q -c constraints.txt $${INDEX:+--index-url "$$INDEX"} torch
 	.venv/bin/pip install -q -c constraints.txt -e ".[dev]"
-	@touch $(READY)
+	@touch $@
+
+# eval and doctor take the same: what a run is asked can be examined first.
+RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
+  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
+  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
+  $${BASE_URL:+"--base_url=$$BASE_URL"} $${QUANT:+"--quantise=$$QUANT"} $${SAMPLES:+"--train_samples=$$SAMPLES"} \
+  $${PROCS:+"--procs=$$PROCS"} \
+  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder]
-	@exec $(RUN) run $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
-	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
-	  $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seed=$$SEED"} \
-	  $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
-	  $${BASE_URL:+"--base_url=$$BASE_URL"} $${QUANT:+"--quantise=$$QUANT"} $${SAMPLES:+"--train_samples=$$SAMPLES"} $${PROCS:+"--procs=$$PROCS"} \
-	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+	@exec $(RUN) run $(RUN_FLAGS)
 
 models: $(READY)  ## List the models of the original experiment: size, memory, reported score
-	@exec $(RUN) models
+	@exec $(RUN) models $${ARGS:+"--args=$$ARGS"}
 
 doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MODEL=... [the variables of eval]
-	@exec $(RUN) doctor $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
-	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${BATCH:+"--batch_size=$$BATCH"} $${DEVICE:+"--device=$$DEVICE"} \
-	  $${DTYPE:+"--dtype=$$DTYPE"} $${QUANT:+"--quantise=$$QUANT"} $${BACKEND:+"--model=$$BACKEND"} $${ARGS:+"--args=$$ARGS"}
+	@exec $(RUN) doctor $(RUN_FLAGS)
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
 	@exec .venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
@@ -57,10 +91,10 @@ curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results
 	@exec .venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
-	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"}
+	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
-	@exec $(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"}
+	@exec $(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${ARGS:+"--args=$$ARGS"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
 	exec .venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"

@@ -39,6 +39,9 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     Returns:
         The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict":  # a console that is not UTF-8 lacks some of what we say
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if RANK or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

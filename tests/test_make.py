@@ -5,6 +5,7 @@ the program receives. One test goes through the real program.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -26,10 +27,6 @@ TRAINING_FLAGS = {  # the same of `make finetune`
     "MODEL": "--model", "SAMPLES": "--samples", "SEED": "--seed", "RECIPE": "--recipe", "TASK": "--task",
     "DATA_DIR": "--data_dir", "DEVICE": "--device", "DTYPE": "--dtype", "REPORT_TO": "--report_to",
     "OUT": "--output_path", "ARGS": "--args",
-}  # fmt: skip
-DOCTOR_FLAGS = {
-    "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "BATCH": "--batch_size",
-    "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model", "ARGS": "--args",
 }  # fmt: skip
 VALUES = {
     "space": "two  words",
@@ -55,6 +52,9 @@ VALUES = {
 }
 
 
+SPEAKERS = {"__init__.py", "variables.py"}  # what says that a variable is not read
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A folder with the Makefile and a program that writes its arguments, each ended by NUL, to ``argv``."""
@@ -64,6 +64,7 @@ def copy(tmp_path: Path) -> Path:
         program = tmp_path / ".venv" / "bin" / name
         program.write_text("""#!/bin/sh\nprintf '%s\\0' "$@" > argv\n""")
         program.chmod(0o755)
+    shutil.copytree(ROOT / "harness_ext", tmp_path / "harness_ext", ignore=lambda folder, names: set(names) - SPEAKERS)
     for name in ("pyproject.toml", "constraints.txt", ".venv/ready"):  # in this order: .venv is newer than its inputs
         (tmp_path / name).touch()
     return tmp_path
@@ -109,7 +110,7 @@ def test_help_names_every_target_of_the_makefile():
         ("eval", "command line", FLAGS, 3),
         ("eval", "environment", FLAGS, 3),
         ("finetune", "command line", TRAINING_FLAGS, 2),
-        ("doctor", "command line", DOCTOR_FLAGS, 3),
+        ("doctor", "command line", FLAGS, 3),
     ],
 )
 def test_value_reaches_the_program_as_typed_and_is_never_run(
@@ -134,10 +135,80 @@ def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
     before = sorted(copy.iterdir())
     names = [*FLAGS, "EXTRAS", "INDEX"]
     for value in (VALUES[name] for name in ("make_shell", "shell_substitution", "backtick", "quote_and_semicolon")):
-        assert make(copy, target, *(f"{name}={value}" for name in names)).returncode == 0
         assert make(copy, target, env=dict.fromkeys(names, value)).returncode == 0
+        assert make(copy, target, *(f"{name}={value}" for name in names if name in reads(target))).returncode == 0
         (copy / "argv").unlink()
+        assert make(copy, target, *(f"{name}={value}" for name in names)).returncode == 2
         assert sorted(copy.iterdir()) == before, "something in the value was run"
+
+
+def reads(target: str) -> set[str]:
+    """The variables that the recipe of a target names, itself or by RUN_FLAGS."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(rf"^{target}: .*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    if "$(RUN_FLAGS)" in recipe:
+        recipe = text.split("RUN_FLAGS := ")[1].split("\n\n")[0]
+    return set(re.findall(r"\$\$\{?([A-Z_]+)", recipe))
+
+
+EVERY = [
+    "eval",
+    "doctor",
+    "finetune",
+    "curves",
+    "leaderboard",
+    "models",
+    "validate",
+    "tiny",
+    "test",
+    "test-slow",
+    "test-gpu",
+]
+
+
+@pytest.mark.parametrize("target", [*EVERY, "test-real", "setup", "bench", "lint"])
+def test_each_target_declares_what_its_recipe_reads(target: str):
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
+    declared = dict(re.findall(r"^([a-z-]+)\.reads := (.*)$", text, re.MULTILINE))
+    (run,) = re.findall(r"^RUN_READS := (.*)$", text, re.MULTILINE)
+    names = set(declared.get(target, "").replace("$(RUN_READS)", run).split())
+    assert names - {"REAL_MODELS"} == reads(target)  # pytest reads that one itself
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["eval", "LIMT=40"], "make eval does not read LIMT (did you mean LIMIT?). It reads ADAPTER ARGS "),
+        (["eval", "model=x"], "model (did you mean MODEL?)"),
+        (["finetune", "LIMIT=5"], "make finetune does not read LIMIT"),
+        (["leaderboard", "MODEL=x"], "make leaderboard does not read MODEL. It reads ARGS OUT."),
+        (["lint", "OUT=x", "NEW=`touch s`"], "make lint does not read "),
+        (["setup", "EXTRA=awq"], "EXTRA (did you mean EXTRAS?)"),
+    ],
+)
+def test_variable_that_has_no_effect_is_refused_in_one_line_before_anything_happens(argv: list[str], said: str, copy: Path):
+    (copy / ".venv" / "ready").unlink()
+    before = sorted(copy.rglob("*"))
+    done = make(copy, *argv, env={"PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert error.startswith("Error: make ")
+    assert said in error
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_variable_of_another_target_of_the_same_call_is_read(copy: Path):
+    assert make(copy, "models", "eval", "MODEL=x").returncode == 0
+
+
+def test_variables_of_the_environment_are_nobodys_mistake(copy: Path):
+    assert make(copy, "leaderboard", env={"LIMT": "4", "MODEL": "x"}).returncode == 0
+
+
+@pytest.mark.parametrize("target", ["validate", "leaderboard", "models", "doctor"])
+def test_args_are_handed_on_by_every_target_of_ours(target: str, copy: Path):
+    assert make(copy, target, "ARGS=--include_path my_tasks").returncode == 0
+    assert received(copy)[-1] == "--args=--include_path my_tasks"
 
 
 def test_variable_left_out_or_empty_gives_no_flag(copy: Path):

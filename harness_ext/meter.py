@@ -84,9 +84,12 @@ class Meter:
         self.tokens_in += sum(len(context) + len(answer) for _, context, answer in args[0])
 
     def _count_usage(self, args: tuple, kwargs: dict, output: Any) -> None:
-        usage = kwargs["outputs"].get("usage") or {}
-        self.tokens_in += usage.get("prompt_tokens") or 0
-        self.tokens_out += usage.get("completion_tokens") or 0
+        usage = kwargs["outputs"].get("usage")
+        told = usage if isinstance(usage, dict) else {}
+        counts = (told.get(name) for name in ("prompt_tokens", "completion_tokens"))
+        read, wrote = (count if isinstance(count, int) else 0 for count in counts)
+        self.tokens_in += read
+        self.tokens_out += wrote
 
     def _count_written(self, lm: Any, kwargs: dict, output: Any) -> None:
         if isinstance(output, list):  # vLLM's, which also scores this way; that is counted already

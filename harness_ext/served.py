@@ -1,8 +1,9 @@
-"""What a server of the OpenAI protocol is asked with: the checks and choices that need no connection.
+"""What a server of the OpenAI protocol is asked with, and how what it says is read: all that needs no connection.
 
 The asking itself is lm-eval's (see `harness_ext.lm.served`). Knows nothing of tasks' contents.
 """
 
+import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,6 +15,8 @@ EXAMPLE = "http://127.0.0.1:8000/v1"
 IN_FLIGHT = 16  # requests at once: enough for a server that batches, few enough for one that does not
 NOT_IN_KEY = ("num_concurrent", "timeout", "max_retries")  # they change how long a run takes, not its answers
 _SECRET_ARGS = ("auth_token", "header")
+_HALVES = re.compile("[\ud800-\udfff]")  # of a character: JSON may name one alone, which no file can hold
+_TEXT_PARTS = ("text", "output_text")  # beside them stand thinking, images, refusals
 
 
 def complete_url(text: str, backend: str) -> str:
@@ -97,6 +100,35 @@ def check_task(backend: str, name: str, output_type: str) -> None:
             f"Task {name} compares likelihoods ({output_type}), which no chat tells. Use BACKEND={COMPLETIONS} with a "
             "server that returns the log-probabilities of a prompt, or a task that generates (TASK=sst2_01)."
         )
+
+
+def whole_characters(text: str) -> str:
+    """Replace each half of a character (a lone surrogate, as of an emoji that a budget cut in two) by U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
+
+
+def content_text(content: Any) -> str | None:
+    """Return the text of an answer's content; reasoning that stands beside it is no part of it.
+
+    Args:
+        content: A text, a list of parts with texts among them, or None, as after a budget spent on reasoning.
+
+    Returns:
+        The text, empty where there is none; None if the content is of another shape.
+    """
+    if content is None or isinstance(content, str):
+        return whole_characters(content or "")
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get("text") if kind in _TEXT_PARTS else part
+        if isinstance(text, str):
+            texts.append(text)
+        elif not isinstance(kind, str) or kind in _TEXT_PARTS:
+            return None
+    return whole_characters("".join(texts))
 
 
 def line(config: Any) -> str:

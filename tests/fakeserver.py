@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-Answer = tuple[int, Any]  # status, and a JSON value or a text
+Answer = tuple[int, Any]  # status, and a JSON value, a text or bytes; bytes may come with headers in a tuple
 
 
-def chat(text: str | None, **message: Any) -> Answer:
+def chat(text: Any, **message: Any) -> Answer:
     """A chat's answer."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": "stop"}
     return 200, {"choices": [choice], "usage": {"prompt_tokens": 50, "completion_tokens": 2}}
@@ -88,14 +88,19 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = self.fake.note(Request(self.path, self.headers.get("Authorization"), body))
         status, content = self.fake.answer(number, body)
-        kind, text = ("text/html", content) if isinstance(content, str) else ("application/json", json.dumps(content))
+        headers = {"Content-Type": "text/html" if isinstance(content, str) else "application/json"}
+        if isinstance(content, tuple):
+            content, more = content
+            headers |= more
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
         try:
             self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(text.encode())))
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(text.encode())
-        except BrokenPipeError:  # the client has gone: it was told to, or waited long enough
+            self.wfile.write(content)
+        except (BrokenPipeError, ConnectionResetError):  # the client has gone: it was told to, or waited long enough
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -5,12 +5,14 @@ lm-eval's client hands each answer to the response cache as it comes, so an inte
 * it sends every request at once into a failure, and repeats what cannot succeed, such as a refused key. Here the
   first request goes alone, and a request that waits for its next try keeps its place;
 * an answer without the expected fields is an error, where lm-eval makes an empty answer of it;
+* its text may come in parts, and with halves of characters, which no file could hold;
 * an empty list of stop strings, which some servers refuse, is left out.
 """
 
 import asyncio
 import json
 import logging
+import math
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.served import CHAT, COMPLETIONS, IN_FLIGHT
+from harness_ext.served import CHAT, COMPLETIONS, IN_FLIGHT, content_text, whole_characters
 
 TRIES = 6  # with pauses of 1, 1, 2, 4 and 8 s between them
 TIMEOUT_S = 300
@@ -84,7 +86,7 @@ class ServedModel(TemplateAPI):
         self.timeout = self._timeout or TIMEOUT_S + budget // SLOWEST_TOKENS_PER_S
         try:
             return await super().get_batched_requests(*args, **kwargs)
-        except (RefusedError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (RefusedError, aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             kept = f" Answers kept so far: {self._answered}; the same command continues." if self._answered else ""
@@ -118,7 +120,7 @@ class ServedModel(TemplateAPI):
             return error.status in (408, 409, 425, 429) or error.status >= 500
         if isinstance(error, TimeoutError | UserError):
             return False
-        return bool(self._answered) and isinstance(error, aiohttp.ClientError | ValueError)
+        return bool(self._answered) and isinstance(error, aiohttp.ClientError | ValueError | RecursionError)
 
     def _explain(self, error: Exception) -> str:
         where = f"The server at {self.base_url}"
@@ -149,12 +151,12 @@ class ChatServer(ServedModel, LocalChatCompletion):
     """``local-chat-completions``: the server applies the chat template."""
 
     def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
-        """Return the answer's text; None, as after a budget spent on reasoning, becomes an empty answer."""
-        choice = _only_choice(outputs)
-        message = choice.get("message")
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
+        """Return the answer's text, empty where the budget was spent on reasoning."""
+        message = _only_choice(outputs).get("message")
+        text = content_text(message.get("content")) if isinstance(message, dict) and message else None
+        if text is None:
             raise ValueError("its choice has no message with text")
-        return super().parse_generations({"choices": [choice]}, **kwargs)
+        return super().parse_generations({"choices": [{"index": 0, "message": {"content": text}}]}, **kwargs)
 
 
 class CompletionServer(ServedModel, LocalCompletionsAPI):
@@ -163,9 +165,10 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
     def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
         """Return the answer's text."""
         choice = _only_choice(outputs)
-        if not isinstance(choice.get("text"), str):
+        text = content_text(choice.get("text")) if "text" in choice else None
+        if text is None:
             raise ValueError("its choice has no text")
-        return super().parse_generations({"choices": [choice]}, **kwargs)
+        return super().parse_generations({"choices": [{"index": 0, "text": text}]}, **kwargs)
 
     def loglikelihood(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
         """Score answers as lm-eval does; their tokens are counted with the model's tokenizer, which is loaded here.
@@ -204,7 +207,13 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
                 f"The server at {self.base_url} tells {length} log-probabilities for a prompt of {len(tokens[0])} tokens: "
                 "likelihoods need those of the prompt (echo). Use another server, or a task that generates (TASK=sst2_01)."
             )
-        return super().parse_logprobs({"choices": [choice]}, tokens, ctxlens, **kwargs)
+        try:
+            scores = super().parse_logprobs({"choices": [choice]}, tokens, ctxlens, **kwargs)
+        except (TypeError, AttributeError, KeyError):
+            scores = [(math.nan, False)]
+        if not all(math.isfinite(score) for score, _ in scores):
+            raise ValueError("its log-probabilities are not numbers")
+        return scores
 
 
 MODELS = {CHAT: ChatServer, COMPLETIONS: CompletionServer}
@@ -212,7 +221,7 @@ MODELS = {CHAT: ChatServer, COMPLETIONS: CompletionServer}
 
 async def _check_status(response: aiohttp.ClientResponse) -> None:
     if not response.ok:
-        raise RefusedError(response.status, _message(await response.text()))
+        raise RefusedError(response.status, _message(await response.text(errors="replace")))
 
 
 def _message(body: str) -> str:
@@ -227,7 +236,7 @@ def _message(body: str) -> str:
 
 
 def _short(said: Any) -> str:
-    return " ".join(str(said).split())[:150]
+    return " ".join(whole_characters(str(said)).split())[:150]
 
 
 def _only_choice(outputs: Any) -> dict[str, Any]:

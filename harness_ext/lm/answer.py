@@ -20,7 +20,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
-from harness_ext.lm import batches
+from harness_ext.lm import adapters, batches
 from harness_ext.lm.checked import CheckedLM, finite, nan_error
 from harness_ext.lm.engine import TOLERANCE, TOLERANCE_FLOAT32, PrefixReader, Row, common_prefix, write
 from harness_ext.lm.forced import ForcedChoice
@@ -78,9 +78,8 @@ class AnswerLM(CheckedLM):
 
     def _merge_adapter(self) -> None:
         """Add LoRA weights to the base's; only where that is exact: rounding to 16 bits would change the adapter."""
-        model: Any = self.model
-        if hasattr(model, "merge_and_unload") and model.dtype == torch.float32 and not self._is_quantised():
-            self._model: Any = model.merge_and_unload()
+        if adapters.can_merge(self.model):
+            self._model: Any = self.model.merge_and_unload()
 
     def _is_quantised(self) -> bool:
         return getattr(self.model, "hf_quantizer", None) is not None or getattr(self.model, "is_quantized", False)

@@ -12,7 +12,6 @@ Prompts, tokens and answers are otherwise exactly HFLM's.
 """
 
 import sys
-import warnings
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from transformers import LogitsProcessor
 
 from harness_ext.errors import UserError
 from harness_ext.labels import ends_open, markers_in
+from harness_ext.lm import adapters
 from harness_ext.loading import WholeModel, quantisation
 from harness_ext.prompts import chat_renderer
 
@@ -35,21 +35,26 @@ class CheckedLM(HFLM):
         """Load the model."""
         self._quantise = quantise
         super().__init__(*args, **kwargs)
+        vars(self.model).pop("tie_weights", None)
         vocabulary = self.tokenizer.get_vocab()
         tags = {vocabulary[tag] for tag in markers_in(vocabulary)}
         self._special = set(self.tokenizer.all_special_ids) - tags
         self._tags_are_special = bool(tags & set(self.tokenizer.all_special_ids))
 
-    def _create_model(self, *args: Any, **kwargs: Any) -> None:
+    def _create_model(self, *args: Any, peft: str | None = None, **kwargs: Any) -> None:
+        if peft and kwargs.get("delta"):
+            raise UserError("peft and delta cannot both be put on a model: leave one out.")
         auto_class = self.AUTO_MODEL_CLASS
         dtype = get_dtype(kwargs.get("dtype", "auto"))
         self.AUTO_MODEL_CLASS = WholeModel(auto_class, **quantisation(self._quantise, dtype))
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Found missing adapter keys")
-                super()._create_model(*args, **kwargs)
+            super()._create_model(*args, **kwargs)
         finally:
             self.AUTO_MODEL_CLASS = auto_class
+        if peft:
+            self._model: Any = adapters.attach(self.model, peft)
+        # HFLM ties weights once more: those that an adapter, or a checkpoint with a head of its own, has just told apart.
+        self._model.tie_weights = lambda *args, **kwargs: None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render messages; a system message that the template refuses goes to the first user's turn."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from harness_ext.errors import UserError
-from harness_ext.procs import RANK
+from harness_ext.procs import place
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +33,8 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     Returns:
         The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
     """
-    if RANK or not sys.stderr.isatty():
+    rank = place().rank
+    if rank or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
@@ -43,7 +44,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
-        if RANK == 0:
+        if rank == 0:
             print("Error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:
@@ -52,7 +53,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
         print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if RANK == 0:
+        if rank == 0:
             print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0

@@ -4,15 +4,19 @@ Loads a tokenizer at the most; nothing is answered here.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 from harness_ext import evidence, records, sampling, served, vllm_backend
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError
-from harness_ext.loading import load_tokenizer
-from harness_ext.models import own_sampling
+from harness_ext.loading import find_tokenizer, load_tokenizer
+from harness_ext.models import Checkpoint, own_sampling
+from harness_ext.redaction import hide, secrets_in
 from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request
+
+PLACES = ("cache_dir", "offload_folder", "token", "use_auth_token")  # arguments of a model that say where, not what
 
 
 class Asking:
@@ -26,9 +30,16 @@ class Asking:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, where the backend loads a checkpoint."""
-        args = self.request.config.model_args
-        other, remote_code = str(args.get("tokenizer") or ""), bool(args.get("trust_remote_code"))
-        return load_tokenizer(self.request.base, other, remote_code=remote_code) if self.request.base else None
+        if self.request.base is None:
+            return None
+        remote_code = bool(self.request.config.model_args.get("trust_remote_code"))
+        return load_tokenizer(self.other_tokenizer or self.request.base, remote_code=remote_code)
+
+    @functools.cached_property
+    def other_tokenizer(self) -> Checkpoint | None:
+        """The tokenizer that is used in place of the model's own, where the user names one."""
+        text = self.request.config.model_args.get("tokenizer") if self.request.base else None
+        return find_tokenizer(str(text)) if text else None
 
     def prepare(self, task: Any, thinking: bool | None = None) -> Choices | None:
         """Make the choices for a task, and set in it what they and the command line say of it.
@@ -50,18 +61,25 @@ class Asking:
         return choices
 
     def key_parts(self, task: Any, choices: Choices | None) -> dict[str, Any]:
-        """Collect all that can change the run's numbers."""
+        """Collect all that can change the run's numbers, but for the machine, which the record names.
+
+        Raises:
+            UserError: A prompt cannot be asked.
+        """
+        from harness_ext import contents
         from harness_ext.data import fingerprint
 
         request, config = self.request, self.request.config
-        chosen = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"} if choices else set()
-        chosen |= {"pretrained", *served.NOT_IN_KEY} if request.is_served else set()
+        prompts = self.prompts(task, choices)
         named = records.run_key(config.model_args["pretrained"]) if request.is_served else None
         shots = task.config.num_fewshot
-        return {
+        subset = self.subset(task)
+        parts = {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "prompt": records.run_key({"all": self.prompts(task, choices), "filters": task.config.filter_list}),
+            "task_config": records.run_key(contents.task_content(task.config)),
+            "prompts": records.run_key(prompts),
+            "requests": contents.requests_hash(task, self.documents(task), prompts, self.renderer(choices)),
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": shots,
             "data": fingerprint(task.eval_docs),
@@ -70,22 +88,54 @@ class Asking:
             "model": request.model,
             "weights": request.base.version if request.base else named,  # a server tells no more than the name
             "adapter": request.adapter.version if request.adapter else None,
-            "model_args": {name: value for name, value in config.model_args.items() if name not in chosen},
+            "tokenizer": self.other_tokenizer.version if self.other_tokenizer else None,  # the model's is part of `weights`
+            "model_args": self._model_args(choices),
             "device": choices.device.split(":")[0] if choices else None,
             "dtype": choices.dtype if choices else None,
             "quantisation": choices.quantisation if choices else None,
+            "batch": self._batch(task, choices),
             "chat_template": choices.chat_template if choices else config.apply_chat_template,
             "template_args": choices.template_args if choices else None,
             "generation": task.config.generation_kwargs,
             "limit": config.limit,
             "samples": config.samples,
             "seeds": config.seed,
-            "train_rows": subset.hash if (subset := self.subset(task)) else None,
+            "train_rows": subset.hash if subset else None,
+            "train_data": fingerprint(task.dataset["train"]) if subset else None,
             "versions": evidence.versions(
                 *([vllm_backend.VLLM] if config.model == vllm_backend.VLLM else []),
                 *(evidence.KERNELS if choices and choices.quantisation else []),
+                *(["scikit-learn"] if request.is_baseline else []),
             ),
         }
+        return hide(parts, self.secrets)
+
+    @functools.cached_property
+    def secrets(self) -> frozenset[str]:
+        """What the user gave that must not be written."""
+        config = self.request.config
+        return secrets_in(config.model_args, config.hf_hub_log_args, config.metadata, config.gen_kwargs, dict(os.environ))
+
+    def _model_args(self, choices: Choices | None) -> dict[str, Any]:
+        """Return the arguments of the model that stand nowhere else in the key and can change its answers."""
+        left_out = {*PLACES}
+        if choices:
+            left_out |= {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
+        if self.request.is_served:
+            left_out |= {"pretrained", *served.NOT_IN_KEY}
+        if self.other_tokenizer:
+            left_out |= {"tokenizer"}
+        return {name: value for name, value in self.request.config.model_args.items() if name not in left_out}
+
+    def _batch(self, task: Any, choices: Choices | None) -> dict[str, Any] | None:
+        """Return how requests are batched, where that can change answers: by rounding, or by the order of what is drawn."""
+        if choices is None:
+            return None
+        config, drawn = self.request.config, (task.config.generation_kwargs or {}).get("do_sample")
+        is_stock = config.model_args.get("engine") == "stock" or config.model not in (DEFAULT_BACKEND, CLASSIFIER_BACKEND)
+        if choices.dtype == "float32" and not (is_stock or drawn or choices.quantisation):
+            return None
+        return {"size": choices.batch_size, "largest": config.max_batch_size, "procs": self.request.own["procs"]}
 
     def prompts(self, task: Any, choices: Choices | None) -> list[str]:
         """Render the prompt of every document that is asked, in lm-eval's order, and check that none has lost its sentence.
@@ -103,6 +153,8 @@ class Asking:
         from lm_eval.evaluator_utils import get_sample_size
 
         chosen = (self.request.config.samples or {}).get(task.task_name)
+        if chosen and max(chosen) >= len(task.eval_docs):
+            raise UserError(f"--samples {max(chosen)} is beyond the {len(task.eval_docs)} documents of {task.task_name}.")
         return list(task.doc_iterator(limit=get_sample_size(task, self.request.config.limit), samples=chosen))
 
     def renderer(self, choices: Choices | None) -> Callable[..., str] | None:
@@ -141,6 +193,19 @@ class Asking:
             raise UserError(f"The same prompt of {task.task_name} comes out differently each time: {what} draws at random.")
         return prompts[1:]
 
+    def trained_on(self, task: Any) -> dict[str, str] | None:
+        """Say which task and data an adapter was trained on, as far as they are others than those of a task."""
+        made = self.request.adapter.manifest if self.request.adapter else {}
+        if not made.get("task"):
+            return None
+        from harness_ext.data import fingerprint
+
+        data = made.get("data_fingerprint") or made.get("key_parts", {}).get("data")
+        has_train = task.config.custom_dataset and "train" in task.dataset
+        if made["task"] == task.task_name and (not has_train or data in (None, fingerprint(task.dataset["train"]))):
+            return None
+        return {"task": made["task"], "data": str(made.get("data"))}
+
     def subset(self, task: Any) -> sampling.Subset | None:
         """Draw the rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
         if not self.request.is_baseline:
@@ -156,6 +221,7 @@ class Asking:
         if template is None and request.adapter:
             template = request.adapter.manifest.get("chat_template")  # as it was trained
         dtype = request.own["dtype"] or args.get("dtype")
+        trained_in = request.adapter.manifest.get("dtype") if request.adapter else None
         batch_size = request.if_given("batch_size") or ("auto" if request.config.model == vllm_backend.VLLM else None)
         if thinking is None:
             asked = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
@@ -165,7 +231,9 @@ class Asking:
             request.base.config,
             thinking=thinking,
             device=request.if_given("device"),
-            dtype=dtype or ("float32" if request.is_classifier else None),  # DeBERTa-v3 overflows in its stored float16
+            # DeBERTa-v3 overflows in its stored float16. An adapter's weights fit the base's as they were in training.
+            dtype=dtype or ("float32" if request.is_classifier else trained_in),
+            dtype_of_adapter=dtype is None and trained_in is not None and not request.is_classifier,
             chat_template=False if request.is_classifier else template,
             template_args=args.get("chat_template_args"),
             batch_size=None if batch_size is None else str(batch_size),
@@ -181,6 +249,27 @@ class Asking:
             return {}
         own = own_sampling(self.request.base)
         return {name: asked.get(name, value) for name, value in own.items()}
+
+
+def find_tasks(config: Any, own: dict[str, Any], adapter: Checkpoint | None) -> list[Any]:
+    """Build the tasks that a request names, or its adapter's record does.
+
+    Raises:
+        UserError: One is unknown or does not build.
+    """
+    from harness_ext.tasks import build_tasks  # needs the datasets library
+
+    own_data = {"data_dir": own["data_dir"]} if own["data_dir"] else {}
+    try:
+        return build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
+    except UserError as error:
+        made_on = adapter.manifest.get("task") if adapter else None
+        if config.tasks != [made_on] or "Unknown task" not in str(error):
+            raise
+        raise UserError(
+            f"The adapter was made on the task {made_on!r}, which is not known here: give the folder of its file with "
+            "ARGS='--include_path FOLDER', or another task with TASK=."
+        ) from error
 
 
 def multiturn(config: Any, choices: Choices | None) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from harness_ext import memory, vllm_backend
 from harness_ext.choices import Choices
-from harness_ext.loading import quieten_libraries
+from harness_ext.loading import find_tokenizer, load_tokenizer, quieten_libraries
 from harness_ext.request import Request
 
 
@@ -41,6 +41,9 @@ def create_model(
     if request.base and choices and config.model == vllm_backend.VLLM:
         ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
         theirs = {name: value for name, value in args.items() if name not in ours}
+        if args.get("tokenizer"):
+            other = find_tokenizer(str(args["tokenizer"]))
+            theirs |= {"tokenizer": other.path, "tokenizer_revision": other.revision}
         return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
     if request.base and choices:
         args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
@@ -53,6 +56,9 @@ def create_model(
             args["use_safetensors"] = True
         if request.adapter:
             args["peft"] = request.adapter.path
+        if args.get("tokenizer"):  # HFLM would ask for it at the model's commit
+            remote_code = bool(args.get("trust_remote_code"))
+            args["tokenizer"] = load_tokenizer(find_tokenizer(str(args["tokenizer"])), remote_code=remote_code)
         if request.quantise:
             args["quantise"] = request.quantise
         more |= {"batch_size": choices.batch_size, "device": choices.device}

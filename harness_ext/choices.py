@@ -75,6 +75,7 @@ def choose(
     thinking: bool,
     device: str | None = None,
     dtype: str | None = None,
+    dtype_of_adapter: bool = False,
     chat_template: bool | None = None,
     template_args: dict[str, Any] | None = None,
     batch_size: str | None = None,
@@ -90,6 +91,7 @@ def choose(
         thinking: The task asks for thinking.
         device: The user's choice, as for the others; None where there is none.
         dtype: A name of `DTYPES`.
+        dtype_of_adapter: It is not the user's choice, but what the adapter was trained in.
         chat_template: Apply it or not.
         template_args: lm-eval's ``chat_template_args``.
         batch_size: A whole number, ``auto`` or ``auto:N``.
@@ -103,6 +105,8 @@ def choose(
     reasons: dict[str, str] = {}
     device = _device(device, reasons)
     dtype = _dtype(dtype, device, config, reasons)
+    if dtype_of_adapter:
+        reasons["dtype"] = "the adapter was trained in it"
     quantisation = quantise or stored(config)
     if quantisation:
         reasons["quantisation"] = "while loading" if quantise else "as stored"

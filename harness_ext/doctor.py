@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import memory, quantised
-from harness_ext.asking import Asking
+from harness_ext.asking import Asking, find_tasks
 from harness_ext.choices import Choices
 from harness_ext.errors import UserError
 from harness_ext.loading import quieten_libraries
@@ -192,14 +192,15 @@ class Examination:
     def _tasks(self, config: Any) -> list[Any]:
         from harness_ext.tasks import build_tasks
 
-        metadata = config.metadata | ({"data_dir": self.own["data_dir"]} if self.own["data_dir"] else {})
         with self._problem("task"):
-            return build_tasks(list(config.tasks), config.include_path, metadata)
+            return find_tasks(config, self.own, self.request.adapter)
         # The data or the task is missing; what else is wrong can be seen on the sentences that ship.
         return build_tasks(["sst2_01_mini"])
 
     def _task(self, task: Any, base: Checkpoint) -> None:
         self._say("task", OK, f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
+        if made := self.asking.trained_on(task):
+            self._say("training", NOTE, f"the adapter was trained on {made['task']} ({made['data']})")
         if not self.has_tokenizer:
             return
         with self._problem("tokenizer"):

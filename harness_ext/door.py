@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from harness_ext.errors import UserError
-from harness_ext.procs import RANK
+from harness_ext.procs import place
 
 PATIENCE_S = 5.0  # in which a second signal is taken for the same wish: make hands on what a scheduler sends to all
 
@@ -42,7 +42,8 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", "") == "strict":  # a console that is not UTF-8 lacks some of what we say
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    if RANK or not sys.stderr.isatty():
+    rank = place().rank
+    if rank or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
@@ -53,7 +54,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
-        if RANK == 0:
+        if rank == 0:
             print("Error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:
@@ -62,7 +63,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
         print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if RANK == 0:
+        if rank == 0:
             print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0
@@ -84,7 +85,7 @@ def _signals_interrupt() -> Iterator[None]:
         if time.monotonic() - first[0] > PATIENCE_S:  # it did not end; whoever asks again means it
             os._exit(1)
 
-    names = [] if RANK or threading.current_thread() is not threading.main_thread() else ["SIGTERM", "SIGHUP"]
+    names = [] if place().rank or threading.current_thread() is not threading.main_thread() else ["SIGTERM", "SIGHUP"]
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
     handlers = {number: signal.getsignal(number) for number in numbers}
     before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}

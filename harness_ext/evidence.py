@@ -14,8 +14,9 @@ from typing import Any
 
 from harness_ext import __version__
 from harness_ext.models import ROOT
+from harness_ext.redaction import hide_in_command
 
-PACKAGES = ("lm_eval", "transformers", "torch", "peft")
+PACKAGES = ("lm_eval", "transformers", "tokenizers", "torch", "peft")
 KERNELS = ("bitsandbytes", "gptqmodel", "optimum")  # of quantised models
 
 
@@ -70,6 +71,14 @@ def describe_machine_meanwhile() -> None:
     collect_env.get_pretty_env_info = ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info).result
 
 
+@functools.cache
+def spare_git_elsewhere() -> None:
+    """Let lm-eval write this project's commit: it asks for that of the working folder, which may be none and then shouts."""
+    from lm_eval import evaluator
+
+    evaluator.get_git_commit_hash = commit
+
+
 def commit() -> str | None:
     """Return this project's commit, ``+changes`` behind it if files differ from it; None outside a checkout."""
 
@@ -83,8 +92,11 @@ def commit() -> str | None:
 
 
 def command(module: str = "harness_ext") -> str:
-    """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end."""
-    words = [re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word) for word in sys.argv[1:]]
+    """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end.
+
+    Secrets become ``***``.
+    """
+    words = [re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", hide_in_command(word)) for word in sys.argv[1:]]
     return shlex.join(["python", "-m", module, *words])
 
 

@@ -45,8 +45,8 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, dict[str
         return None
 
 
-def fetch_config(name: str, revision: str) -> Path:
-    """Fetch a model's ``config.json``, or find it in the cache; its folder is named after the commit.
+def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
+    """Fetch a model's ``config.json``, or another file, or find it in the cache; its folder is named after the commit.
 
     Raises:
         UserError: It is gated, not there, or neither reachable nor cached.
@@ -54,11 +54,11 @@ def fetch_config(name: str, revision: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision))
     except errors.GatedRepoError:
         raise gated("model", name) from None
     except errors.RemoteEntryNotFoundError:
-        raise UserError(f"Model {name!r} has no config.json on the Hub: transformers cannot load it.") from None
+        raise UserError(f"Model {name!r} has no {file} on the Hub: transformers cannot load it.") from None
     except OSError:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
         raise UserError(f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. {OFFLINE_HINT}") from None
 

@@ -1,14 +1,19 @@
 """Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
 
+import hashlib
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from harness_ext import hub
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.models import Checkpoint
+from harness_ext.models import SHIPPED, Checkpoint, as_path
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
 
 
@@ -101,13 +106,41 @@ def quantisation(name: str | None, dtype: Any, device: str | None = None) -> dic
     return {"quantization_config": config, **place}
 
 
-def load_tokenizer(base: Checkpoint, other: str = "", remote_code: bool = False) -> Any:
-    """Load a model's tokenizer, or another one for it.
+def load_tokenizer(base: Checkpoint, remote_code: bool = False) -> Any:
+    """Load a model's tokenizer, or one of `find_tokenizer`.
 
     Raises:
         UserError: It does not load.
     """
     from transformers import AutoTokenizer
 
-    with one_line_errors(loading=f"The tokenizer of {other or base.name!r} does not load: "):
-        return AutoTokenizer.from_pretrained(other or base.path, revision=base.revision, trust_remote_code=remote_code)
+    with one_line_errors(loading=f"The tokenizer of {base.name!r} does not load: "):
+        return AutoTokenizer.from_pretrained(base.path, revision=base.revision, trust_remote_code=remote_code)
+
+
+def find_tokenizer(text: str) -> Checkpoint:
+    """Find a tokenizer that is used in place of a model's own, and pin its content.
+
+    Args:
+        text: What the user typed: a shipped model's name, a folder, or ``owner/name[@revision]``; not the model's revision.
+
+    Raises:
+        UserError: It cannot be found.
+    """
+    folder = SHIPPED.get(text) or as_path("Tokenizer", text)
+    if folder.is_dir():
+        return Checkpoint(folder.name, str(folder) if folder.is_absolute() else f"./{folder}", hash_tokenizer(folder), {})
+    name, _, revision = text.partition("@")
+    try:
+        hub.look_up("model", name, revision or "main")
+        file = hub.fetch_config(name, revision or "main", TOKENIZER_CONFIG)
+    except UserError as error:
+        raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
+    return Checkpoint(name, name, file.parent.name, {})
+
+
+def hash_tokenizer(folder: Path) -> str:
+    """Hash the files of a folder that are not its weights."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".model", ".txt", ".jinja", ".py")]
+    parts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "run.json"}
+    return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"

@@ -102,12 +102,20 @@ class Meter:
 
 
 def peak_memory_bytes() -> dict[str, int]:
-    """Return the most memory this process has held, in main memory and on the GPU if it has used one."""
+    """Return the most memory this process has held, in main memory and on the GPUs it has used, all of them together."""
     peak = {"process": _peak_bytes()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        peak["gpu"] = torch.cuda.max_memory_allocated()
+        peak["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
     return peak
+
+
+def reset_peak_memory() -> None:
+    """Forget what GPUs have held so far; what they hold now counts. A process's own peak cannot be reset."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def _peak_bytes() -> int:

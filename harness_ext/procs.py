@@ -25,16 +25,56 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
-from harness_ext.meter import REQUESTS, Meter, peak_memory_bytes
+from harness_ext.keeping import kept_safely
+from harness_ext.meter import REQUESTS, Meter, peak_memory_bytes, reset_peak_memory
 
 # As a launcher names them; taken out of the environment once read, or lm-eval and accelerate would deal out documents too.
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# What accelerate reads in their place, and MPI, Slurm's PMI among it, sets in every job.
+_OTHERS = tuple(
+    f"{maker}_{name}"
+    for maker, names in {
+        "PMI": ("RANK", "SIZE"),
+        "MPI": ("LOCALRANKID", "LOCALNRANKS"),
+        "OMPI_COMM_WORLD": ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"),
+        "MV2_COMM_WORLD": ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"),
+    }.items()
+    for name in names
+)
 _MEETING = "HARNESS_MEETING"  # file at which processes started here find each other
+_LAUNCHER = "TORCHELASTIC_RUN_ID"  # set by torchrun, and by `accelerate launch`, which calls it; by no scheduler
 _FOREVER = timedelta(weeks=52)  # a helper may wait for its next request; that a process has ended is noticed at once
 
-LAUNCHED = int(os.environ.get("WORLD_SIZE", "1"))  # processes that a launcher has started
-RANK = int(os.environ.get("RANK", "0")) if LAUNCHED > 1 else 0
-_LOCAL_RANK = int(os.environ.get("LOCAL_RANK", RANK))
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: From 0 up; 0 is the run.
+        size: How many a launcher, or process 0 itself, has started.
+        local_rank: Among those of this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+@functools.cache
+def place() -> Place:
+    """Find out which process this is: one of several only where a launcher or process 0 started it.
+
+    Slurm scripts and Ray leave RANK and WORLD_SIZE behind too, where nobody is there to be met: those are taken out of the
+    environment, so that no library waits for the others either.
+    """
+    if not {_MEETING, _LAUNCHER} & os.environ.keys():
+        for name in (*_NAMES, *_OTHERS):
+            os.environ.pop(name, None)
+        return Place()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0")) if size > 1 else 0
+    return Place(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
 
 
 def read_size(text: str | None) -> int:
@@ -47,11 +87,11 @@ def read_size(text: str | None) -> int:
         UserError: It is no whole number from 1 up, or a launcher has started another number.
     """
     if text is None:
-        return LAUNCHED
+        return place().size
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise UserError(f"PROCS {text!r} is no whole number from 1 up.")
-    if LAUNCHED not in (1, int(text)):
-        raise UserError(f"PROCS {text} disagrees with the launcher, which has started {LAUNCHED} processes: leave it out.")
+    if (launched := place().size) not in (1, int(text)):
+        raise UserError(f"PROCS {text} disagrees with the launcher, which has started {launched} processes: leave it out.")
     return int(text)
 
 
@@ -63,12 +103,14 @@ class Reply:
         answers: To its requests, in their order.
         meter: What it has cost since the run began.
         memory: The most it has held, as `peak_memory_bytes` says it.
+        near_ties: Answers that rounding could turn, as its model counts them.
         error: What went wrong instead.
     """
 
     answers: list[Any]
     meter: Meter
     memory: dict[str, int]
+    near_ties: int | None = None
     error: Exception | None = None
 
 
@@ -104,7 +146,7 @@ class Team:
 
     def call(self) -> None:
         """Start the helpers, unless they have been; they get ready while this process does."""
-        if self.size == 1 or LAUNCHED > 1 or self._started:
+        if self.size == 1 or place().size > 1 or self._started:
             return
         import torch
 
@@ -178,9 +220,14 @@ class Team:
         )
         return total, {name: max(each.get(name, 0) for each in memory) for name in memory[0]}
 
+    def near_ties(self, own: int | None) -> int | None:
+        """Add the helpers' answers that rounding could turn to this process's own; None where one has not counted them."""
+        counts = [own, *(reply.near_ties for reply in self._replies)]
+        return None if None in counts else sum(count for count in counts if count)
+
     def dismiss(self) -> None:
         """Let the helpers end, as all work is done."""
-        if LAUNCHED > 1:
+        if place().size > 1:
             self._join()
             self._tell([None] * self.size)
 
@@ -301,11 +348,13 @@ def help_out(load: Callable[..., Any], adjust: Callable[..., None]) -> None:
     import torch.distributed as dist
 
     say()
-    _join(RANK, LAUNCHED)
+    here = place()
+    _join(here.rank, here.size)
 
     def reply(answers: list[Any], error: Exception | None = None) -> None:
         say()
-        dist.gather_object(Reply(answers, dataclasses.replace(meter), peak_memory_bytes(), error), dst=0)
+        near_ties = getattr(lm, "near_ties", None) if answers else 0
+        dist.gather_object(Reply(answers, dataclasses.replace(meter), peak_memory_bytes(), near_ties, error), dst=0)
 
     while True:
         received: list[Any] = [None]
@@ -316,22 +365,23 @@ def help_out(load: Callable[..., Any], adjust: Callable[..., None]) -> None:
                     return
                 case "load", request, choices:
                     if choices.device == "cuda":
-                        choices = dataclasses.replace(choices, device=f"cuda:{_LOCAL_RANK}")
+                        choices = dataclasses.replace(choices, device=f"cuda:{here.local_rank}")
                     lm = load(request, choices)
                     meter.watch(lm)
-                    seed = (request.config.seed[2] or 0) + RANK  # two samples of a document are to differ
+                    seed = (request.config.seed[2] or 0) + here.rank  # two samples of a document are to differ
                     reply([])
                 case "begin", wishes, cache:
                     adjust(lm, *wishes)
                     meter.reset()
+                    reset_peak_memory()
                     torch.manual_seed(seed)
                 case method, requests:
-                    reply(_answer_and_keep(lm, method, requests, f"{cache}_rank{RANK}.db") if requests else [])
+                    reply(_answer_and_keep(lm, method, requests, f"{cache}_rank{here.rank}.db") if requests else [])
         except UserError as error:
             reply([], error)
         except Exception as error:  # process 0 says it
             named = RuntimeError(f"{type(error).__name__}: {error}")
-            named.add_note(f"In process {RANK}:\n{traceback.format_exc()}")
+            named.add_note(f"In process {here.rank}:\n{traceback.format_exc()}")
             reply([], named)
 
 
@@ -339,11 +389,8 @@ def _answer_and_keep(lm: Any, method: str, requests: list, cache: str) -> list[A
     """Answer requests, each answer kept as it comes."""
     from lm_eval.api.model import CachingLM
 
-    keeping = CachingLM(lm, cache)
-    try:
-        return getattr(keeping, method)(requests)
-    finally:
-        keeping.dbdict.close()
+    with kept_safely(lm):
+        return getattr(CachingLM(lm, cache), method)(requests)
 
 
 def _take_over(cache: str) -> None:

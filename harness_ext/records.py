@@ -28,10 +28,25 @@ def run_key(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
+def run_label(model: str, task: str) -> str:
+    """Name a run but for its key, short enough that the key fits behind it."""
+    return f"{plain(model, 100)}--{plain(task, 80)}"
+
+
 def run_name(model: str, task: str, key: str) -> str:
-    """Name a run's folder; what is no plain character in the model's name becomes ``_`` ("/" becomes "__")."""
-    plain = re.sub(r"[^\w.+-]", "_", model.replace("/", "__")).strip(".")[-80:]
-    return f"{plain}--{task}--{key[:8]}"
+    """Name a run's folder, as far as no other run has that name: see `place`."""
+    return f"{run_label(model, task)}--{key[:8]}"
+
+
+def plain(name: str, room: int) -> str:
+    """Write a name so that it can be part of a file's: "/" becomes "__", what is no letter, digit or ``.+-`` becomes ``_``.
+
+    Args:
+        name: Anything.
+        room: Bytes at most; of a longer name its end is kept. File systems count bytes, and a Chinese letter has three.
+    """
+    text = re.sub(r"[^\w.+-]", "_", name.replace("/", "__")).strip(".")
+    return text.encode("utf-8", "replace")[-room:].decode("utf-8", "ignore").lstrip(".") or "_"
 
 
 def run_folder(out: Path, name: str) -> Path:
@@ -39,9 +54,34 @@ def run_folder(out: Path, name: str) -> Path:
     return out / "runs" / name
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether a run's folder holds a finished run."""
-    return (folder / MANIFEST).is_file()
+def place(parent: Path, label: str, key: str) -> Path:
+    """Return the folder of a key: its label and the key's first 8 digits, or more if those are another key's.
+
+    Args:
+        parent: Such as ``OUT/runs`` or ``OUT/adapters``.
+        label: As of `run_label`.
+        key: All 64 digits.
+    """
+    for digits in (8, 16):
+        folder = parent / f"{label}--{key[:digits]}"
+        if not _is_anothers(folder, key):
+            return folder
+    return parent / f"{label}--{key}"
+
+
+def is_complete(folder: Path, key: str | None = None) -> bool:
+    """Tell whether a folder holds a finished run, and if a key is given, that of this very key.
+
+    A record that cannot be read counts as finished: whoever reads it says what is wrong with it.
+    """
+    return (folder / MANIFEST).is_file() and not (key and _is_anothers(folder, key))
+
+
+def _is_anothers(folder: Path, key: str) -> bool:
+    try:
+        return read_run(folder).get("key", key) != key
+    except (OSError, ValueError):
+        return False
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def complete(
         quantised.check_possible(base.name, base.config, request.quantise)
     if not config.tasks:
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
-        config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, own)]
+        config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, config, own)]
     return request
 
 
@@ -221,10 +221,22 @@ def _apply_preset(config: "EvaluatorConfig", given: set[str], own: dict[str, Any
     print(f"Preset {preset.name}: {' · '.join([preset.model, *said])}", file=sys.stderr)
 
 
-def _default_task(adapter: Checkpoint | None, own: dict[str, Any]) -> str:
-    """An adapter made from the embedded sample is scored on it; everything else on SST-2."""
-    trained_on = adapter.manifest.get("task") if adapter and not own["data_dir"] else None
-    return trained_on if trained_on == "sst2_01_mini" else "sst2_01"
+def _default_task(adapter: Checkpoint | None, config: "EvaluatorConfig", own: dict[str, Any]) -> str:
+    """An adapter is scored on the task that it was made on, everything else on SST-2.
+
+    Raises:
+        UserError: The adapter was made on data that only the user has, and they are not given.
+    """
+    made = adapter.manifest if adapter else {}
+    task, data = str(made.get("task") or "sst2_01"), str(made.get("data", ""))
+    if own["data_dir"] or config.metadata.get("dataset"):
+        return "sst2_01" if task == "sst2_01_mini" else task  # that one reads its own sample only
+    if adapter and data.endswith("/train.tsv") and not data.startswith("embedded "):
+        raise UserError(
+            f"Adapter {adapter.name!r} was trained on {data}: give that folder with DATA_DIR=, to score it on its dev.tsv; "
+            f"or TASK={task}, to score it on what that task reads by itself."
+        )
+    return task
 
 
 def _whole_number(name: str, text: str) -> int:
@@ -251,6 +263,11 @@ def _check_values(config: "EvaluatorConfig") -> None:
         raise UserError(f"num_fewshot {config.num_fewshot!r} is no whole number from 0 up.")
     if not all(seed is None or 0 <= seed < 2**32 for seed in config.seed):
         raise UserError(f"SEED {config.seed} is not within 0 and {2**32 - 1}.")
+    if config.cache_requests:
+        raise UserError(
+            "--cache_requests is refused: lm-eval keys that cache by the task's name, not by its data or prompt, so that an "
+            "edited task would be asked as before. Leave it out."
+        )
     for flag in ("predict_only", "wandb_args", "trackio_args"):
         if getattr(config, flag):
             raise UserError(f"--{flag} is not for recorded runs. Use `lm-eval run --include_path tasks` for it.")

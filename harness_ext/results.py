@@ -4,24 +4,38 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.records import plain
+from harness_ext.redaction import hide
 
 
-def save(tracker: Any, results: dict[str, Any], samples: list[dict], task: str, work: Path) -> Path:
+def save(
+    tracker: Any, results: dict[str, Any], samples: list[dict], task: str, work: Path, secrets: Iterable[str] = ()
+) -> Path:
     """Let lm-eval write its two files and check that they are there and whole; it only warns if they are not.
+
+    Args:
+        tracker: lm-eval's.
+        results: As ``simple_evaluate`` returns them.
+        samples: Its log of the documents.
+        task: Name of the task.
+        work: The run's workspace.
+        secrets: What must not be written.
 
     Returns:
         The folder with ``results.json`` and ``samples.jsonl``.
     """
     shutil.rmtree(work / "lm_eval", ignore_errors=True)
+    names = tracker.general_config_tracker  # it names a folder after the model, whatever that is called
+    names.model_name_sanitized = plain(names.model_name or "model", 100)
     with _heard("lm_eval.loggers.evaluation_tracker") as heard:
-        tracker.save_results_aggregated(results=results, samples={task: samples})
-        tracker.save_results_samples(task_name=task, samples=samples)
+        tracker.save_results_aggregated(results=hide(results, secrets), samples={task: samples})
+        tracker.save_results_samples(task_name=plain(task, 80), samples=samples)
     found = [*work.glob("lm_eval/*/results_*.json"), *work.glob("lm_eval/*/samples_*.jsonl")]
     try:
         summary, log = found

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import advice, evidence, leaderboard, procs, records, results, served, vllm_backend
-from harness_ext.asking import Asking, multiturn
+from harness_ext.asking import Asking, find_tasks, multiturn
 from harness_ext.building import adjust, create_model
 from harness_ext.choices import Choices
 from harness_ext.errors import UserError, one_line_errors, writing_to
-from harness_ext.meter import Meter
+from harness_ext.keeping import kept_safely
+from harness_ext.meter import Meter, reset_peak_memory
+from harness_ext.redaction import hide
 from harness_ext.request import Request, read_request
 
 HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
@@ -30,17 +32,13 @@ def execute(args: argparse.Namespace) -> None:
         UserError: Something the user gave is wrong.
     """
     _quieten(args.verbosity)
-    if procs.RANK:
+    if procs.place().rank:
         procs.help_out(create_model, adjust)
         return
     request = read_request(args)
-    from harness_ext.tasks import build_tasks  # after the checks that need no datasets library
-
-    own_data = {"data_dir": request.own["data_dir"]} if request.own["data_dir"] else {}
-    config = request.config
-    tasks = build_tasks(list(config.tasks), config.include_path, config.metadata | own_data)
+    tasks = find_tasks(request.config, request.own, request.adapter)
     for task in tasks:
-        served.check_task(config.model, task.task_name, task.OUTPUT_TYPE)
+        served.check_task(request.config.model, task.task_name, task.OUTPUT_TYPE)
     # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
     tasks.sort(key=lambda task: task.OUTPUT_TYPE == "multiple_choice")
     with procs.together(request.own["procs"]) as team:
@@ -86,17 +84,21 @@ class Session:
         parts = self.asking.key_parts(task, choices)
         key = records.run_key(parts)
         out = Path(config.output_path)
+        reset_peak_memory()
         shown = f"{request.model}+{request.adapter.name}" if request.adapter else request.model
-        target = records.run_folder(out, records.run_name(shown, task.task_name, key))
+        target = records.place(out / "runs", records.run_label(shown, task.task_name), key)
         with records.workspace(out, target.name) as work:
-            if records.is_complete(target) and not request.own["force"]:
+            if records.is_complete(target, key) and not request.own["force"]:
                 records.drop(work)
                 print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
                 return _read(target)
             if choices or request.is_served:
                 print(choices.line() if choices else served.line(config), file=sys.stderr, flush=True)
+            if made := self.asking.trained_on(task):
+                print(f"The adapter was trained on {made['task']} ({made['data']}).", file=sys.stderr)
             self.team.call()
             evidence.describe_machine_meanwhile()
+            evidence.spare_git_elsewhere()
             started = datetime.now(UTC)
             samples, finished, metrics = self._evaluate(task, choices, work, key)
             manifest = self._manifest(task, choices, samples, metrics)
@@ -131,21 +133,22 @@ class Session:
         if wishes:
             adjust(lm, *wishes)
         # lm-eval's cache is not keyed by model: another model would get this one's answers.
-        cache = f"{config.use_cache}-{key[:8]}" if config.use_cache else str(work / "answers")
+        cache = f"{config.use_cache}-{key}" if config.use_cache else str(work / f"answers-{key}")
         tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
-        handed_on = " ".join(f"{name}={request.if_given(name)}" for name in HANDED_ON if name in request.given)
-        with one_line_errors(running=f"lm-eval does not run with {handed_on}: " if handed_on else None):
+        secrets = self.asking.secrets
+        handed_on = " ".join(
+            f"{name}={hide(request.if_given(name), secrets)}" for name in HANDED_ON if name in request.given
+        )
+        running = f"lm-eval does not run with {handed_on}: " if handed_on else None
+        with one_line_errors(running=running), kept_safely(lm):
             summary = simple_evaluate(
                 model=lm,
-                model_args={**config.model_args, "pretrained": request.model},
+                model_args=hide({**config.model_args, "pretrained": request.model}, secrets),
                 tasks=[task],
                 num_fewshot=config.num_fewshot,
                 batch_size=choices.batch_size if choices else config.batch_size,
                 device=choices.device if choices else config.device,
                 use_cache=self.team.begin(wishes, cache),
-                cache_requests=config.cache_requests.get("cache_requests", False),
-                rewrite_requests_cache=config.cache_requests.get("rewrite_requests_cache", False),
-                delete_requests_cache=config.cache_requests.get("delete_requests_cache", False),
                 limit=config.limit,
                 samples=config.samples,
                 check_integrity=config.check_integrity,
@@ -167,7 +170,7 @@ class Session:
         if config.show_config:
             print(json.dumps(summary["configs"], indent=2, default=str))
         samples = summary.pop("samples")[task.task_name]
-        finished = results.save(tracker, summary, samples, task.task_name, work)
+        finished = results.save(tracker, summary, samples, task.task_name, work, secrets)
         return samples, finished, results.by_filter(summary["results"][task.task_name])
 
     def _load(self, task: Any, choices: Choices | None) -> Any:
@@ -187,11 +190,11 @@ class Session:
             self.meter.load_s = time.perf_counter() - start
             self.meter.watch(self._lm)
         if tokens and choices:
-            from harness_ext.prompts import chat_renderer
-
             vllm_backend.check_room(self._lm, tokens)
-            # lm-eval's own loses the thinking switch when it is off (0.4.13), and drops a system message that is refused.
-            self._lm.apply_chat_template = chat_renderer(self.asking.tokenizer, choices.template_args)
+        if choices and choices.chat_template:
+            # What was checked is what is asked. lm-eval's own drops a system message that is refused, reads the clock, and
+            # (0.4.13, vllm) loses the thinking switch when it is off.
+            self._lm.apply_chat_template = self.asking.renderer(choices)
         self.meter.reset()
         return self._lm
 
@@ -217,19 +220,32 @@ class Session:
         subset = self.asking.subset(task)
         return task.dataset["train"].select(subset.rows).to_list() if subset else []
 
+    def _train_data(self, task: Any) -> dict[str, Any]:
+        from harness_ext.data import fingerprint
+
+        train = task.dataset["train"]
+        return {"data": train.info.description, "data_fingerprint": fingerprint(train)}
+
     def _training(self, task: Any) -> dict[str, Any]:
         """Say what the model was trained on here: nothing, a baseline's rows, or what an adapter's own record says."""
         if subset := self.asking.subset(task):
             seed = self.request.config.seed[0]
-            return {"train_samples": subset.train_samples, "seed": seed, "training": {"subset": subset.hash}}
+            return {
+                "train_samples": subset.train_samples,
+                "seed": seed,
+                "training": {"subset": subset.hash, **self._train_data(task)},
+            }
         if self.request.adapter is None:
             return {"train_samples": 0, "seed": None, "training": None}
         made = self.request.adapter.manifest
-        kept = ("base", "kind", "data", "subset", "recipe", "optimiser_steps", "collapsed", "settings")
+        kept = ("base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed")
         return {
             "train_samples": made.get("train_samples"),
             "seed": made.get("seed"),
-            "training": {name: made[name] for name in kept if name in made},
+            "training": {
+                **{name: made[name] for name in (*kept, "settings") if name in made},
+                "data_fingerprint": made.get("data_fingerprint") or made.get("key_parts", {}).get("data"),
+            },
         }
 
     def _manifest(self, task: Any, choices: Choices | None, samples: list[dict], metrics: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +257,8 @@ class Session:
         n = len({sample["doc_id"] for sample in samples})
         answers = n * len(samples[0]["arguments"])
         engine = getattr(self._lm, "path", None) if meter.requests else None
+        # Of answers from an earlier attempt no one knows how close they were.
+        near_ties = self.team.near_ties(getattr(self._lm, "near_ties", None)) if meter.requests == answers else None
         is_measured = meter.requests and not (engine or {}).get("from_generation")
         return {
             "schema": records.SCHEMA,
@@ -248,6 +266,7 @@ class Session:
             "model": request.model,
             "adapter": adapter.name if adapter else None,
             **self._training(task),
+            "trained_on": self.asking.trained_on(task),
             "task": task.task_name,
             "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
             "prompt": {
@@ -263,6 +282,8 @@ class Session:
             "counts": evidence.count_labels(samples),
             "examples": advice.examples(samples),
             "metrics": metrics,
+            "near_ties": near_ties,
+            "self_check": getattr(self._lm, "self_check", None),
             "docs_per_s": meter.requests / answers * n / meter.answer_s if is_measured else None,
             "engine": engine,
             "answers_resumed": answers - meter.requests,
@@ -276,9 +297,9 @@ class Session:
             "peak_memory_bytes": peak,
             "procs": self.team.size,
             "choices": vars(choices) if choices else None,
-            "hardware": evidence.hardware(choices.device if choices else None),
+            "hardware": evidence.hardware(choices.device if choices else "cpu" if request.is_baseline else None),
             "commit": evidence.commit(),
-            "command": evidence.command(),
+            "command": hide(evidence.command(), self.asking.secrets),
         }
 
 

@@ -502,8 +502,9 @@ def test_damaged_answers_of_an_interrupted_run_are_named_and_force_mends_it(room
     (done,) = (room.folder / "out" / "runs").glob("good--*")
     work = room.folder / "out" / "unfinished" / done.name
     work.mkdir(parents=True)
+    key = json.loads((done / "run.json").read_text())["key"]
     shutil.rmtree(done)
-    (work / "answers_rank0.db").write_bytes(b"no database " * 1000)
+    (work / f"answers-{key}_rank0.db").write_bytes(b"no database " * 1000)
     error = door(*room.run()).error
     assert "not a database" in error
     assert "FORCE=1" in error, "making room would not help"

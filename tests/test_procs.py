@@ -134,7 +134,7 @@ def wait_for_both(process: subprocess.Popen, out: Path) -> int:
     """Wait until both processes have kept answers; returns the second one's id."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        if len([path for path in out.glob("unfinished/*/answers_rank*.db") if kept(path)]) == 2:
+        if len([path for path in out.glob("unfinished/*/answers*_rank*.db") if kept(path)]) == 2:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             return int(children[0])
         time.sleep(0.02)
@@ -173,7 +173,7 @@ def test_killed_and_continued_by_one_process_loses_no_answer(long_run, door, tmp
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert has_ended(helper)
-    answers = sum(kept(path) for path in tmp_path.glob("out/unfinished/*/answers_rank*.db"))
+    answers = sum(kept(path) for path in tmp_path.glob("out/unfinished/*/answers*_rank*.db"))
     assert door(*long_run[3:-2]).code == 0
     assert door(*long_run[3:-4], "-o", tmp_path / "whole").code == 0
     ((record, samples),) = files_of(tmp_path / "out").values()

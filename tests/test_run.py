@@ -186,11 +186,12 @@ def test_run_record_keeps_the_first_prompt_and_the_chat_templates_hash(door, ans
     for folder in (answering, model):
         assert door("run", "--pretrained", folder, "--data_dir", eight_rows, "-o", tmp_path / f"of_{folder.name}").code == 0
     plain, chat = (read_runs(tmp_path / f"of_{folder.name}")[0]["prompt"] for folder in (answering, model))
-    assert plain == {"first": plain["first"], "chat_template": None}
+    assert plain == {"first": plain["first"], "chat_template": None, "date": None}
     assert plain["first"].endswith("Sentence: a gripping film from start to end\nAnswer:")
     assert chat == {
         "first": f"<|im_start|>user\n{plain['first']}<|im_end|>\n<|im_start|>assistant\n",
         "chat_template": f"sha256:{hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()[:16]}",
+        "date": None,
     }
     first = next(sample for sample in samples_of(tmp_path / "of_model") if sample["doc_id"] == 0)
     assert chat["first"] == first["arguments"]["gen_args_0"]["arg_0"]
@@ -281,9 +282,9 @@ def wait_for_answers(process: subprocess.Popen, out: Path, count: int) -> None:
 
 @pytest.fixture
 def slow_run(answering, tmp_path):
-    """Flags of a run that takes a few seconds: 300 documents, one at a time."""
+    """Flags of a run that takes a few seconds: 800 documents, one at a time."""
     rows = [
-        (f"film number {number} is {random.Random(number).choice(['good', 'bad'])}", number % 2) for number in range(300)
+        (f"film number {number} is {random.Random(number).choice(['good', 'bad'])}", number % 2) for number in range(800)
     ]
     return ("--pretrained", answering, "--data_dir", tsv_folder(tmp_path / "data", rows), "--batch_size", 1)
 

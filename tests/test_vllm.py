@@ -166,7 +166,7 @@ OPENS = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% 
         ({"context": 40}, [], ("longest prompt", "context holds 40")),
         ({"chat_template": THINKING_TEMPLATE}, ["--tasks=sst2_01_think"], ("budget", "context holds 512")),
         ({"chat_template": OPENS}, [], ("opens the thinking block itself", "BACKEND=vllm")),
-        ({"chat_template": "{{ bos_token }}{{ bos_token }}x", "bos": True}, [], ("two BOS",)),
+        ({"chat_template": "{{ bos_token }}{{ bos_token }}" + CHAT_TEMPLATE, "bos": True}, [], ("two BOS",)),
         ({"architecture": "deberta-v2", "head": "SequenceClassification"}, [], ("class", "BACKEND=")),
     ],
     ids=["context", "budget", "opens_thinking", "two_bos", "classifier"],

@@ -1,6 +1,7 @@
 """From the command line to jobs: everything about an adapter that is known, and checked, before anything is trained."""
 
 import argparse
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from harness_ext.choices import Choices, choose
 from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
 from harness_ext.loading import load_tokenizer
-from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative
+from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative, leftover
 from harness_ext.prompts import chat_renderer, render_prompt
 from harness_ext.tasks import build_tasks
 
@@ -111,6 +112,8 @@ def read_setting(args: argparse.Namespace) -> Setting:
         UserError: Something the user gave is wrong.
     """
     base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
+    if said := leftover(base):
+        print(f"Note: {said}", file=sys.stderr)
     if method := quantised.stored(base.config):
         raise UserError(
             f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "

@@ -21,8 +21,9 @@ from finetune.config import FEW_STEPS
 from finetune.job import Job, Setting
 from finetune.model import add_lora, draw_new_weights, heads_of, load_base
 from finetune.trainers import CheckedTrainer, PromptTrainer, reads_prefix_once
-from harness_ext import evidence, records
+from harness_ext import evidence, memory, records
 from harness_ext.errors import UserError, one_line_errors, writing_to
+from harness_ext.lengths import context_length
 from harness_ext.loading import quieten_libraries
 from harness_ext.meter import peak_memory_bytes
 
@@ -139,7 +140,8 @@ class Bench:
             examples = data.encode_examples(setting.task, setting.tokenizer, documents, setting.render, chat)
         self._encoded |= dict(zip(new, examples, strict=True))
         encoded = [self._encoded[row] for row in rows]
-        data.check_lengths(encoded, setting.base.config.get("max_position_embeddings"))
+        config = memory.text_config(setting.base.config)
+        data.check_lengths(encoded, context_length(config) if config is not None else None)
         return encoded
 
     def _trainer(

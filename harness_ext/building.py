@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness_ext import memory, vllm_backend
+from harness_ext import adapters, memory, vllm_backend
 from harness_ext.choices import Choices
-from harness_ext.loading import quieten_libraries
+from harness_ext.loading import load_tokenizer, quieten_libraries
 from harness_ext.request import Request
 
 
@@ -41,12 +41,21 @@ def create_model(
     if request.base and choices and config.model == vllm_backend.VLLM:
         ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
         theirs = {name: value for name, value in args.items() if name not in ours}
+        if request.adapter and adapters.brings_tokenizer(request.adapter):
+            theirs.setdefault("tokenizer", request.adapter.path)
         return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
     if request.base and choices:
         args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
         args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
+        if args.get("tokenizer") or adapters.brings_tokenizer(request.adapter):
+            args["tokenizer"] = load_tokenizer(
+                request.base, str(args.get("tokenizer") or ""), bool(args.get("trust_remote_code")), request.adapter
+            )
         if request.is_classifier:
-            args["head"] = request.adapter.config.get("modules_to_save") if request.adapter else None
+            args.pop("positive", None)
+            args["classes"] = choices.classes
+            args["head"] = list(adapters.whole_tensors(request.adapter)) if request.adapter else None
+            args["vocabulary"] = adapters.vocabulary(request.adapter) if request.adapter else None
         else:
             args["chat_template_args"] = choices.template_args
         if not request.own["allow_pickle"]:

@@ -1,6 +1,7 @@
 """From the command line to jobs: everything about an adapter that is known, and checked, before anything is trained."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 from finetune import data
 from finetune.config import RECIPES, Recipe, read_recipe
-from harness_ext import evidence, quantised, records, sampling
+from harness_ext import evidence, memory, quantised, records, sampling
 from harness_ext.choices import Choices, choose
 from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
+from harness_ext.lengths import context_length
 from harness_ext.loading import load_tokenizer
-from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative
+from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative, leftover
 from harness_ext.prompts import chat_renderer, check_sentence, render_prompt
 from harness_ext.tasks import build_tasks
 
@@ -107,7 +109,8 @@ class Setting:
             examples = data.encode_examples(self.task, self.tokenizer, documents, self.render, chat) if documents else []
         self.encoded.update(zip(new, examples, strict=True))
         encoded = [self.encoded[row] for row in rows]
-        data.check_lengths(encoded, self.base.config.get("max_position_embeddings"))
+        config = memory.text_config(self.base.config)
+        data.check_lengths(encoded, context_length(config) if config is not None else None)
         return encoded
 
 
@@ -158,6 +161,8 @@ def read_setting(args: argparse.Namespace) -> Setting:
         UserError: Something the user gave is wrong.
     """
     base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
+    if said := leftover(base):
+        print(f"Note: {said}", file=sys.stderr)
     if method := quantised.stored(base.config):
         raise UserError(
             f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "

@@ -6,11 +6,13 @@ Loads a tokenizer at the most; nothing is answered here.
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from harness_ext import evidence, records, sampling, served, vllm_backend
+from harness_ext import classes, evidence, records, sampling, served, vllm_backend
+from harness_ext.adapters import brings_tokenizer
 from harness_ext.choices import Choices, choose
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, one_line_errors
 from harness_ext.loading import find_tokenizer, load_tokenizer
 from harness_ext.models import Checkpoint, own_sampling
 from harness_ext.redaction import hide, secrets_in
@@ -30,10 +32,13 @@ class Asking:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, where the backend loads a checkpoint."""
-        if self.request.base is None:
+        request = self.request
+        if request.base is None:
             return None
-        remote_code = bool(self.request.config.model_args.get("trust_remote_code"))
-        return load_tokenizer(self.other_tokenizer or self.request.base, remote_code=remote_code)
+        remote_code = bool(request.config.model_args.get("trust_remote_code"))
+        if other := self.other_tokenizer:
+            return load_tokenizer(other, remote_code=remote_code)
+        return load_tokenizer(request.base, remote_code=remote_code, adapter=request.adapter)
 
     @functools.cached_property
     def other_tokenizer(self) -> Checkpoint | None:
@@ -226,7 +231,7 @@ class Asking:
         if thinking is None:
             asked = bool((task.config.metadata or {}).get("thinking")) and not request.is_classifier
             thinking = bool(args.get("enable_thinking", asked))
-        return choose(
+        chosen = choose(
             self.tokenizer,
             request.base.config,
             thinking=thinking,
@@ -241,6 +246,24 @@ class Asking:
             sampling=self._sampling(task),
             quantise=request.quantise,
         )
+        return replace(chosen, classes=self._classes(task), tokenizer=self._whose_tokenizer())
+
+    def _classes(self, task: Any) -> dict[str, Any] | None:
+        """Decide which of a classifier's classes is 1."""
+        request = self.request
+        if not request.is_classifier or request.base is None:
+            return None
+        asked = request.config.model_args.get("positive")
+        with one_line_errors(loading=f"Model {request.model!r} cannot be read as 0 and 1: "):
+            return classes.decide(
+                classes.of_checkpoint(request.base, request.adapter), asked, classes.words_of(task)
+            ).record()
+
+    def _whose_tokenizer(self) -> str | None:
+        """Say whose tokenizer is used, where it is not the base's."""
+        if other := self.request.config.model_args.get("tokenizer"):
+            return str(other)
+        return "the adapter's own" if brings_tokenizer(self.request.adapter) else None
 
     def _sampling(self, task: Any) -> dict[str, Any]:
         """Return the model's own sampling settings where the task leaves open how to generate; the task's come first."""

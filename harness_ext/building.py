@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness_ext import memory, vllm_backend
+from harness_ext import adapters, memory, vllm_backend
 from harness_ext.choices import Choices
 from harness_ext.loading import find_tokenizer, load_tokenizer, quieten_libraries
 from harness_ext.request import Request
@@ -44,26 +44,40 @@ def create_model(
         if args.get("tokenizer"):
             other = find_tokenizer(str(args["tokenizer"]))
             theirs |= {"tokenizer": other.path, "tokenizer_revision": other.revision}
+        elif request.adapter and adapters.brings_tokenizer(request.adapter):
+            theirs["tokenizer"] = request.adapter.path
         return get_model(config.model)(**(vllm_backend.model_args(request.base, request.adapter, choices, tokens) | theirs))
     if request.base and choices:
         args.pop("enable_thinking", None)  # goes by chat_template_args, so that lm-eval leaves the thinking in the log
         args |= {"pretrained": request.base.path, "revision": request.base.revision, "dtype": choices.dtype}
+        if tokenizer := _other_tokenizer(request):  # lm-eval would ask for it at the base's commit
+            args["tokenizer"] = tokenizer
         if request.is_classifier:
-            args["head"] = request.adapter.config.get("modules_to_save") if request.adapter else None
+            args.pop("positive", None)
+            args["classes"] = choices.classes
+            args["head"] = list(adapters.whole_tensors(request.adapter)) if request.adapter else None
+            args["vocabulary"] = adapters.vocabulary(request.adapter) if request.adapter else None
         else:
             args["chat_template_args"] = choices.template_args
         if not request.own["allow_pickle"]:
             args["use_safetensors"] = True
         if request.adapter:
             args["peft"] = request.adapter.path
-        if args.get("tokenizer"):  # HFLM would ask for it at the model's commit
-            remote_code = bool(args.get("trust_remote_code"))
-            args["tokenizer"] = load_tokenizer(find_tokenizer(str(args["tokenizer"])), remote_code=remote_code)
         if request.quantise:
             args["quantise"] = request.quantise
         more |= {"batch_size": choices.batch_size, "device": choices.device}
         memory.check_fits(request.base, args | more)
     return get_model(config.model).create_from_arg_obj(args, more)
+
+
+def _other_tokenizer(request: Request) -> Any:
+    """Load the tokenizer that is used in place of the base's own; None if there is none."""
+    named, remote_code = request.config.model_args.get("tokenizer"), bool(request.config.model_args.get("trust_remote_code"))
+    if named:
+        return load_tokenizer(find_tokenizer(str(named)), remote_code=remote_code)
+    if request.base and adapters.brings_tokenizer(request.adapter):
+        return load_tokenizer(request.base, remote_code=remote_code, adapter=request.adapter)
+    return None
 
 
 def adjust(lm: Any, choices: Choices, settled: Callable[[str], bool] | None, continuations: list[str]) -> None:

@@ -35,6 +35,8 @@ class Choices:
         batch_size: Rows per batch, or lm-eval's ``auto``.
         sampling: How a model that thinks draws its tokens; empty for the likeliest token each time.
         reasons: Why, by the name of the choice.
+        classes: What a classifier's classes are called that are read as 0 and 1 (`classes.Classes.record`); else None.
+        tokenizer: Whose tokenizer is used, where it is not the base's.
     """
 
     device: str
@@ -47,6 +49,8 @@ class Choices:
     batch_size: int | str
     sampling: dict[str, Any]
     reasons: dict[str, str]
+    classes: dict[str, Any] | None = None
+    tokenizer: str | None = None
 
     def line(self) -> str:
         """Say all choices in one line."""
@@ -61,6 +65,10 @@ class Choices:
             "thinking": thinking,
             "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
         }
+        if self.tokenizer:
+            said["tokenizer"] = self.tokenizer
+        if self.classes:
+            said["classes"] = f"0 {self.classes['0']}, 1 {self.classes['1']} ({self.classes['why']})"
         if self.sampling:
             said["sampling"] = ", ".join(f"{name} {value}" for name, value in self.sampling.items() if name != "do_sample")
         return " · ".join(

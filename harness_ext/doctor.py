@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import memory, quantised
+from harness_ext.adapters import describe, find_adapter, virtual_tokens
 from harness_ext.asking import Asking, find_tasks
 from harness_ext.choices import Choices
 from harness_ext.errors import UserError
+from harness_ext.lengths import check_sentence, context_length, sentences_of
 from harness_ext.loading import quieten_libraries
 from harness_ext.memory import in_words
-from harness_ext.models import Checkpoint, find_adapter, inspect_model, is_classifier
+from harness_ext.models import Checkpoint, inspect_model, is_classifier, leftover
 from harness_ext.request import CHECKPOINT_BACKENDS, Request, check_kind, complete, read_flags
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -115,10 +117,10 @@ class Examination:
         if not self.args.get("peft"):
             return None
         with self._problem("adapter"):
-            adapter = find_adapter(str(self.args["peft"]))
+            adapter = find_adapter(str(self.args["peft"]), allow_pickle=self.own["allow_pickle"])
             if not self.args.get("pretrained"):
                 self.args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
-            self._say("adapter", OK, f"{adapter.name!r}, rank {adapter.config.get('r')}")
+            self._say("adapter", OK, f"{adapter.name!r}, {describe(adapter)}")
             return adapter
         return None
 
@@ -138,6 +140,8 @@ class Examination:
         if "weights" not in problems:
             size = in_words(sum(base.weights.values()))
             self._say("weights", OK, f"{len(base.weights)} file{'s'[: len(base.weights) > 1]}, {size}")
+        if said := leftover(base):
+            self._say("leftover", NOTE, said)
         self.has_tokenizer = not problems.keys() & {"files", "tokenizer"}
         return base
 
@@ -156,7 +160,7 @@ class Examination:
             return
         with self._problem("architecture"):
             check_kind(base, adapter, remote_code)
-            does = "names a class" if is_classifier(adapter or base) else "writes its answer"
+            does = "names a class" if is_classifier(base, adapter) else "writes its answer"
             self._say("architecture", OK, f"{kind}, {does}")
 
     def _quantisation(self, base: Checkpoint, adapter: Checkpoint | None) -> None:
@@ -211,6 +215,7 @@ class Examination:
             longest = 0
             if self.request.is_classifier:
                 self.asking.prompts(task, choices)  # it reads none, but the run's key holds them
+                self._sentences(task, base)
             else:
                 longest = self._prompts(task, base, choices)
             self._memory(task, base, choices, longest)
@@ -244,6 +249,17 @@ class Examination:
             longest = self._tokens(prompts)
             self._context(task, base, longest)
         return longest
+
+    def _sentences(self, task: Any, base: Checkpoint) -> None:
+        """Compare the longest sentence with what a classifier reads."""
+        with self._problem("context"):
+            sentences = sentences_of(task.eval_docs)
+            longest = max(map(len, self.asking.tokenizer(sentences)["input_ids"]))
+            config = memory.text_config(base.config)
+            limit = context_length(config) if config is not None else None
+            room = limit and limit - virtual_tokens(self.request.adapter)
+            check_sentence(longest, room)
+            self._say("context", OK, f"the longest sentence has {longest} tokens{f' of {room}' if room else ', no limit'}")
 
     def _tokens(self, prompts: list[str]) -> int:
         """Tokenise prompts as a run does, and return the length of the longest; 0 if that is refused."""

@@ -2,9 +2,14 @@
 
 import contextlib
 import errno
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+
+MOST_SAID = 300  # characters of another library's error
+_INSTALL = re.compile(r"pip install (?:-U |--upgrade |-q )*['\"]?([A-Za-z0-9_.\[\],-]*[A-Za-z0-9_\]])")
+_GATED = re.compile(r"gated repo|access to model .* is restricted", re.IGNORECASE)
 
 
 class UserError(ValueError):
@@ -41,7 +46,7 @@ def one_line_errors(*, loading: str | None = None, running: str | None = None) -
         if isinstance(error, sqlite3.Error) or "disk is full" in said or getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(f"Answers could not be kept ({said}). Make room, or choose another folder with OUT=.") from error
         if loading or running:
-            raise UserError(f"{loading or running}{type(error).__name__}: {said[:300]}") from error
+            raise UserError(f"{loading or running}{_in_short(type(error).__name__, said)}") from error
         raise
 
 
@@ -53,3 +58,16 @@ def writing_to(out: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"Cannot write to OUT={out}: {reason}. Make room, or choose another folder with OUT=.") from error
+
+
+def _in_short(kind: str, said: str) -> str:
+    """Say another library's error in one line, what to do about it first: there it often comes last, after much else."""
+    if "trust_remote_code" in said:
+        return "it needs code of its own: read that, then accept it with ARGS=--trust_remote_code."
+    advice = ""
+    if found := _INSTALL.search(said):
+        advice = f"it needs a package that is not installed: `.venv/bin/pip install -c constraints.txt {found[1]}`. "
+    elif _GATED.search(said):
+        advice = "it is gated: accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN. "
+    room = max(120, MOST_SAID - len(advice))
+    return f"{advice}{kind}: {said if len(said) <= room else said[: room - 1] + '…'}"

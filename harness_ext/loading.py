@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import hub
+from harness_ext.adapters import brings_tokenizer
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.models import SHIPPED, Checkpoint, as_path
 
@@ -32,20 +33,25 @@ def quieten_libraries() -> None:
 
 
 class WholeModel:
-    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight.
+    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight, and nothing else.
 
-    transformers fills what is missing with random numbers and only logs it.
+    transformers fills what is missing with random numbers and only logs it; and it puts an adapter whose files lie beside
+    the weights on top of them, also where they are left over from merging it.
     """
 
-    def __init__(self, auto_class: Any, may_lack: Iterable[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, auto_class: Any, may_lack: Iterable[str] = (), lacking: str = "Download them again.", **kwargs: Any
+    ) -> None:
         """Prepare.
 
         Args:
             auto_class: Such as ``AutoModelForCausalLM``.
-            may_lack: Modules whose weights come from elsewhere: a head that will be trained, or an adapter.
+            may_lack: Modules or weights that come from elsewhere: a head that will be trained, or an adapter. They may
+                also be there in other sizes.
+            lacking: What to do about others that are missing.
             **kwargs: Further arguments of every call, such as a quantisation config.
         """
-        self.auto_class, self.may_lack, self.kwargs = auto_class, tuple(may_lack), kwargs
+        self.auto_class, self.may_lack, self.lacking, self.kwargs = auto_class, frozenset(may_lack), lacking, kwargs
         self.missing: list[str] = []  # of the last model loaded, those that it may lack
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,26 +60,75 @@ class WholeModel:
         Raises:
             UserError: Weights are missing, or have other sizes than the config says.
         """
+        # There is no switch against adapters; there is one for where they lie.
+        no_adapter = {"adapter_kwargs": {"subfolder": "no adapter is asked for"}}
+        tolerant = {"ignore_mismatched_sizes": True} if self.may_lack else {}
         try:
-            model, found = self.auto_class.from_pretrained(*args, output_loading_info=True, **{**kwargs, **self.kwargs})
+            model, found = self.auto_class.from_pretrained(
+                *args, output_loading_info=True, **no_adapter, **tolerant, **{**kwargs, **self.kwargs}
+            )
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
-            raise UserError(
-                "Its weights have other sizes than its config.json says: they do not belong together."
-            ) from error
-        self.missing = sorted(found["missing_keys"])
-        missing = [key for key in self.missing if not set(key.split(".")) & set(self.may_lack)]
+            raise _other_sizes() from error
+        resized = [key for key, *_ in found["mismatched_keys"]]
+        if not all(map(self._may_lack, resized)):
+            raise _other_sizes()
+        self.missing = sorted({*found["missing_keys"], *resized})
+        missing = [key for key in self.missing if not self._may_lack(key)]
         if missing:
-            raise UserError(
-                f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. Download them again."
-            )
+            raise UserError(f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. {self.lacking}")
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 # bitsandbytes repacks 4-bit weights for bfloat16 products at the first evaluation on such a CPU, whatever
                 # the dtype; its kernel has no gradient, so training after that would be silently wrong.
                 module.support_avx512bf16_for_cpu = False
         return model
+
+    def _may_lack(self, key: str) -> bool:
+        return key in self.may_lack or not self.may_lack.isdisjoint(key.split("."))
+
+
+def put_on(model: Any, adapter: str, *, classifier: bool = False, vocabulary: int | None = None) -> Any:
+    """Put a PEFT adapter on a model, as peft alone does.
+
+    Args:
+        model: A transformers model; changed in place.
+        adapter: The adapter's folder.
+        classifier: It is a classifier's, though its config may not say so; then peft takes the head it brings.
+        vocabulary: Rows of the embedding that it was made for (`adapters.vocabulary`); None to leave the model's.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        UserWarning: The adapter lacks weights.
+        UserError: It brings a head or tables that have no place in the model.
+    """
+    from peft import PeftConfig, PeftModel
+
+    fit_embeddings(model, vocabulary)
+    config = PeftConfig.from_pretrained(adapter)
+    if classifier:
+        config.task_type = "SEQ_CLS"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        adapted = PeftModel.from_pretrained(model, adapter, config=config)
+        left = adapted.load_adapter(adapter, "default").unexpected_keys  # from_pretrained keeps that to itself
+    # What peft writes besides: learned prompts, which it loads another way, and copies of the base's own tables.
+    written_besides = ("prompt_embeddings", "original_module", "base_layer")
+    if left := [key for key in left if not any(part in key for part in written_besides)]:
+        raise UserError(f"{len(left)} of its weights have no place in the model, first {left[0]}: it is for another base.")
+    return adapted
+
+
+def fit_embeddings(model: Any, rows: int | None) -> None:
+    """Resize a model's embedding and output layer to what an adapter was made for; never to a tokenizer's length.
+
+    A tokenizer often has fewer tokens than the model has rows (lm-eval's issue 2748).
+    """
+    if rows and model.get_input_embeddings().weight.shape[0] != rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def quantisation(name: str | None, dtype: Any, device: str | None = None) -> dict[str, Any]:
@@ -106,16 +161,17 @@ def quantisation(name: str | None, dtype: Any, device: str | None = None) -> dic
     return {"quantization_config": config, **place}
 
 
-def load_tokenizer(base: Checkpoint, remote_code: bool = False) -> Any:
-    """Load a model's tokenizer, or one of `find_tokenizer`.
+def load_tokenizer(base: Checkpoint, remote_code: bool = False, adapter: Checkpoint | None = None) -> Any:
+    """Load the tokenizer that an adapter brings, else a model's own, or one of `find_tokenizer`.
 
     Raises:
         UserError: It does not load.
     """
     from transformers import AutoTokenizer
 
-    with one_line_errors(loading=f"The tokenizer of {base.name!r} does not load: "):
-        return AutoTokenizer.from_pretrained(base.path, revision=base.revision, trust_remote_code=remote_code)
+    source = adapter if adapter and brings_tokenizer(adapter) else base
+    with one_line_errors(loading=f"The tokenizer of {source.name!r} does not load: "):
+        return AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=remote_code)
 
 
 def find_tokenizer(text: str) -> Checkpoint:
@@ -144,3 +200,7 @@ def hash_tokenizer(folder: Path) -> str:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".model", ".txt", ".jinja", ".py")]
     parts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "run.json"}
     return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+
+
+def _other_sizes() -> UserError:
+    return UserError("Its weights have other sizes than its config.json says: they do not belong together.")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext import presets, quantised, served, vllm_backend
+from harness_ext.adapters import find_adapter
 from harness_ext.errors import UserError
-from harness_ext.models import Checkpoint, find_adapter, find_model, is_classifier, is_generative
+from harness_ext.models import Checkpoint, find_model, is_classifier, is_generative, is_version, leftover
 from harness_ext.procs import read_size
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def complete(
     elif own["base_url"] is not None:
         asks = " or ".join(served.ENDPOINTS)
         raise UserError(f"BASE_URL is for BACKEND={asks}; {config.model} asks no server. Leave it out, or set BACKEND=.")
-    if "model" not in given and base and is_classifier(adapter or base):
+    if "model" not in given and base and is_classifier(base, adapter):
         config.model = CLASSIFIER_BACKEND
     if own["engine"] is not None:
         config.model_args["engine"] = _engine(own["engine"], config.model)
@@ -279,7 +280,7 @@ def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[C
     if config.model not in CHECKPOINT_BACKENDS:
         _check_backend(config.model)
         return None, None
-    adapter = find_adapter(str(args["peft"])) if args.get("peft") else None
+    adapter = find_adapter(str(args["peft"]), allow_pickle=own["allow_pickle"]) if args.get("peft") else None
     named_by_adapter = adapter is not None and not args.get("pretrained")
     if adapter and named_by_adapter:
         args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
@@ -296,6 +297,8 @@ def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[C
             ) from None
         raise
     check_kind(base, adapter, remote_code=bool(args.get("trust_remote_code")))
+    if said := leftover(base):
+        print(f"Note: {said}", file=sys.stderr)
     return base, adapter
 
 
@@ -306,12 +309,13 @@ def check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool) 
         UserError: They do not, or the model is an encoder without a classifier's head.
     """
     made_for = str(adapter.manifest.get("base_version", "")) if adapter else ""
-    if adapter and made_for.startswith("sha256:") and base.version.startswith("sha256:") and made_for != base.version:
+    hashed = made_for.startswith("sha256:") and base.version.startswith("sha256:")
+    if adapter and hashed and not is_version(base, made_for):
         raise UserError(
             f"Adapter {adapter.name!r} was trained on another base ({adapter.manifest.get('base')}, {made_for}) than "
             f"{base.name!r} ({base.version}). Give that one with MODEL=."
         )
-    if not (is_classifier(adapter or base) or is_generative(base) or remote_code):
+    if not (is_classifier(base, adapter) or is_generative(base) or remote_code):
         called = (base.config.get("architectures") or [base.config.get("model_type")])[0]
         raise UserError(
             f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such as "

@@ -27,7 +27,7 @@ def check(backend: str, base: Checkpoint, adapter: Checkpoint | None) -> None:
         return
     if find_spec("vllm") is None:
         raise UserError("BACKEND=vllm needs the package vllm: `.venv/bin/pip install -e '.[vllm]'` (a GPU with CUDA).")
-    if is_classifier(adapter or base):
+    if is_classifier(base, adapter):
         raise UserError(f"Model {base.name!r} answers with a class, not with text. Leave BACKEND= out.")
     if adapter:
         lora_rank(adapter)

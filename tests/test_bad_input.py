@@ -137,6 +137,12 @@ def pickled(room: Room) -> list[str]:
     return room.run(pretrained="models/changed")
 
 
+def index_of_no_form(room: Room) -> list[str]:
+    (room.model() / "model.safetensors").rename(room.folder / "models" / "changed" / "model-00001-of-00001.safetensors")
+    (room.folder / "models" / "changed" / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    return room.run(pretrained="models/changed")
+
+
 def missing_shard(room: Room) -> list[str]:
     from transformers import AutoModelForCausalLM
 
@@ -256,7 +262,7 @@ MODEL: Cases = {
     "weights_empty": (replace("model.safetensors", b""), ("model.safetensors'", "cut off", "Download them again")),
     "weights_lack_a_shard": (missing_shard, ("models/changed'", "lacks 1 of", "model-00002-of-")),
     "weights_index_of_no_form": (
-        replace("model.safetensors.index.json", '{"weight_map": []}'),
+        index_of_no_form,
         ("model.safetensors.index.json", "Download it again"),
     ),
     "weights_pickled": (pickled, ("pytorch_model.bin", "can run code", "safetensors", "--allow_pickle")),

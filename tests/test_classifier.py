@@ -21,7 +21,7 @@ ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 
 
 def request(sentence, *args):
-    return SimpleNamespace(doc={"sentence": sentence}, args=("a prompt that is not read", *args))
+    return SimpleNamespace(doc_id=sentence, doc={"sentence": sentence}, args=("a prompt that is not read", *args))
 
 
 @pytest.fixture(scope="module", params=["deberta-v2", "llama"])

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from lm_eval.api.model import LM
 
 from harness_ext.errors import UserError
+from harness_ext.lengths import sentences_of
 
 
 class SentenceLM(LM):
@@ -51,6 +52,4 @@ class SentenceLM(LM):
         raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
 
     def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
-        if any("sentence" not in request.doc for request in requests):
-            raise UserError("A classifier reads the column 'sentence', which this task's documents do not have.")
-        return self.classify([request.doc["sentence"] for request in requests], disable_tqdm)
+        return self.classify(sentences_of([request.doc for request in requests]), disable_tqdm)

@@ -4,6 +4,7 @@ It happens in place, so that both sides compute alike: same weights, same device
 peft; nothing of data or Trainer.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def check_saved(
     Raises:
         UserError: It does not load, or is not the same.
     """
-    with one_line_errors(loading="The adapter as saved does not load, so it is not kept: "):
+    with one_line_errors(loading="The adapter as saved does not load, so it is not kept: "), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are named below
         model = peft.PeftModel.from_pretrained(base, str(folder), torch_device=str(base.device))
     try:
         found = dict(model.named_parameters())

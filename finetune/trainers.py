@@ -15,7 +15,7 @@ from harness_ext.errors import UserError
 ANSWERS = 2  # positions at the end that are compared: the digit's and the end token's
 # How far the two passes' centred logits may be apart, of their length, by the dtype of the products. Measured on CPUs: in
 # float32 at most 2e-6; in bfloat16 0.9% to 1.1% on gemma-3-270m and 1.6% to 2.7% on SmolLM2-135M, where the plain pass is as
-# far from its own float32. A pass that forgets the prefix is apart by more than a third.
+# far from its own float32. A pass that forgets the prefix is apart by more than 100%.
 SAME_ANSWER = {"float32": 1e-3, "bfloat16": 0.1}
 
 

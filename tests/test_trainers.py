@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples, shared_prefix
 from finetune.model import add_lora
-from finetune.trainers import PromptTrainer, reads_prefix_once
+from finetune.trainers import PromptTrainer, why_prefix_is_not_shared
 from harness_ext.prompts import render_prompt
 from harness_ext.tasks import build_tasks
 
@@ -16,25 +16,26 @@ RECIPE = Recipe(kind="generative", learning_rate=1e-3, batch_size=8, steps={16: 
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 
 
-def trainer_of(folder, eight_rows, tmp_path):
+def trainer_of(folder, eight_rows, tmp_path, *, weights=torch.float32, bf16=False):
     """A trainer over an adapted model whose LoRA weights are all random, with the eight rows as examples."""
     (task,) = build_tasks(["sst2_01"], metadata={"data_dir": str(eight_rows)})
     task.set_config(key="num_fewshot", value=0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     examples = encode_examples(task, tokenizer, ROWS, lambda row: render_prompt(task, row), False)
     torch.manual_seed(0)
-    model = add_lora(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), RECIPE)
+    model = add_lora(AutoModelForCausalLM.from_pretrained(folder, dtype=weights), RECIPE)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=bf16, report_to="none")
     collate = lambda length: collate_prompts(tokenizer.pad_token_id, length)  # noqa: E731
     return PromptTrainer(model=model, args=args, data_collator=collate(0)), collate, examples
 
 
 def gradients(trainer, batch):
     trainer.model.zero_grad()
-    loss, chosen = trainer.loss_of(trainer.model, batch)
+    with trainer.accelerator.autocast():
+        loss, chosen = trainer.loss_of(trainer.model, batch)
     loss.backward()
     grads = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
     return loss.item(), chosen, grads
@@ -58,7 +59,49 @@ def test_prefix_run_once_gives_the_plain_loss_and_gradients(architecture, config
     assert norm > 0
     assert apart / norm < 1e-5
     trainer.prefix = None
-    assert reads_prefix_once(trainer, collate, examples, prefix)
+    assert why_prefix_is_not_shared(trainer, collate, examples, prefix) is None
+
+
+def distance(ours, exact):
+    """How far gradients are from others, of these ones' length."""
+    norm = torch.cat([grad.flatten() for grad in exact.values()]).norm()
+    return float(torch.cat([(ours[name] - grad).flatten() for name, grad in exact.items()]).norm() / norm)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gemma3"])
+def test_prefix_run_once_in_bfloat16_is_no_further_from_float32_than_the_plain_pass(
+    architecture, weights, eight_rows, tmp_path
+):
+    """Rounding is all that may come between: the reference is the plain pass over the same weights in float32."""
+    sizes = {"sliding_window": 256} if architecture == "gemma3" else {}
+    folder = build_model(tmp_path / "m", architecture, **sizes)
+    if weights == torch.bfloat16:
+        AutoModelForCausalLM.from_pretrained(folder, dtype=weights).save_pretrained(folder)
+    exact, collate, examples = trainer_of(folder, eight_rows, tmp_path)
+    trainer, _, _ = trainer_of(folder, eight_rows, tmp_path, weights=weights, bf16=True)
+    prefix = shared_prefix(examples)
+    _, _, reference = gradients(exact, collate(0)(examples))
+    _, _, plain = gradients(trainer, collate(0)(examples))
+    assert why_prefix_is_not_shared(trainer, collate, examples, prefix) is None
+    trainer.prefix = torch.tensor(prefix)
+    _, _, shared = gradients(trainer, collate(len(prefix))(examples))
+    assert 1e-4 < distance(plain, reference) < 0.2  # it was computed in bfloat16
+    assert distance(shared, reference) < 1.5 * distance(plain, reference)
+
+
+def test_check_of_the_prefix_computes_as_training_does(eight_rows, tmp_path, monkeypatch):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path, bf16=True)
+    seen = set()
+    forward = type(trainer.model).forward
+
+    def watched(self, *args, **kwargs):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(trainer.model), "forward", watched)
+    assert why_prefix_is_not_shared(trainer, collate, examples, shared_prefix(examples)) is None
+    assert seen == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
@@ -90,11 +133,12 @@ def test_prompt_loss_weight_lies_between(eight_rows, tmp_path):
 def test_attention_window_shorter_than_the_prompts_falls_back(eight_rows, tmp_path):
     folder = build_model(tmp_path / "m", "gemma3", sliding_window=16)
     trainer, collate, examples = trainer_of(folder, eight_rows, tmp_path)
-    assert not reads_prefix_once(trainer, collate, examples, shared_prefix(examples))
+    assert "16 tokens is shorter" in why_prefix_is_not_shared(trainer, collate, examples, shared_prefix(examples))
 
 
-def test_architecture_that_reads_a_prefix_otherwise_falls_back(eight_rows, tmp_path, monkeypatch):
-    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_architecture_that_reads_a_prefix_otherwise_falls_back(bf16, eight_rows, tmp_path, monkeypatch):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path, bf16=bf16)
     prefix = shared_prefix(examples)
     inner = trainer.model.forward
 
@@ -104,7 +148,7 @@ def test_architecture_that_reads_a_prefix_otherwise_falls_back(eight_rows, tmp_p
         return inner(*args, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(trainer.model, "forward", forgets_its_cache)
-    assert not reads_prefix_once(trainer, collate, examples, prefix)
+    assert "answers would differ by" in why_prefix_is_not_shared(trainer, collate, examples, prefix)
 
     def has_no_cache(*args, past_key_values=None, **kwargs):
         if past_key_values is not None:
@@ -112,4 +156,4 @@ def test_architecture_that_reads_a_prefix_otherwise_falls_back(eight_rows, tmp_p
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(trainer.model, "forward", has_no_cache)
-    assert not reads_prefix_once(trainer, collate, examples, prefix)
+    assert "this architecture cannot (TypeError" in why_prefix_is_not_shared(trainer, collate, examples, prefix)

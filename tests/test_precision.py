@@ -1,0 +1,254 @@
+"""Training with products in bfloat16, as on most GPUs: the adapter is kept, scored, and its base left as it was."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+from builders import SENTENCES, build_model, tsv_folder
+from conftest import Outcome
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import finetune.__main__
+from finetune import reload
+from finetune.config import Recipe
+from finetune.data import encode_sentences
+from finetune.model import add_lora, draw_new_weights, load_base
+from finetune.reload import check_saved, checksum, remember
+from harness_ext.errors import UserError
+from harness_ext.loading import load_tokenizer
+from harness_ext.models import find_model
+
+ADJECTIVES, OTHERS = ("good", "warm", "funny", "clever"), ("bad", "cold", "dull", "silly")
+CLASSIFIER = Recipe(kind="classifier", learning_rate=1e-3, batch_size=4, steps={2: 4}, rank=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rows = [(f"a {word} film {n}", label) for n in range(4) for label in (0, 1) for word in (OTHERS, ADJECTIVES)[label]]
+    return tsv_folder(tmp_path_factory.mktemp("data") / "words", SENTENCES, rows)
+
+
+@pytest.fixture
+def train(capfd, data, tmp_path):
+    def call(model, *more):
+        capfd.readouterr()
+        short = ("--samples=8", "--set=steps={2: 6}", "--set=evaluations=2", "--set=batch_size=4", "--set=warmup_share=0.0")
+        argv = [f"--model={model}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}", *short, *more]
+        code = finetune.__main__.main(argv)
+        said = capfd.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return call
+
+
+def adapters(out):
+    return {path.parent: json.loads(path.read_text()) for path in sorted(out.glob("adapters/*/run.json"))}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "dtype"),
+    [
+        ("llama", [], "bfloat16"),
+        ("llama", ["--set=quantise=nf4"], "bfloat16"),
+        ("llama", ["--set=quantise=int8"], "bfloat16"),
+        ("deberta-v2", [], "float32"),  # a classifier's weights stay float32, its products are bfloat16
+        ("bert", [], "float32"),
+    ],
+    ids=["generative", "nf4", "int8", "deberta", "bert"],
+)
+def test_adapter_trained_with_products_in_bfloat16_is_kept_and_scored(
+    architecture, more, dtype, data, train, door, tmp_path
+):
+    sizes = {"hidden_size": 64, "head_dim": 32} if more else {}  # nf4 works on blocks of 64
+    model = build_model(tmp_path / "base", architecture, **sizes)
+    recipe = ["--recipe=qwen"] if architecture == "llama" else []
+    done = train(model, "--dtype=bfloat16", *recipe, *more)
+    assert done.code == 0, done.stderr
+    assert f"dtype {dtype}, products in bfloat16" in done.stderr
+    ((folder, manifest),) = adapters(tmp_path / "out").items()
+    assert (manifest["dtype"], manifest["products"]) == (dtype, "bfloat16")
+    assert manifest["reload_difference"] == 0.0
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}  # updates are not lost to rounding
+    assert any(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name)
+    scored = door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}")
+    assert scored.code == 0, scored.stderr
+
+
+def test_products_were_in_bfloat16_and_float32_stays_float32(train, random_model, tmp_path, monkeypatch):
+    seen = []
+    forward = torch.nn.functional.linear
+
+    def watched(x, *args, **kwargs):
+        result = forward(x, *args, **kwargs)
+        seen.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    assert train(random_model, "--dtype=bfloat16").code == 0
+    assert set(seen) == {torch.bfloat16}
+    seen.clear()
+    assert train(random_model).code == 0
+    assert set(seen) == {torch.float32}
+
+
+def test_several_jobs_in_bfloat16_equal_each_alone_and_leave_the_base_as_it_was_loaded(
+    train, random_model, tmp_path, monkeypatch
+):
+    from finetune import train as module
+
+    loaded = []
+    load = module.load_base
+
+    def kept(*args, **kwargs):
+        base, new = load(*args, **kwargs)
+        loaded.append((base, {name: weight.clone() for name, weight in base.state_dict().items()}))
+        return base, new
+
+    monkeypatch.setattr(module, "load_base", kept)
+    assert train(random_model, "--dtype=bfloat16", "--seed=0,1").code == 0
+    ((base, before),) = loaded  # once for both
+    after = base.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) and after[name].dtype == weight.dtype for name, weight in before.items())
+    assert "forward" not in vars(base)  # accelerate's, under autocast
+    together = {manifest["seed"]: load_file(folder / "adapter_model.safetensors")
+                for folder, manifest in adapters(tmp_path / "out").items()}  # fmt: skip
+    assert train(random_model, "--dtype=bfloat16", "--seed=1", f"--output_path={tmp_path / 'alone'}").code == 0
+    (alone,) = (load_file(folder / "adapter_model.safetensors") for folder in adapters(tmp_path / "alone"))
+    assert all(torch.equal(together[1][name], weight) for name, weight in alone.items())
+
+
+# --- what the check must see --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A classifier's adapter whose weights have moved, saved in a folder, with its base and what is remembered of it."""
+    checkpoint = find_model(str(build_model(tmp_path / "base", "deberta-v2")))
+    tokenizer = load_tokenizer(checkpoint)
+    base, new = load_base(checkpoint, CLASSIFIER, "float32", "cpu", tokenizer)
+    examples = encode_sentences(tokenizer, [{"sentence": sentence, "label": label} for sentence, label in SENTENCES])
+    torch.manual_seed(0)
+    draw_new_weights(base, new)
+    model = add_lora(base, CLASSIFIER)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(tmp_path / "adapter")
+    kept = remember(model, examples, nullcontext)
+    model.unload()
+    torch.manual_seed(1)
+    draw_new_weights(base, new)
+    return tmp_path / "adapter", base, kept, examples
+
+
+def check(folder, base, kept, examples):
+    return check_saved(folder, base, kept, examples, nullcontext, "float32")
+
+
+def test_adapter_as_saved_passes(trained):
+    assert check(*trained) == 0.0
+
+
+def spoil(folder, change):
+    weights = load_file(folder / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def missing_lora(weights):
+    del weights[next(name for name in weights if "lora_A" in name)]
+
+
+def another_number(weights):
+    weights[next(name for name in weights if "lora_B" in name)].view(-1)[0] += 1e-7
+
+
+def another_size(weights):
+    name = next(name for name in weights if "lora_A" in name)
+    weights[name] = weights[name][:, :-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(missing_lora, "other weights.*lora_A"), (another_number, "other weights"), (another_size, "does not load")],
+)
+def test_damage_to_one_tensor_of_the_saved_adapter_is_seen(change, said, trained):
+    spoil(trained[0], change)
+    with pytest.raises(UserError, match=said):
+        check(*trained)
+
+
+def test_head_that_was_not_saved_is_seen(trained):
+    folder = trained[0]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert "pooler" in config["modules_to_save"]
+    config["modules_to_save"].remove("pooler")  # as peft would by itself (its issue 2171)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    spoil(folder, lambda weights: [weights.pop(name) for name in list(weights) if "pooler" in name])
+    with pytest.raises(UserError, match=r"other weights.*pooler"):
+        check(*trained)
+
+
+def test_other_logits_of_the_same_weights_are_seen(trained):
+    folder, base, kept, examples = trained
+    base.deberta.encoder.layer[0].output.dense.weight.data *= 2  # a base that is not the one it was trained on
+    with pytest.raises(UserError, match="other logits"):
+        check(folder, base, kept, examples)
+
+
+def test_checksum_sees_one_bit_of_the_base_and_its_dtype(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(build_model(tmp_path / "m"), dtype=torch.float32)
+    before = checksum(model)
+    weight = model.model.norm.weight.data
+    weight[3] = torch.nextafter(weight[3], torch.tensor(9.0))
+    assert checksum(model) != before
+    assert checksum(model.to(torch.bfloat16)) != before
+
+
+def test_training_that_changes_the_base_itself_is_refused(train, random_model, tmp_path, monkeypatch):
+    from finetune.trainers import PromptTrainer
+
+    step = PromptTrainer.training_step
+
+    def careless(self, model, *args, **kwargs):
+        model.get_base_model().model.norm.weight.data += 0.1
+        return step(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(PromptTrainer, "training_step", careless)
+    with pytest.raises(RuntimeError, match="base's own weights"):
+        train(random_model)
+    assert not adapters(tmp_path / "out")
+
+
+def test_saved_classifier_is_what_transformers_and_peft_alone_make_of_it(train, tmp_path):
+    """The check works in place; this is the proof from outside, with the head that the folder brings."""
+    model = build_model(tmp_path / "base", "bert")
+    assert train(model, "--dtype=bfloat16").code == 0
+    ((folder, _),) = adapters(tmp_path / "out").items()
+    torch.manual_seed(5)
+    plain = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+    first = PeftModel.from_pretrained(plain, folder).eval()
+    torch.manual_seed(6)  # another random head: nothing may be left of it
+    second = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(model, num_labels=2), folder
+    ).eval()
+    ids = torch.randint(10, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(first(ids).logits, second(ids).logits)
+
+
+def test_tolerances_are_below_what_a_lost_head_makes(trained):
+    folder, base, kept, examples = trained
+    model = PeftModel.from_pretrained(base, folder)
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].weight.copy_(
+            model.base_model.model.classifier.original_module.weight
+        )
+    apart = (reload._probe(model, examples) - kept.logits).abs().max() / kept.logits.abs().max()
+    assert apart > 10 * max(reload.TOLERANCE.values())

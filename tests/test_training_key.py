@@ -1,0 +1,204 @@
+"""An adapter's key: whatever can change its weights gives another, and what cannot does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from builders import CHAT_TEMPLATE, SENTENCES, build_model, tsv_folder
+
+import finetune.__main__
+from finetune.job import plan_job, read_setting
+from harness_ext import evidence
+from harness_ext.models import ROOT
+
+ROWS = [(f"a {word} film {n}", label) for n in range(6) for label, word in enumerate(("bad", "good"))]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, data, and the task's own files to change."""
+    folder = tmp_path_factory.mktemp("key")
+    build_model(folder / "model", "llama", chat_template=CHAT_TEMPLATE)
+    tsv_folder(folder / "data", SENTENCES, ROWS)
+    shutil.copytree(ROOT / "tasks" / "sst2_01", folder / "tasks")
+    return folder
+
+
+@pytest.fixture
+def own(files, tmp_path):
+    return Path(shutil.copytree(files, tmp_path / "own"))
+
+
+def key(folder, *more, seed=0, samples="4"):
+    argv = [f"--model={folder / 'model'}", f"--data_dir={folder / 'data'}", *more]
+    args = finetune.__main__.train_parser().parse_args(argv)
+    return plan_job(read_setting(args), samples, seed).key
+
+
+def edit(path, *changes):
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, text
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def other_weights(folder):
+    build_model(folder / "model", "llama", chat_template=CHAT_TEMPLATE, seed=1)
+
+
+def other_template(folder):
+    (path,) = (folder / "model").glob("*.jinja")
+    edit(path, ("assistant\n", "assistant:\n"))
+
+
+def other_tokenizer(folder):
+    """A merge less: some words are other tokens."""
+    edit_json(
+        folder / "model" / "tokenizer.json", lambda content: content["model"].update(merges=content["model"]["merges"][5:])
+    )
+
+
+def one_word(folder):
+    edit(folder / "data" / "train.tsv", ("a good film 3", "a great film 3"))
+
+
+def all_labels(folder):
+    edit(folder / "data" / "train.tsv", ("\t0", "\t2"), ("\t1", "\t0"), ("\t2", "\t1"))
+
+
+FILES = {
+    "weights": other_weights,
+    "template": other_template,
+    "tokenizer": other_tokenizer,
+    "word": one_word,
+    "labels": all_labels,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_lies_in_a_folder_counts_and_not_its_name(name, files, own):
+    assert key(own) == key(files)  # the same content elsewhere, under the same names
+    FILES[name](own)
+    assert key(own) != key(files)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--set=rank=4"], ["--set=learning_rate=0.1"], ["--set=steps={2: 7}"], ["--set=dropout=0.5"], ["--set=batch_size=4"],
+        ["--set=balanced_batches=false"], ["--set=target_modules=[q_proj]"], ["--set=quantise=nf4"], ["--set=quantise=int8"],
+        ["--dtype=bfloat16"], ["--recipe=tiny"],
+    ],
+    ids=lambda more: more[0],
+)  # fmt: skip
+def test_every_setting_counts(more, files):
+    assert key(files, *more) != key(files)
+
+
+def test_seed_and_samples_count(files):
+    assert len({key(files), key(files, seed=1), key(files, samples="8"), key(files, samples="all")}) == 4
+
+
+def test_what_a_task_asks_and_answers_counts(own, tmp_path):
+    """Also where the first row's prompt stays as it was."""
+    changes = [
+        "",
+        'doc_to_text: "{{sentence}}?"',
+        """doc_to_text: "{% if '5' in sentence %}{{sentence}}?{% else %}{{sentence}}:{% endif %}\"""",
+        'doc_to_text: "{{sentence}}:"',
+        'doc_to_target: "{{1 - label}}"',
+        'target_delimiter: "  "',
+        'doc_to_choice: ["no", "yes"]',
+        'description: "Read."',
+    ]
+    keys = set()
+    for number, change in enumerate(changes):
+        folder = tmp_path / f"tasks{number}"
+        folder.mkdir()
+        for name in ("utils.py", "_template.yaml"):
+            shutil.copy(own / "tasks" / name, folder)
+        (folder / "mine.yaml").write_text(f"include: _template.yaml\ntask: mine\n{change}\n")
+        keys.add(key(own, "--task=mine", f"--include_path={folder}", samples="all"))
+    assert len(keys) == len(changes)
+
+
+@pytest.mark.parametrize("package", ["transformers", "torch", "peft"])
+def test_versions_count(package, files, monkeypatch):
+    before = key(files)
+    version = evidence._version
+    monkeypatch.setattr(evidence, "_version", lambda name: "0.0" if name == package else version(name))
+    assert key(files) != before
+
+
+def test_version_of_the_quantiser_counts_for_a_quantised_base_alone(files, monkeypatch):
+    before = [key(files), key(files, "--set=quantise=nf4")]
+    version = evidence._version
+    monkeypatch.setattr(evidence, "_version", lambda name: "0.0" if name == "bitsandbytes" else version(name))
+    assert key(files) == before[0]
+    assert key(files, "--set=quantise=nf4") != before[1]
+
+
+def test_bases_and_data_of_one_name_are_told_apart_by_their_content(files, tmp_path, capfd):
+    out = tmp_path / "out"
+    for number, change in enumerate([None, other_weights, one_word]):
+        folder = Path(shutil.copytree(files, tmp_path / str(number)))
+        if change:
+            change(folder)
+        argv = [f"--model={folder / 'model'}", f"--data_dir={folder / 'data'}", f"--output_path={out}", "--samples=4",
+                "--set=steps={2: 2}", "--set=evaluations=1"]  # fmt: skip
+        assert finetune.__main__.main(argv) == 0
+        assert "Already done" not in capfd.readouterr().err
+    made = [json.loads(path.read_text()) for path in out.glob("adapters/*/run.json")]
+    assert len(made) == 3
+    assert {manifest["base"].rpartition("/")[2] for manifest in made} == {"model"}
+    assert {manifest["data"] for manifest in made} == {"data/train.tsv"}
+    assert len({(manifest["base_version"], manifest["data_fingerprint"]) for manifest in made}) == 3
+    assert (
+        len({manifest["base_version"] for manifest in made}) == len({manifest["data_fingerprint"] for manifest in made}) == 2
+    )
+
+
+def test_finished_adapter_is_recognised_by_its_whole_key(files, tmp_path, capfd):
+    argv = [f"--model={files / 'model'}", f"--data_dir={files / 'data'}", f"--output_path={tmp_path}", "--samples=4",
+            "--set=steps={2: 2}", "--set=evaluations=1"]  # fmt: skip
+    assert finetune.__main__.main(argv) == 0
+    (path,) = tmp_path.glob("adapters/*/run.json")
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"key": manifest["key"][:8] + "0" * 56}))  # another, whose eight digits are these
+    assert finetune.__main__.main(argv) == 0
+    assert "Already done" not in capfd.readouterr().err
+    assert json.loads(path.read_text())["key"] == manifest["key"]
+    path.write_text("{")
+    assert finetune.__main__.main(argv) == 2
+    assert "damaged" in capfd.readouterr().err
+
+
+# --- a prompt without its sentence ---------------------------------------------------------------------------------------
+
+
+def test_template_that_drops_the_sentence_is_said_before_the_base_is_loaded(own, monkeypatch, capfd, tmp_path):
+    (path,) = (own / "model").glob("*.jinja")
+    edit(path, ("{{ message['content'] }}", "{{ message['content'][:40] }}"))
+    monkeypatch.setattr("finetune.train.load_base", lambda *args: pytest.fail("it was loaded"))
+    argv = [f"--model={own / 'model'}", f"--data_dir={own / 'data'}", f"--output_path={tmp_path / 'out'}", "--samples=4"]
+    assert finetune.__main__.main(argv) == 2
+    said = capfd.readouterr().err
+    assert "'model''s chat template" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_that_is_told_to_truncate_gives_the_whole_text_to_training(own):
+    """As MiniLM's tokenizer.json is, at 128 tokens: transformers takes it back where no truncation is asked for."""
+    args = finetune.__main__.train_parser().parse_args([f"--model={own / 'model'}", f"--data_dir={own / 'data'}"])
+    whole = plan_job(read_setting(args), "4", 0)
+    truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    edit_json(own / "model" / "tokenizer.json", lambda content: content.update(truncation=truncation))
+    assert plan_job(read_setting(args), "4", 0).examples == whole.examples

@@ -72,7 +72,8 @@ class Bench:
                 "majority class (0.5091) in every run of up to 48 steps; a recipe that budgets by steps avoids that.",
                 file=sys.stderr,
             )
-        handed_on = f"REPORT_TO={','.join(self.setting.report_to)} does not work: " if self.setting.report_to else None
+        loggers = ",".join(self.setting.report_to)
+        handed_on = f"Training with REPORT_TO={loggers} does not work: " if loggers else None
         with one_line_errors(running=handed_on):
             base = self._base()
             set_seed(job.seed)

@@ -1,0 +1,94 @@
+"""What is printed after training: names as they are, and commands that run as they are; and the curve's picture."""
+
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+
+import pytest
+from conftest import ROOT
+
+import finetune.__main__
+from finetune import curves, summary
+
+MANIFEST = {
+    "train_samples": 16, "seed": 0, "optimiser_steps": 300, "held_out": {"loss": 0.5, "score": 0.75}, "samples_per_s": 12.0,
+    "collapsed": False,
+}  # fmt: skip
+NAMES = ["28 [red] 模型", "cost $5 or $6", "a_b^c", "_hidden", "\\frac{1}{2}", "x" * 200, "[/bold]", "a\nb"]
+HISTORY = [{"step": 0, "held_out_loss": 0.7, "held_out_score": 0.5}, {"step": 5, "train_loss": 0.6}]
+
+
+def args_of(*argv):
+    return finetune.__main__.train_parser().parse_args(list(argv))
+
+
+def commands(folders, *argv):
+    return [line.strip() for line in summary.next_steps(folders, args_of(*argv))[1:]]
+
+
+@pytest.mark.parametrize("name", ["28 [red] 模型", "[/bold]", "[link=x]y[/link]", ":smile:"])
+def test_table_shows_a_name_as_it_is(name, capsys):
+    summary.show([(name, MANIFEST)])
+    said = capsys.readouterr().out
+    assert name in said
+    assert "75.0" in said
+
+
+def test_each_adapter_gets_a_command_with_what_it_was_made_with(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    first, second = commands(
+        ["out dir/adapters/a", "out dir/adapters/b"], "--data_dir=../my data", "--task=mine", "--output_path=out dir"
+    )
+    assert first == "make eval ADAPTER='out dir/adapters/a' TASK=mine DATA_DIR='../my data' OUT='out dir'"
+    assert shlex.split(second)[2] == "ADAPTER=out dir/adapters/b"
+    assert commands(["results/adapters/a"]) == ["make eval ADAPTER=results/adapters/a"]
+
+
+@pytest.mark.parametrize("value", ["$HOME", "$(touch x)", "`x`", "it's", 'say "no"', "a b", "模型", "#1", "a;b"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_command_hands_on_what_was_typed(value, inside, monkeypatch, tmp_path):
+    """A shell reads it, and make or Python gets it: the program's arguments are the values."""
+    monkeypatch.chdir(ROOT if inside else tmp_path)
+    more = [f"--data_dir={value}", f"--output_path={value}", f"--include_path={value}", "--allow_pickle"]
+    (line,) = commands([f"{value}/adapters/a"], *more)
+    recorder = tmp_path / "recorder"
+    recorder.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    recorder.chmod(0o755)
+    line = line.replace("make", str(recorder), 1) if inside else line.replace(shlex.quote(sys.executable), str(recorder), 1)
+    words = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split("\0")[
+        :-1
+    ]
+    given = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+    names = ("ADAPTER", "DATA_DIR", "OUT") if inside else ("adapter", "data_dir", "output_path")
+    assert [given[name] for name in names] == [f"{value}/adapters/a", value, value]
+    assert shlex.split(given["ARGS" if inside else "args"]) == ["--include_path", value, "--allow_pickle"]
+
+
+def test_many_adapters_are_scored_by_a_loop(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folders = [f"my out/adapters/{n} x" for n in range(30)]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    said = summary.next_steps(folders, args_of("--output_path=my out", "--data_dir=a b"))
+    assert len(said) <= 10
+    line = said[-1].replace(shlex.quote(sys.executable), "echo", 1).replace("-m harness_ext run", "", 1)
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert {each.split(" --data_dir=a b")[0].strip() for each in done.splitlines()} == {
+        f"--adapter={each}/" for each in folders
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path):
+    shown = curves._title(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curves.draw([(name, HISTORY)], tmp_path / "one")
+        curves.draw([(name, HISTORY), ("other", HISTORY)], tmp_path / "two")
+    for file in ("one.svg", "two.svg"):
+        texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / file).read_text(encoding="utf-8"))
+        assert shown.strip() in [text.strip() for text in texts]
+    assert len(shown) <= 73
+    assert shown.strip() == (name if name.isprintable() and len(name) < 73 else shown.strip())

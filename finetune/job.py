@@ -1,6 +1,7 @@
 """From the command line to jobs: everything about an adapter that is known, and checked, before anything is trained."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -109,9 +110,14 @@ class Setting:
             examples = data.encode_examples(self.task, self.tokenizer, documents, self.render, chat) if documents else []
         self.encoded.update(zip(new, examples, strict=True))
         encoded = [self.encoded[row] for row in rows]
-        config = memory.text_config(self.base.config)
-        data.check_lengths(encoded, context_length(config) if config is not None else None)
+        data.check_lengths(encoded, self.context)
         return encoded
+
+    @functools.cached_property
+    def context(self) -> int | None:
+        """How many tokens the base reads at the most; None where nothing but memory sets a limit."""
+        config = memory.text_config(self.base.config)
+        return context_length(config) if config is not None else None
 
 
 @dataclass(frozen=True)
@@ -146,12 +152,13 @@ class Job:
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return records.run_name(self.setting.base.name, f"{self.subset.name}--s{self.seed}", self.key)
+        return self.folder.name
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """Where the finished adapter lies."""
-        return self.setting.out / "adapters" / self.name
+        label = records.run_label(self.setting.base.name, f"{self.subset.name}--s{self.seed}")
+        return records.place(self.setting.out / "adapters", label, self.key)
 
 
 def read_setting(args: argparse.Namespace) -> Setting:

@@ -24,7 +24,7 @@ from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_s
 from harness_ext import evidence, records
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.loading import quieten_libraries
-from harness_ext.meter import peak_memory_bytes
+from harness_ext.meter import peak_memory_bytes, reset_peak_memory
 
 RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json")
 
@@ -66,6 +66,7 @@ class Bench:
 
     def _train(self, job: Job, work: Path) -> dict[str, Any]:
         start, started = time.perf_counter(), datetime.now(UTC)
+        reset_peak_memory()
         if job.steps < FEW_STEPS:
             print(
                 f"Warning: {job.steps} optimiser steps are planned. In the original experiment DeBERTa stayed at the "
@@ -289,14 +290,13 @@ def _last_checkpoint(work: Path) -> Path | None:
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    """Read the manifest of a finished adapter of the same key, the whole of it: a folder's name has eight digits."""
-    if not records.is_complete(job.folder):
+    """Read the manifest of a finished adapter of the same key."""
+    if not records.is_complete(job.folder, job.key):
         return None
     try:
-        manifest = records.read_run(job.folder)
+        return records.read_run(job.folder)
     except (OSError, ValueError) as error:
         raise UserError(f"The record in {job.folder} is damaged ({error}). Train again with FORCE=1.") from None
-    return manifest if manifest.get("key") == job.key else None
 
 
 def _start_anew(work: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,12 +202,22 @@ BROKEN = {
     ),
     "device_not_there": Case(built(), {"choices": ("'cuda:99'", "this machine has")}, flags=("--device=cuda:99",)),
     "data_not_there": Case(
-        built(), {"task": ("absent/", "train.tsv")}, said=("sst2_01_mini",), flags=("--data_dir=absent",)
+        built(), {"data": ("absent/", "train.tsv")}, said=("sst2_01_mini",), flags=("--data_dir=absent",)
+    ),
+    "results_in_no_folder": Case(
+        built(), {"results": ("OUT=model/config.json", "no folder", "OUT=")}, flags=("--output_path=model/config.json",)
+    ),
+    "results_below_a_file": Case(built(), {"results": ("no folder",)}, flags=("--output_path=model/config.json/results",)),
+    "examples_more_than_there_are": Case(built(), {"chat template": ("--num_fewshot 9",)}, flags=("--num_fewshot=9",)),
+    "examples_more_than_there_are_for_a_classifier": Case(
+        built(architecture="deberta-v2", head="SequenceClassification", num_labels=2),
+        {"tokenizer": ("--num_fewshot 9",)},
+        flags=("--num_fewshot=9",),
     ),
     "task_unknown": Case(built(), {"task": ("Unknown task 'sst2_1'", "Did you mean")}, flags=("--tasks=sst2_1",)),
     "many_mistakes": Case(
         of_many_mistakes,
-        {"weights": ("--allow_pickle",), "tokenizer": ("no tokenizer",), "task": ("absent/",)},
+        {"weights": ("--allow_pickle",), "tokenizer": ("no tokenizer",), "data": ("absent/",)},
         flags=("--data_dir=absent",),
     ),
 }
@@ -241,6 +252,19 @@ def test_verdict_on_a_prepared_folder(name: str, elsewhere: Path, door: Callable
     assert not (elsewhere / "results").exists(), "doctor only looks"
     if case.runs:
         assert door("run", *flags, "--limit=2").code == outcome.code, "a run ends otherwise than doctor says"
+
+
+def test_missing_data_is_one_problem_said_once_in_plain_words(answering: Path, elsewhere: Path, door):
+    """No network and no DATA_DIR: the model is good, and a run of the same options ends alike."""
+    said = door("doctor", "--pretrained", answering)
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert line.split()[1] == "data"
+    assert "DATA_DIR=folder" in line
+    assert "ok       task" not in said.stdout
+    assert said.stdout.splitlines()[-1] == "Verdict: would not run: 1 problem (data)."
+    assert said.code == door("run", "--pretrained", answering).code == 2
+    assert "Tokenizer" not in said.stdout
+    assert re.search(r"^ok       tokenizer     fast, \d+ tokens$", said.stdout, re.MULTILINE)
 
 
 def test_adapter_on_its_base_is_examined_with_it(answering: Path, eight_rows: Path, elsewhere: Path, door):
@@ -290,7 +314,7 @@ def test_json_says_what_the_text_says(answering: Path, eight_rows: Path, door):
     assert found["memory"]["needed"] == found["memory"]["weights"] + found["memory"]["batch"]
     broken = door("doctor", "--pretrained", answering, "--data_dir=absent", "--json")
     assert broken.code == 2
-    assert [check["name"] for check in json.loads(broken.stdout)["checks"] if check["state"] == "problem"] == ["task"]
+    assert [check["name"] for check in json.loads(broken.stdout)["checks"] if check["state"] == "problem"] == ["data"]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from harness_ext.adapters import describe, find_adapter, virtual_tokens
 from harness_ext.asking import Asking, find_tasks
 from harness_ext.choices import Choices
 from harness_ext.errors import DataError, UserError, writing_to
+from harness_ext.handed_on import unexamined
 from harness_ext.lengths import check_sentence, context_length, sentences_of
 from harness_ext.loading import quieten_libraries
 from harness_ext.memory import in_words
@@ -101,6 +102,8 @@ class Examination:
         self._quantisation(base, adapter)
         self.request = complete(config, given, own, base, adapter)
         self.asking = Asking(self.request)
+        for name in unexamined(self.args, base.config):
+            self._say("model args", NOTE, f"{name!r} is handed on to transformers; whether it takes it is not examined")
         self._disk(base)
         self._out(Path(config.output_path))
         for task in self._tasks(config):

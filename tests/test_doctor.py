@@ -214,6 +214,15 @@ BROKEN = {
         {"tokenizer": ("--num_fewshot 9",)},
         flags=("--num_fewshot=9",),
     ),
+    **{
+        f"gen_kwargs_{name}": Case(built(), {"choices": fragments}, flags=("--gen_kwargs", flag))
+        for name, flag, fragments in (
+            ("no_number", "max_gen_toks=abc", ("max_gen_toks=abc", "1 or more")),
+            ("no_tokens", "max_gen_toks=0", ("max_gen_toks=0", "1 or more")),
+            ("unknown", "temprature=1", ("'temprature'", "Did you mean temperature")),
+            ("without_effect", "max_new_tokens=50", ("max_new_tokens", "no effect", "max_gen_toks=N")),
+        )
+    },
     "task_unknown": Case(built(), {"task": ("Unknown task 'sst2_1'", "Did you mean")}, flags=("--tasks=sst2_1",)),
     "many_mistakes": Case(
         of_many_mistakes,
@@ -252,6 +261,27 @@ def test_verdict_on_a_prepared_folder(name: str, elsewhere: Path, door: Callable
     assert not (elsewhere / "results").exists(), "doctor only looks"
     if case.runs:
         assert door("run", *flags, "--limit=2").code == outcome.code, "a run ends otherwise than doctor says"
+
+
+@pytest.mark.parametrize(
+    ("options", "backend", "said"),
+    [
+        ({"architecture": "deberta-v2", "head": "SequenceClassification", "num_labels": 2}, "hf", "names a class"),
+        ({}, "hf-classifier", "is no classifier"),
+    ],
+)
+def test_backend_for_models_of_another_kind_is_one_line(options, backend, said, eight_rows, elsewhere, door):
+    build_model(elsewhere / "model", **options)
+    flags = ("--pretrained=model", "--data_dir", eight_rows, f"--model={backend}")
+    for command in ("doctor", "run"):
+        assert said in door(command, *flags).error
+
+
+def test_argument_that_only_loading_can_examine_is_said_to_be_unexamined(answering, eight_rows, door):
+    said = door(
+        "doctor", "--pretrained", answering, "--data_dir", eight_rows, "--model_args", "foo=1,attn_implementation=eager"
+    )
+    assert "note     model args    'foo' is handed on" in said.stdout
 
 
 def test_missing_data_is_one_problem_said_once_in_plain_words(answering: Path, elsewhere: Path, door):

@@ -57,7 +57,7 @@ def _not_following(manifest: dict[str, Any]) -> str:
     )
     main = max(kinds, key=lambda kind: kinds[kind])
     kept = visible((manifest.get("examples") or {}).get(main, ""))
-    shown = f", such as: {kept[:LENGTH]}{'…' if len(kept) >= LENGTH else ''}" if kept else ""
+    shown = f', such as "{kept[:LENGTH]}{"…" if len(kept) >= LENGTH else ""}"' if kept else ""
     helps = _what_may_help(manifest, main)
     return f"{missing} of {n} outputs give no label ({by_kind}){shown}. {helps}"
 

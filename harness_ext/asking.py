@@ -13,6 +13,7 @@ from harness_ext import classes, evidence, records, sampling, served, vllm_backe
 from harness_ext.adapters import brings_tokenizer
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors
+from harness_ext.handed_on import check_generation
 from harness_ext.loading import find_tokenizer, load_tokenizer
 from harness_ext.models import Checkpoint, own_sampling
 from harness_ext.redaction import hide, secrets_in
@@ -59,7 +60,11 @@ class Asking:
         Raises:
             UserError: A value is wrong, or the model cannot do what the task asks.
         """
-        _apply_overrides(task, self.request.config, self.request.own["think_budget"])
+        config = self.request.config
+        _apply_overrides(task, config, self.request.own["think_budget"])
+        if task.OUTPUT_TYPE == "generate_until":
+            of_ours = config.model in (DEFAULT_BACKEND, "hf") and not config.model_args.get("trust_remote_code")
+            check_generation(task.config.generation_kwargs or {}, config.gen_kwargs, by_transformers=of_ours)
         choices = self._choose(task, thinking)
         if choices and choices.sampling:
             task.set_config(key="generation_kwargs", value=choices.sampling, update=True)

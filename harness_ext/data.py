@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 
 from harness_ext import hub as hub_client
 from harness_ext import label_values, tsv
-from harness_ext.errors import UserError
+from harness_ext.errors import DataError, UserError
 from harness_ext.models import as_path
 
 TASKS_DIR = Path(__file__).resolve().parent.parent / "tasks"
@@ -58,11 +58,11 @@ def load_splits(
         Both splits; each names its source in ``info.description``.
 
     Raises:
-        UserError: The data cannot be had or a row is wrong; names the file and row.
+        DataError: The data cannot be had or a row is wrong; names the file and row.
     """
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):
-        raise UserError(
+        raise DataError(
             f"This task reads its own embedded sample ({embedded}), so DATA_DIR or another dataset has no effect. "
             "Leave it out, or choose a task that reads the full data, such as TASK=sst2_01."
         )
@@ -113,7 +113,7 @@ def _hub_name(dataset: str) -> tuple[str, str | None]:
     owner, _, rest = dataset.partition("/")
     name, _, config = rest.partition("/")
     if not (owner and name):
-        raise UserError(f"Dataset {dataset!r} is not of the form owner/name or owner/name/config (nyu-mll/glue/sst2).")
+        raise DataError(f"Dataset {dataset!r} is not of the form owner/name or owner/name/config (nyu-mll/glue/sst2).")
     return f"{owner}/{name}", config or None
 
 
@@ -121,22 +121,26 @@ def _read_hub(
     name: str, config: str | None, text: str, label: str, splits: dict[str, str], classes: Sequence
 ) -> dict[str, list[tuple[int, Any, Any]]]:
     """Read splits of a Hub dataset, by our names for them; `datasets` honours its cache and the offline switches."""
-    hub_client.look_up("dataset", name)
+    try:
+        hub_client.look_up("dataset", name)
+    except UserError as error:
+        raise DataError(str(error)) from None
     try:
         loaded = load_dataset(name, config)
     except ConnectionError:
-        raise UserError(
-            f"Cannot reach the Hub for dataset {name!r}, and the cache does not hold it. {hub_client.OFFLINE_HINT}"
+        raise DataError(
+            f"Cannot reach the Hub for dataset {name!r}, and the cache does not hold it. Give a folder with train.tsv and "
+            "dev.tsv (DATA_DIR=folder), or take the sentences that ship (TASK=sst2_01_mini)."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:  # a gated dataset, an unknown configuration, a damaged file
-        raise UserError(f"Dataset {name!r} does not load: {' '.join(str(error).split())[:300]}") from error
+        raise DataError(f"Dataset {name!r} does not load: {' '.join(str(error).split())[:300]}") from error
     tables = {}
     for split, source in splits.items():
         if source not in loaded:
-            raise UserError(f"Dataset {name!r} has no split {source!r}, only {', '.join(loaded)}.")
+            raise DataError(f"Dataset {name!r} has no split {source!r}, only {', '.join(loaded)}.")
         rows = loaded[source]
         if text not in rows.column_names or label not in rows.column_names:
-            raise UserError(f"Dataset {name!r} has the columns {rows.column_names}, without {text!r} or {label!r}.")
+            raise DataError(f"Dataset {name!r} has the columns {rows.column_names}, without {text!r} or {label!r}.")
         meanings = label_values.by_name(name, getattr(rows.features[label], "names", None), classes)
         values = [meanings.get(value, value) for value in rows[label]] if meanings else rows[label]
         tables[split] = list(zip(range(1, len(rows) + 1), rows[text], values, strict=True))
@@ -147,12 +151,12 @@ def _checked(rows: list[tuple[int, Any, Any]], classes: Sequence, source: str) -
     """Strip and check every row of a split."""
     numbers = label_values.by_value(classes, source)
     if not rows:
-        raise UserError(f"{source}: the split is empty.")
+        raise DataError(f"{source}: the split is empty.")
     for number, sentence, value in rows:
         if not isinstance(sentence, str) or not sentence.strip():
-            raise UserError(f"{source}, row {number}: the sentence is empty.")
+            raise DataError(f"{source}, row {number}: the sentence is empty.")
         if label_values.plain(value) not in numbers:
-            raise UserError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
+            raise DataError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
     return Dataset.from_dict(
         {
             "sentence": [sentence.strip() for _, sentence, _ in rows],

@@ -6,7 +6,9 @@ them are listed. Reads config, tokenizer, data and the sizes of files; of the we
 
 import argparse
 import contextlib
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ from harness_ext import memory, quantised
 from harness_ext.adapters import describe, find_adapter, virtual_tokens
 from harness_ext.asking import Asking, find_tasks
 from harness_ext.choices import Choices
-from harness_ext.errors import UserError
+from harness_ext.errors import DataError, UserError, writing_to
+from harness_ext.handed_on import unexamined
 from harness_ext.lengths import check_sentence, context_length, sentences_of
 from harness_ext.loading import quieten_libraries
 from harness_ext.memory import in_words
@@ -54,7 +57,8 @@ def execute(args: argparse.Namespace) -> None:
     quieten_libraries()
     examination = Examination(args)
     problems = [check for check in examination.checks if check.state == PROBLEM]
-    verdict = f"would not run: {len(problems)} problem{'s'[: len(problems) > 1]}" if problems else "would run"
+    named = ", ".join(check.name for check in problems)
+    verdict = f"would not run: {len(problems)} problem{'s'[: len(problems) > 1]} ({named})" if problems else "would run"
     if as_json:
         found = {"runs": not problems, "verdict": verdict, "checks": [asdict(check) for check in examination.checks]}
         print(json.dumps(found | {"prompt": examination.prompt, "memory": examination.memory}, indent=2))
@@ -98,7 +102,10 @@ class Examination:
         self._quantisation(base, adapter)
         self.request = complete(config, given, own, base, adapter)
         self.asking = Asking(self.request)
+        for name in unexamined(self.args, base.config):
+            self._say("model args", NOTE, f"{name!r} is handed on to transformers; whether it takes it is not examined")
         self._disk(base)
+        self._out(Path(config.output_path))
         for task in self._tasks(config):
             self._task(task, base)
 
@@ -111,7 +118,7 @@ class Examination:
         try:
             yield
         except UserError as error:
-            self._say(name, PROBLEM, str(error))
+            self._say("data" if isinstance(error, DataError) else name, PROBLEM, str(error))
 
     def _adapter(self) -> Checkpoint | None:
         if not self.args.get("peft"):
@@ -193,22 +200,33 @@ class Examination:
         else:
             self._say("disk", OK, said)
 
+    def _out(self, out: Path) -> None:
+        with self._problem("results"), writing_to(out):
+            first = next(path for path in (out, *out.absolute().parents) if path.exists())
+            if not first.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"{first} is no folder")
+            if not os.access(first, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, f"{first} is not yours to write to")
+
     def _tasks(self, config: Any) -> list[Any]:
         from harness_ext.tasks import build_tasks
 
         with self._problem("task"):
             return find_tasks(config, self.own, self.request.adapter)
         # The data or the task is missing; what else is wrong can be seen on the sentences that ship.
+        self._say("stand-in", NOTE, "what follows is examined on the sentences that ship (sst2_01_mini)")
         return build_tasks(["sst2_01_mini"])
 
     def _task(self, task: Any, base: Checkpoint) -> None:
-        self._say("task", OK, f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
-        if made := self.asking.trained_on(task):
-            self._say("training", NOTE, f"the adapter was trained on {made['task']} ({made['data']})")
+        if not any(check.name == "stand-in" for check in self.checks):
+            self._say("task", OK, f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
+            if made := self.asking.trained_on(task):
+                self._say("training", NOTE, f"the adapter was trained on {made['task']} ({made['data']})")
         if not self.has_tokenizer:
             return
         with self._problem("tokenizer"):
-            self._say("tokenizer", OK, f"{type(self.asking.tokenizer).__name__}, {len(self.asking.tokenizer)} tokens")
+            kind = "fast" if getattr(self.asking.tokenizer, "is_fast", False) else "slow"
+            self._say("tokenizer", OK, f"{kind}, {len(self.asking.tokenizer)} tokens")
             choices = self._choices(task)
             if choices is None:
                 return

@@ -20,6 +20,10 @@ class UserError(ValueError):
     """
 
 
+class DataError(UserError):
+    """The labelled texts cannot be had, or are not what they should be."""
+
+
 @contextlib.contextmanager
 def one_line_errors(*, loading: str | None = None, running: str | None = None) -> Iterator[None]:
     """Turn errors whose cause is the machine, the checkpoint or what was handed on into a `UserError`.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from harness_ext.errors import UserError
+from harness_ext.errors import DataError
 
 # Names of the classes that say by themselves which is which.
 _MEANINGS = (("0", "neg", "negative", "label_0"), ("1", "pos", "positive", "label_1"))
@@ -31,11 +31,11 @@ def by_value(classes: Sequence, source: str) -> dict[str, int]:
         source: Whose labels they are.
 
     Raises:
-        UserError: They are not two different values.
+        DataError: They are not two different values.
     """
     numbers = {plain(value): index for index, value in enumerate(classes)}
     if len(classes) != 2 or len(numbers) != 2:
-        raise UserError(f"{source}: 'classes' must name two different values, not {list(classes)}.")
+        raise DataError(f"{source}: 'classes' must name two different values, not {list(classes)}.")
     if _are_numbers(classes):  # a column of true and false says the same
         numbers |= {"false": numbers["0"], "true": numbers["1"]}
     return numbers

@@ -180,6 +180,8 @@ def complete(
         raise UserError(f"BASE_URL is for BACKEND={asks}; {config.model} asks no server. Leave it out, or set BACKEND=.")
     if "model" not in given and base and is_classifier(base, adapter):
         config.model = CLASSIFIER_BACKEND
+    if base:
+        _check_suits(config, base, is_classifier(base, adapter))
     if own["engine"] is not None:
         config.model_args["engine"] = _engine(own["engine"], config.model)
     request = Request(config, frozenset(given), own, base, adapter)
@@ -194,6 +196,14 @@ def complete(
         is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
         config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, config, own)]
     return request
+
+
+def _check_suits(config: "EvaluatorConfig", base: Checkpoint, classifies: bool) -> None:
+    """Check that a backend is for models of this kind."""
+    if classifies and config.model != CLASSIFIER_BACKEND:
+        raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={config.model} out.")
+    if not classifies and config.model == CLASSIFIER_BACKEND and not config.model_args.get("trust_remote_code"):
+        raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={config.model} out, or give it an ADAPTER=.")
 
 
 def _apply_preset(config: "EvaluatorConfig", given: set[str], own: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from harness_ext.errors import UserError
+from harness_ext.errors import DataError
 
 _BEGINS = re.compile(r'(?:^|\t)"', re.MULTILINE)  # some cell begins with a quote
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n][^\t\n]*)?)(\t|\n|\Z)')
@@ -42,7 +42,7 @@ def read_columns(path: Path, text: str, label: str) -> list[tuple[int, str, str]
         Line number, text and label of every row.
 
     Raises:
-        UserError: The file cannot be read, or not in one way only; names the row.
+        DataError: The file cannot be read, or not in one way only; names the row.
     """
     content = _decode(path)
     raw = _split_raw(content)
@@ -56,21 +56,21 @@ def _decode(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
+        raise DataError(
             f"Cannot read {path} ({error.strerror}). DATA_DIR must be a folder with GLUE's train.tsv and dev.tsv."
         ) from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'). Save it as UTF-8, separated by tabs.")
+        raise DataError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'). Save it as UTF-8, separated by tabs.")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise UserError(f"{path}, row {line}: there is a NUL character, as in UTF-16. Save the file as UTF-8.")
+        raise DataError(f"{path}, row {line}: there is a NUL character, as in UTF-16. Save the file as UTF-8.")
     try:
         content = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line, begin = data.count(b"\n", 0, error.start) + 1, data.rfind(b"\n", 0, error.start) + 1
         at = error.start - begin + 1
-        raise UserError(f"{path}, row {line}: byte {at} is not valid UTF-8. Save the file as UTF-8.") from None
+        raise DataError(f"{path}, row {line}: byte {at} is not valid UTF-8. Save the file as UTF-8.") from None
     content = content.replace("\r\n", "\n")
     return content if "\n" in content else content.replace("\r", "\n")
 
@@ -91,8 +91,8 @@ def _find_columns(path: Path, header: list[Cell], text: str, label: str) -> tupl
         if len(names) == 1 and {text.casefold(), label.casefold()} <= {
             name.strip(' "') for name in folded[0].split(separator)
         }:
-            raise UserError(f"{path}, row 1: {shown!r} is separated by {called}. Save the file separated by tabs.")
-    raise UserError(f"{path}, row 1: the header is {shown!r}; it must name the columns {text!r} and {label!r}.")
+            raise DataError(f"{path}, row 1: {shown!r} is separated by {called}. Save the file separated by tabs.")
+    raise DataError(f"{path}, row 1: the header is {shown!r}; it must name the columns {text!r} and {label!r}.")
 
 
 def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, column: int) -> list[Row]:
@@ -106,7 +106,7 @@ def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, colu
         column: Where the texts are.
 
     Raises:
-        UserError: Neither holds, or both could be meant.
+        DataError: Neither holds, or both could be meant.
     """
     raw_error, quoted_error = _even_out(path, raw), _even_out(path, quoted)
     texts = [Row(row.line, [row.cells[column]]) for row in quoted[1:] if len(row.cells) > column]
@@ -115,7 +115,7 @@ def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, colu
         if raw_error:
             raise raw_error
         if place := _looks_quoted(raw, column):
-            raise UserError(
+            raise DataError(
                 f"{path}, row {stopped_at or place}: the quotes do not match, though row {place} is quoted as a spreadsheet "
                 "does it. Put the whole cell in quotes and double those inside, or quote no cell."
             )
@@ -131,7 +131,7 @@ def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, colu
     if not bare and has_comma == [row.cells[0].is_quoted for row in texts]:  # what Excel quotes
         return quoted
     line = (doubled or in_quotes)[0].line
-    raise UserError(
+    raise DataError(
         f"{path}, row {line}: the text is in quotes, but not every text that could be is: are they part of it? If not, "
         'quote every text or none; if so, double them and quote the cell: """so""".'
     )
@@ -161,7 +161,7 @@ def _split_quoted(content: str) -> tuple[list[Row], int]:
     return rows, line
 
 
-def _even_out(path: Path, rows: list[Row]) -> UserError | None:
+def _even_out(path: Path, rows: list[Row]) -> DataError | None:
     """Drop blank rows at the end and blank cells behind the header's last; return what is wrong with the others."""
 
     def is_blank(cells: list[Cell]) -> bool:
@@ -175,7 +175,7 @@ def _even_out(path: Path, rows: list[Row]) -> UserError | None:
     for row in rows:
         n = len(row.cells)
         if n != len(header) and (n < len(header) or not is_blank(row.cells[len(header) :])):
-            return UserError(
+            return DataError(
                 f"{path}, row {row.line}: {n} tab-separated field{'s'[: n > 1]} where the header has {len(header)}."
             )
     return None

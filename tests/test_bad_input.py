@@ -410,7 +410,7 @@ TASK: Cases = {
 }
 
 DATA: Cases = {
-    "data_unreachable": (run(data_dir=None), ("stanfordnlp/sst2", *OFFLINE)),
+    "data_unreachable": (run(data_dir=None), ("stanfordnlp/sst2", "Cannot reach the Hub", "DATA_DIR=", "TASK=sst2_01_mini")),
     "data_dir_absent": (run(data_dir="absent"), ("absent/", "train.tsv and dev.tsv")),
     "data_dir_a_file": (run(data_dir="data/dev.tsv"), ("data/dev.tsv/", "train.tsv and dev.tsv")),
     "data_dir_without_dev": (no_dev, ("data/dev.tsv", "train.tsv and dev.tsv")),

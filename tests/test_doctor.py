@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,12 +202,31 @@ BROKEN = {
     ),
     "device_not_there": Case(built(), {"choices": ("'cuda:99'", "this machine has")}, flags=("--device=cuda:99",)),
     "data_not_there": Case(
-        built(), {"task": ("absent/", "train.tsv")}, said=("sst2_01_mini",), flags=("--data_dir=absent",)
+        built(), {"data": ("absent/", "train.tsv")}, said=("sst2_01_mini",), flags=("--data_dir=absent",)
     ),
+    "results_in_no_folder": Case(
+        built(), {"results": ("OUT=model/config.json", "no folder", "OUT=")}, flags=("--output_path=model/config.json",)
+    ),
+    "results_below_a_file": Case(built(), {"results": ("no folder",)}, flags=("--output_path=model/config.json/results",)),
+    "examples_more_than_there_are": Case(built(), {"chat template": ("--num_fewshot 9",)}, flags=("--num_fewshot=9",)),
+    "examples_more_than_there_are_for_a_classifier": Case(
+        built(architecture="deberta-v2", head="SequenceClassification", num_labels=2),
+        {"tokenizer": ("--num_fewshot 9",)},
+        flags=("--num_fewshot=9",),
+    ),
+    **{
+        f"gen_kwargs_{name}": Case(built(), {"choices": fragments}, flags=("--gen_kwargs", flag))
+        for name, flag, fragments in (
+            ("no_number", "max_gen_toks=abc", ("max_gen_toks=abc", "1 or more")),
+            ("no_tokens", "max_gen_toks=0", ("max_gen_toks=0", "1 or more")),
+            ("unknown", "temprature=1", ("'temprature'", "Did you mean temperature")),
+            ("without_effect", "max_new_tokens=50", ("max_new_tokens", "no effect", "max_gen_toks=N")),
+        )
+    },
     "task_unknown": Case(built(), {"task": ("Unknown task 'sst2_1'", "Did you mean")}, flags=("--tasks=sst2_1",)),
     "many_mistakes": Case(
         of_many_mistakes,
-        {"weights": ("--allow_pickle",), "tokenizer": ("no tokenizer",), "task": ("absent/",)},
+        {"weights": ("--allow_pickle",), "tokenizer": ("no tokenizer",), "data": ("absent/",)},
         flags=("--data_dir=absent",),
     ),
 }
@@ -241,6 +261,40 @@ def test_verdict_on_a_prepared_folder(name: str, elsewhere: Path, door: Callable
     assert not (elsewhere / "results").exists(), "doctor only looks"
     if case.runs:
         assert door("run", *flags, "--limit=2").code == outcome.code, "a run ends otherwise than doctor says"
+
+
+@pytest.mark.parametrize(
+    ("options", "backend", "said"),
+    [
+        ({"architecture": "deberta-v2", "head": "SequenceClassification", "num_labels": 2}, "hf", "names a class"),
+        ({}, "hf-classifier", "is no classifier"),
+    ],
+)
+def test_backend_for_models_of_another_kind_is_one_line(options, backend, said, eight_rows, elsewhere, door):
+    build_model(elsewhere / "model", **options)
+    flags = ("--pretrained=model", "--data_dir", eight_rows, f"--model={backend}")
+    for command in ("doctor", "run"):
+        assert said in door(command, *flags).error
+
+
+def test_argument_that_only_loading_can_examine_is_said_to_be_unexamined(answering, eight_rows, door):
+    said = door(
+        "doctor", "--pretrained", answering, "--data_dir", eight_rows, "--model_args", "foo=1,attn_implementation=eager"
+    )
+    assert "note     model args    'foo' is handed on" in said.stdout
+
+
+def test_missing_data_is_one_problem_said_once_in_plain_words(answering: Path, elsewhere: Path, door):
+    """No network and no DATA_DIR: the model is good, and a run of the same options ends alike."""
+    said = door("doctor", "--pretrained", answering)
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert line.split()[1] == "data"
+    assert "DATA_DIR=folder" in line
+    assert "ok       task" not in said.stdout
+    assert said.stdout.splitlines()[-1] == "Verdict: would not run: 1 problem (data)."
+    assert said.code == door("run", "--pretrained", answering).code == 2
+    assert "Tokenizer" not in said.stdout
+    assert re.search(r"^ok       tokenizer     fast, \d+ tokens$", said.stdout, re.MULTILINE)
 
 
 def test_adapter_on_its_base_is_examined_with_it(answering: Path, eight_rows: Path, elsewhere: Path, door):
@@ -290,7 +344,7 @@ def test_json_says_what_the_text_says(answering: Path, eight_rows: Path, door):
     assert found["memory"]["needed"] == found["memory"]["weights"] + found["memory"]["batch"]
     broken = door("doctor", "--pretrained", answering, "--data_dir=absent", "--json")
     assert broken.code == 2
-    assert [check["name"] for check in json.loads(broken.stdout)["checks"] if check["state"] == "problem"] == ["task"]
+    assert [check["name"] for check in json.loads(broken.stdout)["checks"] if check["state"] == "problem"] == ["data"]
 
 
 @pytest.fixture

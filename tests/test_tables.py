@@ -36,7 +36,8 @@ def test_name_with_markup_and_control_characters_is_shown_as_it_is(width, capsys
 
 
 def test_columns_are_left_out_in_their_declared_order(capsys):
-    columns = [Column("name", is_name=True), Column("first", dropped=1), Column("second", dropped=2), "kept"]
+    first, second = Column("first", dropped=1), Column("second", dropped=2)
+    columns = [Column("name", is_name=True), first, second, Column("kept")]
     rows = [["n" * 30, "1" * 10, "2" * 10, "3" * 10]]
     shown = {}
     for width in (70, 60, 50, 40, 30, 20):

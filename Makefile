@@ -108,8 +108,8 @@ test-slow: $(READY)  ## Run the tests that take minutes
 test-real: $(READY)  ## Run the tests on pretrained models: make test-real REAL_MODELS=folder
 	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m real
 
-test-gpu: $(READY)  ## Run the tests that need a CUDA device
-	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu
+test-gpu: $(READY)  ## Run the tests that need a CUDA device (6 minutes); figures go to results/gpu.json
+	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest -m gpu tests/gpu
 
 bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go to results/bench.json and results/bench.md
 	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''

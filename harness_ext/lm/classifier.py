@@ -21,6 +21,7 @@ from harness_ext.classes import decide
 from harness_ext.errors import UserError
 from harness_ext.lengths import check_sentence, context_length
 from harness_ext.lm import batches
+from harness_ext.lm.adapters import can_merge
 from harness_ext.lm.sentence import SentenceLM
 from harness_ext.loading import WholeModel, find_tokenizer, load_tokenizer, put_on
 from harness_ext.models import Checkpoint
@@ -198,8 +199,7 @@ class ClassifierLM(SentenceLM):
         sides = ["right", "left"]  # on the right it leaves positions as they are
         if self.tokenizer.pad_token is None:
             sides = sides if self.tokenizer.eos_token is not None else []
-        # Rounding a sum to 16 bits would change the adapter, and not every kind of adapter can be merged.
-        if self._peft and self.model.dtype == torch.float32 and hasattr(self.model, "merge_and_unload"):
+        if self._peft and can_merge(self.model):
             yield from (Way(merged=True, padding=side) for side in sides)
         yield from (Way(merged=False, padding=side) for side in sides)
         yield Way(merged=False, padding=None)

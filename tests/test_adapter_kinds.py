@@ -18,7 +18,7 @@ from harness_ext.adapters import find_adapter, head_classes, vocabulary, whole_t
 from harness_ext.lm.classifier import ClassifierLM
 
 TEXTS = [sentence for sentence, _ in SENTENCES]
-LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
 
 @pytest.fixture(scope="module")
@@ -224,5 +224,5 @@ def test_tokens_that_an_adapter_adds_fit_its_embeddings(
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     with torch.no_grad():
         written = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
-    expected = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    expected = str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     assert expected.startswith(answers(f"{answering.name}+adapter")[0])  # which ends where the label is settled

@@ -76,7 +76,7 @@ def test_other_than_two_classes_are_refused(count: int):
 
 def test_names_are_those_of_our_own_adapter_else_of_its_base_unless_the_head_is_of_another_size():
     base = Checkpoint("base", "base", "", {"id2label": {"0": "POSITIVE", "1": "NEGATIVE"}})
-    head = {"base_model.model.classifier.weight": (2, 32)}
+    head: dict[str, tuple[int, ...]] = {"base_model.model.classifier.weight": (2, 32)}
     foreign = Checkpoint("adapter", "adapter", "", {}, tensors=head)
     ours = Checkpoint("adapter", "adapter", "", {}, {"label_names": {"0": "negative", "1": "positive"}}, tensors=head)
     three = Checkpoint("nli", "nli", "", {"id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}})

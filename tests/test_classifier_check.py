@@ -3,6 +3,7 @@
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,9 @@ def test_batch_gives_what_transformers_gives_for_each_sentence(name: str, tmp_pa
 
 def test_padding_token_that_ends_every_text_is_not_taken_for_padding(tmp_path: Path):
     write(tmp_path, "Llama", pad_token_id=None)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.pad_token = tokenizer.eos_token
-    tokenizer._tokenizer.post_processor = ends_with(tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = ends_with(tokenizer.eos_token, tokenizer.eos_token_id)
     tokenizer.save_pretrained(tmp_path)
     lm = ClassifierLM(str(tmp_path))
     for ours, theirs in zip(lm.classify(TEXTS), one_by_one(tmp_path), strict=True):
@@ -105,7 +106,7 @@ def test_adapter_that_merging_damages_stays_unmerged(tmp_path: Path, monkeypatch
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             weight.data.normal_()
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     with torch.no_grad():
         tokenizer = AutoTokenizer.from_pretrained(base)
         logits = [adapted.eval()(**tokenizer(text, return_tensors="pt")).logits[0] for text in TEXTS]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -71,7 +72,7 @@ def test_hash_of_earlier_records_is_still_recognised(model: Path):
     assert not is_version(now, "sha256:0123456789abcdef")
 
 
-def put_adapter_beside(model: Path, task_type: str, targets: list[str], auto: type) -> None:
+def put_adapter_beside(model: Path, task_type: str, targets: list[str], auto: Any) -> None:
     """Leave an adapter of large random weights in a model's folder."""
     torch.manual_seed(0)
     adapted = peft.get_peft_model(
@@ -80,12 +81,12 @@ def put_adapter_beside(model: Path, task_type: str, targets: list[str], auto: ty
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             weight.data.normal_()
-    adapted.save_pretrained(model)
+    adapted.save_pretrained(str(model))
 
 
 @pytest.mark.parametrize("kind", ["generative", "classifier"])
 def test_adapter_left_beside_a_models_weights_is_not_put_on_them(kind: str, model: Path, tmp_path: Path):
-    auto = AutoModelForCausalLM
+    auto: Any = AutoModelForCausalLM
     if kind == "classifier":
         auto = AutoModelForSequenceClassification
         model = build_model(tmp_path / "bert", "bert", head="SequenceClassification")

@@ -42,7 +42,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
         model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=False)
     )
     for place in (adapter, leftover):
-        adapted.save_pretrained(place)
+        adapted.save_pretrained(str(place))
     rows = {"idx": [], "sentence": [], "label": []} | {  # the Hub's columns and order
         "idx": list(range(len(SENTENCES))),
         "sentence": [f"{sentence} " for sentence, _ in SENTENCES],

@@ -72,8 +72,8 @@ def test_rotary_model_reads_what_its_config_says():
 
 def test_sentence_beyond_the_length_is_one_line_in_run_doctor_and_training(elsewhere: Path, door: Callable[..., Outcome]):
     tokenizer = AutoTokenizer.from_pretrained(build_model("bert", "bert"))
-    sizes = {**SIZES, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    config = transformers.RobertaConfig(**sizes, num_labels=2)
+    sizes: dict[str, Any] = {**SIZES, "num_labels": 2, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = transformers.RobertaConfig(**sizes)
     transformers.RobertaForSequenceClassification(config).save_pretrained("roberta")
     tokenizer.save_pretrained("roberta")
     room = 40 - tokenizer.pad_token_id - 1

@@ -120,6 +120,19 @@ def test_leftover_adapter_is_said_by_run_and_doctor(
         assert both.code == 0, both.stderr
 
 
+def test_leftover_adapter_is_not_put_on_by_lm_evals_own_class_either(
+    model: Path, answering: Path, eight_rows: Path, elsewhere: Path, door: Callable[..., Outcome]
+):
+    put_adapter_beside(model, "CAUSAL_LM", ["q_proj", "v_proj", "o_proj"], AutoModelForCausalLM)
+    found = []
+    for folder in (model, answering):
+        flags = (f"--pretrained={folder}", f"--data_dir={eight_rows}", f"--output_path={folder.name}", "--model=hf")
+        assert door("run", *flags).code == 0
+        (path,) = Path(folder.name).glob("runs/*/samples.jsonl")
+        found.append([json.loads(line)["resps"] for line in path.read_text().splitlines()])
+    assert found[0] == found[1]
+
+
 def test_mistyped_name_of_one_word_is_told_what_is_near_before_the_hub(elsewhere: Path, door: Callable[..., Outcome]):
     Path("models/SmolLM2-135M-Instruct").mkdir(parents=True)
     error = door("run", "--pretrained=smollm").error

@@ -11,6 +11,7 @@ import transformers
 from builders import SENTENCES, build_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from harness_ext.adapters import find_adapter, whole_tensors
 from harness_ext.lm.classifier import ClassifierLM
 
 TEXTS = [" ".join([sentence] * times) for times, (sentence, _) in enumerate(SENTENCES, 1)]  # 5 to 80 tokens
@@ -139,3 +140,24 @@ def test_near_ties_are_documents_whose_logits_the_dtype_hardly_tells_apart(
     ]
     lm.loglikelihood(requests)
     assert lm.near_ties == ties
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_minilm_with_an_adapter_answers_in_batches_as_alone(dtype: str, real_models: Path, tmp_path: Path):
+    import peft
+
+    base = real_models / "all-MiniLM-L6-v2"
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, dtype=getattr(torch, dtype), num_labels=2)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    adapted.save_pretrained(str(tmp_path))
+    head = list(whole_tensors(find_adapter(str(tmp_path))))
+    lm = ClassifierLM(str(base), dtype=dtype, peft=str(tmp_path), head=head)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with torch.no_grad():
+        alone = [adapted(**tokenizer(text, return_tensors="pt")).logits[0].float().log_softmax(-1) for text in TEXTS]
+    apart = (torch.tensor(lm.classify(TEXTS)) - torch.stack(alone)).abs().max()
+    assert apart < {"float32": 1e-5, "bfloat16": 0.05}[dtype]
+    assert lm.path == lm.path | {"padding": "right", "merged": dtype == "float32", "alone": False}

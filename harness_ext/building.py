@@ -5,7 +5,7 @@ from typing import Any
 
 from harness_ext import adapters, memory, vllm_backend
 from harness_ext.choices import Choices
-from harness_ext.loading import find_tokenizer, load_tokenizer, quieten_libraries
+from harness_ext.loading import NO_ADAPTER, find_tokenizer, load_tokenizer, quieten_libraries
 from harness_ext.request import Request
 
 
@@ -59,6 +59,8 @@ def create_model(
             args["vocabulary"] = adapters.vocabulary(request.adapter) if request.adapter else None
         else:
             args["chat_template_args"] = choices.template_args
+        if request.base.holds_adapter and config.model == "hf":  # ours never put it on
+            args |= NO_ADAPTER
         if not request.own["allow_pickle"]:
             args["use_safetensors"] = True
         if request.adapter:

@@ -16,6 +16,8 @@ from harness_ext.models import SHIPPED, Checkpoint, as_path
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
+# transformers has no argument against putting an adapter on that it finds beside weights, but one for where it may lie.
+NO_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": "no adapter is asked for"}}
 
 
 def quieten_libraries() -> None:
@@ -60,12 +62,10 @@ class WholeModel:
         Raises:
             UserError: Weights are missing, or have other sizes than the config says.
         """
-        # There is no switch against adapters; there is one for where they lie.
-        no_adapter = {"adapter_kwargs": {"subfolder": "no adapter is asked for"}}
         tolerant = {"ignore_mismatched_sizes": True} if self.may_lack else {}
         try:
             model, found = self.auto_class.from_pretrained(
-                *args, output_loading_info=True, **no_adapter, **tolerant, **{**kwargs, **self.kwargs}
+                *args, output_loading_info=True, **NO_ADAPTER, **tolerant, **{**kwargs, **self.kwargs}
             )
         except RuntimeError as error:
             if "mismatch" not in str(error):

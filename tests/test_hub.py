@@ -16,7 +16,12 @@ import torch
 from builders import SENTENCES
 from conftest import Outcome
 from fakehub import FakeHub
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from harness_ext.loading import WholeModel
+from harness_ext.models import find_model, leftover
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing answers
 
@@ -30,6 +35,14 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
     pickled = Path(shutil.copytree(answering, folder / "pickled"))
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
+    adapter, leftover = folder / "adapter", Path(shutil.copytree(answering, folder / "leftover"))
+    model = AutoModelForCausalLM.from_pretrained(answering)
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    for place in (adapter, leftover):
+        adapted.save_pretrained(str(place))
     rows = {"idx": [], "sentence": [], "label": []} | {  # the Hub's columns and order
         "idx": list(range(len(SENTENCES))),
         "sentence": [f"{sentence} " for sentence, _ in SENTENCES],
@@ -44,7 +57,13 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
         "  - split: validation\n    path: sst2/validation-*\n---\n"
     )
     return {
-        "models": {"org/name": answering, "org/pickled": pickled, "org/gated": answering},
+        "models": {
+            "org/name": answering,
+            "org/pickled": pickled,
+            "org/gated": answering,
+            "org/adapter": adapter,
+            "org/leftover": leftover,
+        },
         "datasets": {"stanfordnlp/sst2": folder / "sst2", "nyu-mll/glue": folder / "glue"},
     }
 
@@ -101,10 +120,11 @@ def test_hub_that_accepts_and_never_answers_counts_as_unreachable(tmp_path: Path
         (["--pretrained=org/gated"], ["'org/gated'", "gated", "HF_TOKEN", "hf auth login"]),
         (["--pretrained=org/nmae"], ["no model 'org/nmae'", "HF_TOKEN"]),
         (["--pretrained=org/name", "--model_args", "revision=v9"], ["'org/name'", "no revision 'v9'"]),
+        (["--pretrained=org/adapter"], ["'org/adapter' is an adapter", "hf download org/adapter", "ADAPTER="]),
         (["--pretrained=org/pickled"], ["'org/pickled'", "pytorch_model.bin", "--allow_pickle"]),
         (["--pretrained=org/name", "--metadata", "dataset=org/data"], ["no dataset 'org/data'"]),
     ],
-    ids=["gated", "unknown", "revision", "pickled", "dataset"],
+    ids=["gated", "unknown", "revision", "adapter", "pickled", "dataset"],
 )
 def test_hub_refusal_is_one_line(
     argv: list[str],
@@ -130,6 +150,18 @@ def here_online(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+
+def test_adapter_in_a_models_repository_is_left_out_and_said(hub: FakeHub, here_online: None, answering: Path):
+    found = find_model("org/leftover")
+    assert "ADAPTER=" in str(leftover(found))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(answering)(input_ids=ids).logits
+        stock = AutoModelForCausalLM.from_pretrained(found.path, revision=found.revision)(input_ids=ids).logits
+        ours = WholeModel(AutoModelForCausalLM).from_pretrained(found.path, revision=found.revision)(input_ids=ids).logits
+    assert not torch.allclose(stock, expected, atol=1e-3)
+    assert torch.equal(ours, expected)
 
 
 def test_doctor_asks_the_hub_for_sizes_and_downloads_no_weights(

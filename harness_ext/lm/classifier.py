@@ -21,13 +21,15 @@ from harness_ext.classes import decide
 from harness_ext.errors import UserError
 from harness_ext.lengths import check_sentence, context_length
 from harness_ext.lm import batches
+from harness_ext.lm.adapters import can_merge
 from harness_ext.lm.sentence import SentenceLM
 from harness_ext.loading import WholeModel, find_tokenizer, load_tokenizer, put_on
 from harness_ext.models import Checkpoint
 
-# How far apart logits may be, as a share of the largest of them: rounding that adds up over the layers. Another position or
-# mask moves them by a tenth and more (tests/test_classifier_check.py).
+# How far apart logits may be, as a share of the largest of them: rounding that adds up over the layers. Measured on MiniLM
+# and SmolLM2, 24 sentences in batches of 8 against one at a time: 2e-6, 0.0014 and 0.021; MiniLM at wrong positions: 0.27.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1 / 64, torch.bfloat16: 1 / 16}
+LEAST_SCALE = 0.25  # small logits are differences of larger numbers, which rounding moves as before
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class ClassifierLM(SentenceLM):
             def run(batch: list[str]) -> None:
                 logits = self._logits([encoded[sentence] for sentence in batch])[:, self._order]
                 eps = torch.finfo(self.model.dtype).eps
-                tied = (logits[:, 0] - logits[:, 1]).abs() < eps * logits.abs().amax(-1)
+                tied = (logits[:, 0] - logits[:, 1]).abs() <= eps * logits.abs().amax(-1)
                 self._tied |= {sentence for sentence, is_tied in zip(batch, tied.tolist(), strict=True) if is_tied}
                 scores = logits.log_softmax(-1).tolist()
                 found.update((sentence, (zero, one)) for sentence, (zero, one) in zip(batch, scores, strict=True))
@@ -174,7 +176,7 @@ class ClassifierLM(SentenceLM):
         ordered = sorted(encoded, key=lambda sentence: len(encoded[sentence]["input_ids"]))
         probes = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
         alone = torch.cat([self._ask(self.tokenizer(sentence, return_tensors="pt")) for sentence in probes])
-        allowed = TOLERANCE.get(self.model.dtype, TOLERANCE[torch.float16]) * max(1.0, float(alone.abs().max()))
+        allowed = TOLERANCE.get(self.model.dtype, TOLERANCE[torch.float16]) * max(LEAST_SCALE, float(alone.abs().max()))
         for way in self._ways():
             self._take(way)
             try:
@@ -197,8 +199,7 @@ class ClassifierLM(SentenceLM):
         sides = ["right", "left"]  # on the right it leaves positions as they are
         if self.tokenizer.pad_token is None:
             sides = sides if self.tokenizer.eos_token is not None else []
-        # Rounding a sum to 16 bits would change the adapter, and not every kind of adapter can be merged.
-        if self._peft and self.model.dtype == torch.float32 and hasattr(self.model, "merge_and_unload"):
+        if self._peft and can_merge(self.model):
             yield from (Way(merged=True, padding=side) for side in sides)
         yield from (Way(merged=False, padding=side) for side in sides)
         yield Way(merged=False, padding=None)

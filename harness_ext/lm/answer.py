@@ -80,8 +80,10 @@ class AnswerLM(VerifiedLM):
         Raises:
             UserError: A prompt does not fit the context, logits are NaN, or a single row does not fit the memory.
         """
+        self.near_ties = None if requests else 0
+        if not requests:
+            return []
         self._check_room(requests)
-        self.near_ties = None
         why = next(filter(None, (self._not_covered(request.args[1]) for request in requests)), None)
         samples = self.samples_of([request.args[0] for request in requests])
         if why is None:

@@ -26,7 +26,9 @@ OURS: dict[str, Any] = {
 
 def named(settings: Any, names: tuple[str, ...]) -> list[str]:
     """Return which of these names a ``GenerationConfig`` sets to something."""
-    return [name for name in names if getattr(settings, name, None) not in (None, False, 0, [], {})]
+    values = {name: getattr(settings, name, None) for name in names}
+    nothing: tuple[Any, ...] = (None, [], {})  # and 0 where it is not a token
+    return [name for name, value in values.items() if value not in nothing and (value or name.endswith("_token_id"))]
 
 
 def take_over(settings: Any) -> None:
@@ -42,6 +44,9 @@ def read_own(path: str, revision: str | None = None) -> Any:
     Args:
         path: Folder or Hub id.
         revision: Hub commit.
+
+    Raises:
+        UserError: transformers cannot read it.
     """
     from transformers import GenerationConfig
 
@@ -49,6 +54,9 @@ def read_own(path: str, revision: str | None = None) -> Any:
         return GenerationConfig.from_pretrained(path, revision=revision)
     except OSError:
         return None
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"The model's generation_config.json cannot be used ({said[:200]}): mend it in a copy.") from None
 
 
 def check_own(settings: Any, name: str) -> None:

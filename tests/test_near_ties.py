@@ -58,6 +58,23 @@ def test_near_ties_are_counted_per_document_where_16_bits_cannot_tell_two_tokens
     assert lm.near_ties == 0
 
 
+@pytest.mark.parametrize(("pair", "counted"), [((" 0", " 1"), 5), ((" 1", " the"), 5), ((" the", " film"), 0)])
+def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, counted, tmp_path):
+    folder = build_model(tmp_path / "model", "llama", spread=0.02)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    first, second = (tokenizer.convert_tokens_to_ids(text.replace(" ", "Ġ")) for text in pair)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[first, 0], model.lm_head.weight[second, 0] = 1, 1 - 2**-8
+    model.to(torch.bfloat16).save_pretrained(folder)
+    lm = answer_lm(folder, dtype="bfloat16")
+    lm.prepare(lambda text: False)
+    texts(lm, tokens=1)
+    assert lm.near_ties == counted
+
+
 def test_near_ties_are_not_counted_on_the_stock_path(answering):
     lm = answer_lm(answering, engine="stock")
     texts(lm)

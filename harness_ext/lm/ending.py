@@ -3,7 +3,7 @@
 Knows tokenizers; nothing of models, batches or labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,13 +36,13 @@ class Ending:
         self.stops, self._ends, self._limit, self._settled = stops, ends, limit, settled
         self._tokenizer, self._decode = tokenizer, decode
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1
-        self._holds_digit = lru_cache(maxsize=None)(self._token_holds_digit)
+        self._digit = lru_cache(maxsize=None)(self._digit_in)
 
     def is_reached(self, head: list[int], written: list[int]) -> bool:
         """Tell whether an answer is complete; `head` are tokens of the prompt that belong to it."""
         if self.is_plain(written) or self._is_stopped(written):
             return True
-        if self._settled is None or not any(map(self._holds_digit, written[-SETTLES_WITHIN:])):
+        if self._settled is None or not any(map(self._digit, written[-SETTLES_WITHIN:])):
             return False
         text = self._decode(head + written)
         return self._settled(text[: _begun(text, self.stops)])
@@ -51,6 +51,10 @@ class Ending:
         """Tell whether an answer ends as it would anywhere: at an end token or its budget."""
         return written[-1] in self._ends or len(written) >= self._limit
 
+    def decides(self, token: int) -> Hashable:
+        """Return what a token says about the label: its first 0 or 1, or nothing; itself where labels are unknown."""
+        return token if self._settled is None else self._digit(token)
+
     def _is_stopped(self, written: list[int]) -> bool:
         """Whether a stop string stands at the end; the last token may have brought its end only."""
         if not self.stops:
@@ -58,9 +62,8 @@ class Ending:
         text = self._tokenizer.decode(written[-self._tail :])
         return any(stop in text for stop in self.stops)
 
-    def _token_holds_digit(self, token: int) -> bool:
-        text = self._tokenizer.decode([token])
-        return "0" in text or "1" in text
+    def _digit_in(self, token: int) -> str:
+        return next((letter for letter in self._tokenizer.decode([token]) if letter in "01"), "")
 
 
 def _begun(text: str, stops: list[str]) -> int:

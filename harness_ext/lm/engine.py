@@ -7,12 +7,15 @@ labels.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
+
+CANDIDATES = 4  # tokens looked at for ties, the best first
 
 
 @dataclass(eq=False)
@@ -24,7 +27,7 @@ class Row:
         ids: Tokens of the prompt after the prefix.
         written: Tokens written so far.
         done: Nothing more will be written.
-        near_tie: Somewhere the second best token was as good as the one written, but for rounding.
+        near_tie: Somewhere another token that decides something else was as good as the one written, but for rounding.
     """
 
     number: int
@@ -126,6 +129,7 @@ def write(
     penalty: float | None = None,
     watch: Callable[[list[Row], torch.Tensor], None] | None = None,
     resolution: float = 0.0,
+    decides: Callable[[int], Hashable] = int,
 ) -> None:
     """Write after rows, always the most likely token, until each is done; rows that are done leave the batch.
 
@@ -135,7 +139,8 @@ def write(
         is_done: Asked after each token of a row.
         penalty: transformers' ``repetition_penalty``, from the model's generation config.
         watch: Is shown the rows and their logits ``(rows, vocabulary)`` before each token.
-        resolution: How near the two best may be, relative to the best, to be called a tie.
+        resolution: How near logits may be, relative to the best, to be called a tie.
+        decides: What a token would decide; those that decide the same make no tie.
 
     Raises:
         FloatingPointError: The largest logit of a row is NaN.
@@ -153,10 +158,10 @@ def write(
         tokens = scores.argmax(-1)
         if scores.gather(1, tokens[:, None]).isnan().any():
             raise FloatingPointError("NaN logits")
-        best, second = scores.topk(2).values.unbind(-1)
-        ties = best - second < resolution * best.abs()
-        for row, token, tie in zip(rows, tokens.tolist(), ties.tolist(), strict=True):
-            row.near_tie |= tie
+        best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
+        near = best[:, :1] - best < resolution * best[:, :1].abs()
+        for row, token, others, are_near in zip(rows, tokens.tolist(), order.tolist(), near.tolist(), strict=True):
+            row.near_tie |= len({decides(token), *map(decides, compress(others, are_near))}) > 1
             row.written.append(token)
             row.done = is_done(row)
         still = [number for number, row in enumerate(rows) if not row.done]

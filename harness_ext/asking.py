@@ -14,7 +14,7 @@ from harness_ext.adapters import brings_tokenizer
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.loading import find_tokenizer, load_tokenizer
-from harness_ext.models import Checkpoint, own_sampling
+from harness_ext.models import Checkpoint, is_generative, own_sampling
 from harness_ext.redaction import hide, secrets_in
 from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request
 
@@ -222,7 +222,7 @@ class Asking:
         request, args = self.request, self.request.config.model_args
         if request.base is None:
             return None
-        if not request.is_classifier:
+        if is_generative(request.base) and not request.is_classifier:
             self._check_generative(request.base)
         template = _yes_or_no(request.if_given("apply_chat_template"))
         if template is None and request.adapter:

@@ -13,7 +13,6 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import has_bos_prefix
 
 from harness_ext.errors import UserError
-from harness_ext.generation import check_nothing_behind
 
 # What a chat template that asks for the date is told, or no two days would have the same prompts. It is the date that
 # Llama 3's templates write themselves where there is no clock.
@@ -220,13 +219,11 @@ def encode_prompts(tokenizer: Any, prompts: list[str], add_bos: bool | None = No
         add_bos: HFLM's ``add_bos_token``; None leaves it to the tokenizer.
 
     Raises:
-        UserError: The first or the last begins with two BOS tokens, or the tokenizer ends every text.
+        UserError: The first or the last begins with two BOS tokens.
     """
     special = {} if add_bos is None else {"add_special_tokens": add_bos}
     if has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None)):
         special = {"add_special_tokens": False}
-    if special.get("add_special_tokens", True):
-        check_nothing_behind(tokenizer)
     rows = tokenizer(prompts, **special)["input_ids"]
     check_bos(tokenizer, [rows[0], rows[-1]])
     return rows

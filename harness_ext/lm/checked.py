@@ -65,6 +65,8 @@ class CheckedLM(HFLM):
         super()._create_tokenizer(pretrained, *args, **kwargs)
         own = generation.read_own(pretrained, kwargs.get("revision")) if isinstance(pretrained, str) else None
         generation.give_end_token(self.tokenizer, own, self.config)
+        if self.backend == "causal":
+            generation.check_nothing_behind(self.tokenizer)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render messages; a system message that the template refuses goes to the first user's turn."""
@@ -103,13 +105,7 @@ class CheckedLM(HFLM):
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Score as HFLM does.
-
-        Raises:
-            UserError: The tokenizer ends every text.
-        """
-        if self.backend == "causal":
-            generation.check_nothing_behind(self.tokenizer)
+        """Score as HFLM does."""
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def _loglikelihood_tokens(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune import data
 from finetune.config import RECIPES, Recipe, read_recipe
-from harness_ext import evidence, memory, quantised, records, sampling
+from harness_ext import evidence, generation, memory, quantised, records, sampling
 from harness_ext.choices import Choices, choose
 from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
@@ -189,7 +189,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
     (task,) = build_tasks([name], args.include_path, {"train_only": True, **own_data})
     task.set_config(key="num_fewshot", value=0)
     tokenizer = load_tokenizer(base)
-    mended = mend_tokenizer(tokenizer, base.name, recipe)
+    mended = mend_tokenizer(tokenizer, base, recipe)
     choices = choose(
         tokenizer,
         base.config,
@@ -247,7 +247,7 @@ def plan_job(setting: Setting, samples: str, seed: int) -> Job:
     return Job(setting, subset, seed, recipe.planned_steps(len(subset.rows)), batch_size, parts, examples, held_out)
 
 
-def mend_tokenizer(tokenizer: Any, name: str, recipe: Recipe) -> str:
+def mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
     """Give a tokenizer without a padding token its end token for it, which training never looks at.
 
     Returns:
@@ -256,8 +256,11 @@ def mend_tokenizer(tokenizer: Any, name: str, recipe: Recipe) -> str:
     Raises:
         UserError: There is no end token, which a generative model must learn to write.
     """
-    if tokenizer.eos_token_id is None and (recipe.kind == "generative" or tokenizer.pad_token_id is None):
-        raise UserError(f"The tokenizer of {name!r} has no end token (eos_token): set it in its tokenizer_config.json.")
+    if recipe.kind == "generative":
+        generation.check_nothing_behind(tokenizer)
+        generation.give_end_token(tokenizer, generation.read_own(base.path, base.revision), base.config)
+    if tokenizer.eos_token_id is None and tokenizer.pad_token_id is None:
+        raise UserError(f"The tokenizer of {base.name!r} has no end token (eos_token): set it in its tokenizer_config.json.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
         return f" · padding {tokenizer.eos_token} (the tokenizer has no padding token)"

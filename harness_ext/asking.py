@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness_ext import classes, evidence, records, sampling, served, vllm_backend
+from harness_ext import classes, evidence, generation, records, sampling, served, vllm_backend
 from harness_ext.adapters import brings_tokenizer
 from harness_ext.choices import Choices, choose
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.handed_on import check_generation
 from harness_ext.loading import find_tokenizer, load_tokenizer
-from harness_ext.models import Checkpoint, own_sampling
+from harness_ext.models import Checkpoint, is_generative, own_sampling
 from harness_ext.redaction import hide, secrets_in
 from harness_ext.request import CLASSIFIER_BACKEND, DEFAULT_BACKEND, Request
 
@@ -227,6 +227,8 @@ class Asking:
         request, args = self.request, self.request.config.model_args
         if request.base is None:
             return None
+        if is_generative(request.base) and not request.is_classifier:
+            self._check_generative(request.base)
         template = _yes_or_no(request.if_given("apply_chat_template"))
         if template is None and request.adapter:
             template = request.adapter.manifest.get("chat_template")  # as it was trained
@@ -269,6 +271,14 @@ class Asking:
         if other := self.request.config.model_args.get("tokenizer"):
             return str(other)
         return "the adapter's own" if brings_tokenizer(self.request.adapter) else None
+
+    def _check_generative(self, base: Checkpoint) -> None:
+        """Check what stops a generative model before its weights are loaded."""
+        own = generation.read_own(base.path, base.revision)
+        generation.check_own(own, base.name)
+        generation.give_end_token(self.tokenizer, own, base.config)
+        if not base.config.get("is_encoder_decoder"):
+            generation.check_nothing_behind(self.tokenizer)
 
     def _sampling(self, task: Any) -> dict[str, Any]:
         """Return the model's own sampling settings where the task leaves open how to generate; the task's come first."""

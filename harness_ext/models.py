@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness_ext import files, hub, presets, quantised
+from harness_ext import files, generation, hub, presets, quantised
 from harness_ext.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,11 +134,8 @@ def own_sampling(model: Checkpoint) -> dict[str, Any]:
     Returns:
         ``do_sample`` and the settings that shape the distribution; empty where the model asks for none, or says nothing.
     """
-    from transformers import GenerationConfig
-
-    try:
-        settings = GenerationConfig.from_pretrained(model.path, revision=model.revision)
-    except OSError:  # it has no such file
+    settings = generation.read_own(model.path, model.revision)
+    if settings is None:
         return {}
     named = {name: getattr(settings, name, None) for name in SAMPLING}
     return {name: value for name, value in named.items() if value is not None} if settings.do_sample else {}

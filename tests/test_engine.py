@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
 from harness_ext.labels import is_settled, read
-from harness_ext.lm import batches
-from harness_ext.lm.answer import AnswerLM
+from harness_ext.lm import answer, batches, selfcheck
 from harness_ext.lm.engine import Batch, PrefixReader, Row, common_prefix, write
 from harness_ext.lm.forced import ForcedChoice
 from harness_ext.records import read_runs
 
+CPU = torch.device("cpu")
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "gemma3", "gpt2")
 
 
@@ -201,7 +202,10 @@ def test_run_short_of_memory_halves_the_batch_and_loses_nothing(door, answering,
 def test_run_short_of_memory_while_writing_keeps_the_answers_of_rows_that_were_done(
     door, answering, eight_rows, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(AnswerLM, "_is_settled", lambda self, row, head, stops: row.number % 2 == 0)  # half end at once
+    def half_end_at_once(reader, rows, is_done, *more):
+        write(reader, rows, lambda row: row.number % 2 == 0 or len(row.written) == 9, *more)
+
+    monkeypatch.setattr(answer, "write", half_end_at_once)
     whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
     step = Batch.step
     shortages: list[int] = []
@@ -252,17 +256,26 @@ def test_write_greedy_tokens_are_those_of_transformers_own_generate(architecture
             assert plain[0, len(prompt) :].tolist() == row.written
 
 
+def behind(model, prefix, rows):
+    return selfcheck.read_behind(PrefixReader(model, CPU, prefix), [row[len(prefix) :] for row in rows])
+
+
 def test_reader_that_misreads_its_prefix_is_noticed(random_model):
     model = AutoModelForCausalLM.from_pretrained(random_model).eval()
     with torch.inference_mode():
-        reader = PrefixReader(model, torch.device("cpu"), [5, 6, 7])
-        assert reader.agrees([[8], [9, 10, 11]], 1e-3)
-        reader.prefix = [5, 6, 8]
-        assert not reader.agrees([[8], [9, 10, 11]], 1e-3)
+        rows = [[5, 6, 7, 8], [5, 6, 7, 9, 10, 11]]
+        for prefix, passes in (([5, 6, 7], True), ([5, 6, 8], False)):
+            found = selfcheck.examine(model, CPU, rows, partial(behind, model, prefix))
+            assert found["passed"] is passes
 
 
 def test_run_architecture_without_a_usable_cache_falls_back_and_says_so(door, answering, eight_rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(PrefixReader, "agrees", lambda self, rows, tolerance: False)
+    shared_way = selfcheck.shared_way
+
+    def wrong_way(*args):
+        return lambda rows: [(written, logits.roll(1)) for written, logits in shared_way(*args)(rows)]
+
+    monkeypatch.setattr(selfcheck, "shared_way", wrong_way)
     for task, out in (("sst2_01", "answers"), ("sst2_01_choice", "choices")):
         ours, record = run(door, answering, eight_rows, tmp_path / out, "--tasks", task)
         assert record["engine"] == {"path": "stock", "why": "the model cannot read a shared prefix"}
@@ -285,11 +298,11 @@ def test_common_prefix_leaves_each_row_a_token(rows, prefix):
 
 def test_most_rows_follows_tokens_memory_and_the_user():
     cpu = torch.device("cpu")
-    plenty = {"free": 10**12, "bytes_per_token": 1000}
+    plenty = {"room": 10**12, "bytes_per_token": 1000}
     assert batches.most_rows(64, cpu, **plenty) == 16
     assert batches.most_rows(64, cpu, **plenty, limit=3) == 3
     assert batches.most_rows(10**6, cpu, **plenty) == 1
-    assert batches.most_rows(64, cpu, free=1_000_000, bytes_per_token=1000, held=36) == 6  # 0.6 of it, 100 kB a row
+    assert batches.most_rows(64, cpu, room=1_000_000, bytes_per_token=1000, held=36) == 6  # 0.6 of it, 100 kB a row
 
 
 def test_run_in_batches_lets_other_errors_pass():

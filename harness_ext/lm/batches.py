@@ -5,17 +5,21 @@ Knows torch; nothing of models, prompts or answers.
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
+
+from harness_ext import memory
 
 Item = TypeVar("Item")
 
 # Padded tokens that one forward pass reads at the most. On a CPU more only pushes activations out of the cache (measured:
 # `make bench`); a GPU wants more to do, and this many is what a 7B model fills its units with (not measured here).
 MOST_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 2048}
-SHARE_OF_FREE = 0.6  # of the memory free at the start; the rest is for what cannot be foreseen
+# Of the memory that a device has beside the weights; the rest is for what cannot be foreseen. Not of what is free just
+# then: in 16 bits a batch's shape decides roundings, and with them answers; the same request is to make the same batches.
+SHARE = 0.6
 
 
 def free_bytes(device: torch.device) -> int:
@@ -26,15 +30,20 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def room_bytes(device: torch.device, model: Any) -> int:
+    """Return the memory that a device has beside a model's weights, whatever else is in it now."""
+    return memory.total(str(device)) - sum(weight.nbytes for weight in model.parameters())
+
+
 def most_rows(
-    width: int, device: torch.device, *, free: int, bytes_per_token: int, held: int = 0, limit: int | None = None
+    width: int, device: torch.device, *, room: int, bytes_per_token: int, held: int = 0, limit: int | None = None
 ) -> int:
     """Return how many rows go into one batch.
 
     Args:
         width: Tokens of the longest row, at least 1.
         device: Where the model is.
-        free: From `free_bytes`.
+        room: From `room_bytes`.
         bytes_per_token: What a token of a row needs while it is read, its keys and values included.
         held: Tokens more that each row keeps: a shared prefix, and what will be written.
         limit: The user's own limit of rows.
@@ -43,7 +52,7 @@ def most_rows(
         At least 1.
     """
     by_tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]) // width
-    by_memory = int(SHARE_OF_FREE * free) // (bytes_per_token * (width + held))
+    by_memory = int(SHARE * room) // (bytes_per_token * (width + held))
     return max(1, min(by_tokens, by_memory, limit or by_tokens))
 
 

@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import get_dtype
 from transformers import LogitsProcessor
 
+from harness_ext import generation
 from harness_ext.errors import UserError
 from harness_ext.labels import ends_open, markers_in
 from harness_ext.lm import adapters
@@ -36,6 +37,10 @@ class CheckedLM(HFLM):
         self._quantise = quantise
         super().__init__(*args, **kwargs)
         vars(self.model).pop("tie_weights", None)
+        if getattr(self.model, "generation_config", None):
+            generation.take_over(self.model.generation_config)
+        if self.tokenizer.pad_token_id >= self._known_tokens():  # one that was added after the model was trained
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         vocabulary = self.tokenizer.get_vocab()
         tags = {vocabulary[tag] for tag in markers_in(vocabulary)}
         self._special = set(self.tokenizer.all_special_ids) - tags
@@ -55,6 +60,13 @@ class CheckedLM(HFLM):
             self._model: Any = adapters.attach(self.model, peft)
         # HFLM ties weights once more: those that an adapter, or a checkpoint with a head of its own, has just told apart.
         self._model.tie_weights = lambda *args, **kwargs: None
+
+    def _create_tokenizer(self, pretrained: Any, *args: Any, **kwargs: Any) -> None:
+        super()._create_tokenizer(pretrained, *args, **kwargs)
+        own = generation.read_own(pretrained, kwargs.get("revision")) if isinstance(pretrained, str) else None
+        generation.give_end_token(self.tokenizer, own, self.config)
+        if self.backend == "causal":
+            generation.check_nothing_behind(self.tokenizer)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render messages; a system message that the template refuses goes to the first user's turn."""
@@ -104,7 +116,8 @@ class CheckedLM(HFLM):
         return finite(super()._model_call(*args, **kwargs))
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
-        output = super()._model_generate(context, max_length, stop, logits_processor=[_FiniteLogits()], **kwargs)
+        given = {"logits_processor": [_FiniteLogits()], "tokenizer": self.tokenizer}  # the latter for its own stop strings
+        output = super()._model_generate(context, max_length, stop, **given, **kwargs)
         opened = len(self._opened_thinking(context[0].tolist()))
         head = context[:, context.shape[1] - opened :]
         return torch.cat([output[:, : context.shape[1]], head, output[:, context.shape[1] :]], dim=1)
@@ -134,9 +147,11 @@ class CheckedLM(HFLM):
             raise self._too_long(longest, self.max_length)
 
     def _check_vocabulary(self, token: int) -> None:
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if token >= rows:
+        if token >= (rows := self._known_tokens()):
             raise UserError(f"The tokenizer writes token {token}, but the model knows {rows}: they do not belong together.")
+
+    def _known_tokens(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     def _too_long(self, tokens: int, room: int) -> UserError:
         return UserError(

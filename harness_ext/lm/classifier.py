@@ -244,7 +244,7 @@ class ClassifierLM(SentenceLM):
 
     def _row_limit(self) -> Any:
         """Return what tells how many sentences of a length go into one batch."""
-        free = batches.free_bytes(self._device)
+        room = batches.room_bytes(self._device, self.model)
         given = str(self.batch_size_per_gpu)
         limit = 1 if self._way.alone else int(given) if given.isdecimal() else None
         hidden = self._base().config.get_text_config().hidden_size
@@ -252,7 +252,7 @@ class ClassifierLM(SentenceLM):
         def rows(width: int) -> int:
             # Attention without a fused kernel, as DeBERTa's, keeps a few scores per pair of tokens and head.
             per_token = self.model.dtype.itemsize * (32 * hidden + 64 * width)
-            return batches.most_rows(width, self._device, free=free, bytes_per_token=per_token, limit=limit)
+            return batches.most_rows(width, self._device, room=room, bytes_per_token=per_token, limit=limit)
 
         return rows
 

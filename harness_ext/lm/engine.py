@@ -7,16 +7,15 @@ labels.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
-# How far the logits of the shared reading may be from those of the plain one, relative to the largest logit. Float32
-# agrees within 1e-5; where products are rounded to 8 bits only a gross mistake can be told from rounding.
-TOLERANCE_FLOAT32, TOLERANCE = 1e-3, 0.1
+CANDIDATES = 4  # tokens looked at for ties, the best first
 
 
 @dataclass(eq=False)
@@ -28,12 +27,14 @@ class Row:
         ids: Tokens of the prompt after the prefix.
         written: Tokens written so far.
         done: Nothing more will be written.
+        near_tie: Somewhere another token that decides something else was as good as the one written, but for rounding.
     """
 
     number: int
     ids: list[int]
     written: list[int] = field(default_factory=list)
     done: bool = False
+    near_tie: bool = False
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.written)
@@ -57,9 +58,7 @@ class PrefixReader:
             pad: Any token; what stands at padding is masked.
         """
         self.model, self.device, self.prefix, self._pad = model, device, list(prefix), pad
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        takes = inspect.signature(inner.forward).parameters
-        self._keeps, self._positions = "logits_to_keep" in takes, "position_ids" in takes
+        self._positions = "position_ids" in inspect.signature(inner_model(model).forward).parameters
         self._cache = DynamicCache(config=model.config)
         self.cache_bytes = 0
         if self.prefix:
@@ -92,30 +91,12 @@ class PrefixReader:
         Returns:
             Logits of the last `keep` positions, ``(batch, keep, vocabulary)``.
         """
-        more: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
-        if self._positions:
-            more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
-        return output.logits[:, -keep:]
-
-    def agrees(self, rows: Sequence[Sequence[int]], tolerance: float) -> bool:
-        """Tell whether rows read together behind the prefix, and one step on, give the logits of the plain model.
-
-        Args:
-            rows: The shortest and the longest, say: those with the most padding.
-            tolerance: Relative to the largest logit.
-        """
-        batch = self.read(rows)
-        logits = batch.logits[:, -1].float()
-        tokens = logits.argmax(-1)
-        batch.step(tokens)
-        for number, row in enumerate(rows):
-            whole = torch.tensor([[*self.prefix, *row, int(tokens[number])]], device=self.device)
-            plain = self.model(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False).logits[0].float()
-            ours = torch.stack([logits[number], batch.logits[number, -1].float()])
-            if not (ours - plain[-2:]).abs().max() <= tolerance * plain[-2:].abs().max():
-                return False
-        return True
+        more: dict[str, Any] = (
+            {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]} if self._positions else {}
+        )
+        return last_logits(
+            self.model, keep, input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more
+        )
 
 
 class Batch:
@@ -147,6 +128,8 @@ def write(
     is_done: Callable[[Row], bool],
     penalty: float | None = None,
     watch: Callable[[list[Row], torch.Tensor], None] | None = None,
+    resolution: float = 0.0,
+    decides: Callable[[int], Hashable] = int,
 ) -> None:
     """Write after rows, always the most likely token, until each is done; rows that are done leave the batch.
 
@@ -156,6 +139,8 @@ def write(
         is_done: Asked after each token of a row.
         penalty: transformers' ``repetition_penalty``, from the model's generation config.
         watch: Is shown the rows and their logits ``(rows, vocabulary)`` before each token.
+        resolution: How near logits may be, relative to the best, to be called a tie.
+        decides: What a token would decide; those that decide the same make no tie.
 
     Raises:
         FloatingPointError: The largest logit of a row is NaN.
@@ -173,7 +158,10 @@ def write(
         tokens = scores.argmax(-1)
         if scores.gather(1, tokens[:, None]).isnan().any():
             raise FloatingPointError("NaN logits")
-        for row, token in zip(rows, tokens.tolist(), strict=True):
+        best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
+        near = best[:, :1] - best < resolution * best[:, :1].abs()
+        for row, token, others, are_near in zip(rows, tokens.tolist(), order.tolist(), near.tolist(), strict=True):
+            row.near_tie |= len({decides(token), *map(decides, compress(others, are_near))}) > 1
             row.written.append(token)
             row.done = is_done(row)
         still = [number for number, row in enumerate(rows) if not row.done]
@@ -185,6 +173,30 @@ def write(
             tokens = tokens[kept]
             batch.select(kept)
         batch.step(tokens)
+
+
+def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:
+    """Run a model, but its output layer at the last positions only: over all of them logits may take more than the model.
+
+    Returns:
+        Logits ``(batch, keep, vocabulary)``.
+    """
+    inner = inner_model(model)
+    if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+        return model(**inputs, logits_to_keep=keep).logits[:, -keep:]
+    head = inner.get_output_embeddings()
+    if not isinstance(head, torch.nn.Module):
+        return model(**inputs).logits[:, -keep:]
+    handle = head.register_forward_pre_hook(lambda layer, args: (args[0][:, -keep:], *args[1:]))
+    try:
+        return model(**inputs).logits[:, -keep:]
+    finally:
+        handle.remove()
+
+
+def inner_model(model: Any) -> Any:
+    """Return the model of transformers under peft's, if there is one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def common_prefix(rows: list[list[int]]) -> list[int]:

@@ -1,0 +1,77 @@
+"""When an answer that is being written is at its end: at an end token, a stop string, its budget, or settled.
+
+Knows tokenizers; nothing of models, batches or labels.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Any
+
+SETTLES_WITHIN = 8  # tokens after a digit in which a row is looked at; one that needs more only stops later
+
+
+class Ending:
+    """Tells of the tokens written after a prompt whether the answer is complete."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        ends: set[int],
+        stops: list[str],
+        limit: int,
+        settled: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            tokenizer: The model's.
+            decode: From tokens to the text that is logged.
+            ends: End tokens.
+            stops: Stop strings.
+            limit: Tokens an answer may have.
+            settled: Tells of the beginning of a response whether nothing that follows could change how it is read.
+        """
+        self.stops, self._ends, self._limit, self._settled = stops, ends, limit, settled
+        self._tokenizer, self._decode = tokenizer, decode
+        self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1
+        self._digit = lru_cache(maxsize=None)(self._digit_in)
+
+    def is_reached(self, head: list[int], written: list[int]) -> bool:
+        """Tell whether an answer is complete; `head` are tokens of the prompt that belong to it."""
+        if self.is_plain(written) or self._is_stopped(written):
+            return True
+        if self._settled is None or not any(map(self._digit, written[-SETTLES_WITHIN:])):
+            return False
+        text = self._decode(head + written)
+        return self._settled(text[: _begun(text, self.stops)])
+
+    def is_plain(self, written: list[int]) -> bool:
+        """Tell whether an answer ends as it would anywhere: at an end token or its budget."""
+        return written[-1] in self._ends or len(written) >= self._limit
+
+    def decides(self, token: int) -> Hashable:
+        """Return what a token says about the label: its first 0 or 1, or nothing; itself where labels are unknown."""
+        return token if self._settled is None else self._digit(token)
+
+    def _is_stopped(self, written: list[int]) -> bool:
+        """Whether a stop string stands at the end; the last token may have brought its end only."""
+        if not self.stops:
+            return False
+        text = self._tokenizer.decode(written[-self._tail :])
+        return any(stop in text for stop in self.stops)
+
+    def _digit_in(self, token: int) -> str:
+        return next((letter for letter in self._tokenizer.decode([token]) if letter in "01"), "")
+
+
+def _begun(text: str, stops: list[str]) -> int:
+    """Return where the longest end of a text begins that may be growing into a stop string."""
+    begun = len(text)
+    for stop in stops:
+        for size in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:size]):
+                begun = min(begun, len(text) - size)
+                break
+    return begun

@@ -17,6 +17,7 @@ from builders import SENTENCES
 from conftest import Outcome
 from fakehub import FakeHub
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing answers
 
@@ -30,6 +31,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
     pickled = Path(shutil.copytree(answering, folder / "pickled"))
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
+    tokenizer = folder / "tokenizer"
+    AutoTokenizer.from_pretrained(answering).save_pretrained(tokenizer)
     rows = {"idx": [], "sentence": [], "label": []} | {  # the Hub's columns and order
         "idx": list(range(len(SENTENCES))),
         "sentence": [f"{sentence} " for sentence, _ in SENTENCES],
@@ -44,7 +47,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
         "  - split: validation\n    path: sst2/validation-*\n---\n"
     )
     return {
-        "models": {"org/name": answering, "org/pickled": pickled, "org/gated": answering},
+        "models": {"org/name": answering, "org/pickled": pickled, "org/gated": answering, "org/tokenizer": tokenizer},
         "datasets": {"stanfordnlp/sst2": folder / "sst2", "nyu-mll/glue": folder / "glue"},
     }
 
@@ -166,3 +169,16 @@ def test_glue_and_allowed_pickles_are_evaluated_and_again_when_told_to_be_offlin
     assert offline.code == 0, offline.stderr
     assert len(hub.requests) == asked, "HF_HUB_OFFLINE=1 still asked the hub"
     assert manifest(tmp_path / "offline")["key"] == record["key"]
+
+
+@pytest.mark.parametrize("backend", ["hf-answer", "hf"])
+def test_tokenizer_of_another_repository_is_asked_for_at_its_own_commit(backend, tmp_path, hub, cli):
+    """transformers is handed the model's revision for both, and that commit is unknown in the other repository."""
+    flags = ("run", "--pretrained=org/name", "--model_args=tokenizer=org/tokenizer", f"--model={backend}", "--limit=2")
+    done = cli(*flags, "-oout", env=hub.env(tmp_path / "home"))
+    assert done.code == 0, done.stderr
+    record = manifest(tmp_path / "out")
+    assert record["key_parts"]["tokenizer"] == FakeHub.sha("org/tokenizer")
+    asked = [path for _, path in hub.requests if path.startswith("/org/tokenizer/resolve/")]
+    assert asked
+    assert not [path for path in asked if FakeHub.sha("org/name") in path]

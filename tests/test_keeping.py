@@ -1,6 +1,7 @@
 """Answers that lm-eval keeps go to the disk in transactions, and none is lost when a run ends, however it ends."""
 
 import sqlite3
+from typing import Any
 
 import pytest
 from sqlitedict import SqliteDict
@@ -12,7 +13,7 @@ from harness_ext.keeping import kept_safely
 class Model:
     """As far as lm-eval's cache is concerned."""
 
-    hook = None
+    hook: Any = None
 
     def set_cache_hook(self, hook):
         self.hook = hook
@@ -85,6 +86,11 @@ def test_writing_that_fails_is_said_and_does_not_hang(tmp_path):
 def test_run_keeps_its_answers_so(door, answering, eight_rows, elsewhere, monkeypatch):
     seen = []
     own = keeping._Kept.begin
-    monkeypatch.setattr(keeping._Kept, "begin", lambda answers: (seen.append(answers.filename), own(answers)))
+
+    def begin(answers):
+        seen.append(answers.filename)
+        own(answers)
+
+    monkeypatch.setattr(keeping._Kept, "begin", begin)
     assert door("run", "--pretrained", answering, "--data_dir", eight_rows, "--limit", "2").code == 0
     assert len(seen) == 1

@@ -80,7 +80,6 @@ class Asking:
         from harness_ext.data import fingerprint
 
         request, config = self.request, self.request.config
-        prompts = self.prompts(task, choices)
         named = records.run_key(config.model_args["pretrained"]) if request.is_served else None
         shots = task.config.num_fewshot
         subset = self.subset(task)
@@ -88,8 +87,8 @@ class Asking:
             "task": task.task_name,
             "task_version": task.VERSION,
             "task_config": records.run_key(contents.task_content(task.config)),
-            "prompts": records.run_key(prompts),
-            "requests": contents.requests_hash(task, self.documents(task), prompts, self.renderer(choices)),
+            "prompts": records.run_key(self.prompts(task, choices)),
+            "requests": self.requests(task, choices),
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": shots,
             "data": fingerprint(task.eval_docs),
@@ -157,6 +156,23 @@ class Asking:
         if asked not in self._prompts:
             self._prompts[asked] = self._render(task, choices)
         return self._prompts[asked]
+
+    def requests(self, task: Any, choices: Choices | None) -> str:
+        """Build all that a model will be asked, and what would be right, as far as their hash.
+
+        Raises:
+            UserError: The task does not make them.
+        """
+        from harness_ext import contents
+
+        prompts = self.prompts(task, choices)
+        try:
+            return contents.requests_hash(task, self.documents(task), prompts, self.renderer(choices))
+        except Exception as error:  # whatever a task file does wrong
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"Task {task.task_name} makes no request of a document: {type(error).__name__}: {said}"
+            ) from error
 
     def documents(self, task: Any) -> list[tuple[int, dict[str, Any]]]:
         """Return the documents that a run asks, LIMIT and --samples applied as lm-eval does, each with its number."""

@@ -232,7 +232,7 @@ class Examination:
                 return
             longest = 0
             if self.request.is_classifier:
-                self.asking.prompts(task, choices)  # it reads none, but the run's key holds them
+                self.asking.requests(task, choices)  # it reads no prompt, but the run's key holds them
                 self._sentences(task, base)
             else:
                 longest = self._prompts(task, base, choices)
@@ -261,6 +261,7 @@ class Examination:
         tokenizer, longest = self.asking.tokenizer, 0
         with self._problem("chat template"):
             prompts = self.asking.prompts(task, choices)
+            self.asking.requests(task, choices)
             self.prompt = self.prompt or prompts[0]
             said = f"{template_hash(tokenizer)}, renders" if choices.chat_template else "none: prompts go as they are"
             self._say("chat template", OK, said)

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -46,6 +47,8 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     if rank or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # SWIG's types, sentencepiece's among them, warn when they are made; with PYTHONWARNINGS=error that ends in a crash.
+    warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute", category=DeprecationWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
     try:
         with _signals_interrupt():

@@ -54,10 +54,11 @@ def kept_safely(lm: Any) -> Iterator[None]:
     Args:
         lm: lm-eval's; its ``set_cache_hook`` is wrapped for so long.
     """
-    own, kept = lm.set_cache_hook, []
+    own = lm.set_cache_hook
+    kept: list[Any] = []
 
     def set_cache_hook(hook: Any) -> None:
-        answers = getattr(hook, "dbdict", None)
+        answers: Any = getattr(hook, "dbdict", None)
         if type(answers) is SqliteDict:
             answers.__class__ = _Kept
             answers.begin()

@@ -40,8 +40,9 @@ def save(
     try:
         summary, log = found
         json.loads(summary.read_text(encoding="utf-8"))
-        if sum(1 for _ in log.open(encoding="utf-8")) != len(samples):
-            raise ValueError("samples are missing")
+        with log.open(encoding="utf-8") as lines:
+            if sum(1 for _ in lines) != len(samples):
+                raise ValueError("samples are missing")
     except ValueError:
         reasons = [record.getMessage() for record in heard if "Error(" in record.getMessage()]
         raise UserError(

@@ -18,7 +18,7 @@ from conftest import Outcome
 from fakehub import FakeHub
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness_ext.loading import WholeModel
 from harness_ext.models import find_model, leftover
@@ -43,6 +43,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
     )
     for place in (adapter, leftover):
         adapted.save_pretrained(str(place))
+    tokenizer = folder / "tokenizer"
+    AutoTokenizer.from_pretrained(answering).save_pretrained(tokenizer)
     rows = {"idx": [], "sentence": [], "label": []} | {  # the Hub's columns and order
         "idx": list(range(len(SENTENCES))),
         "sentence": [f"{sentence} " for sentence, _ in SENTENCES],
@@ -63,6 +65,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, answering: Path) -> d
             "org/gated": answering,
             "org/adapter": adapter,
             "org/leftover": leftover,
+            "org/tokenizer": tokenizer,
         },
         "datasets": {"stanfordnlp/sst2": folder / "sst2", "nyu-mll/glue": folder / "glue"},
     }
@@ -198,3 +201,16 @@ def test_glue_and_allowed_pickles_are_evaluated_and_again_when_told_to_be_offlin
     assert offline.code == 0, offline.stderr
     assert len(hub.requests) == asked, "HF_HUB_OFFLINE=1 still asked the hub"
     assert manifest(tmp_path / "offline")["key"] == record["key"]
+
+
+@pytest.mark.parametrize("backend", ["hf-answer", "hf"])
+def test_tokenizer_of_another_repository_is_asked_for_at_its_own_commit(backend, tmp_path, hub, cli):
+    """transformers is handed the model's revision for both, and that commit is unknown in the other repository."""
+    flags = ("run", "--pretrained=org/name", "--model_args=tokenizer=org/tokenizer", f"--model={backend}", "--limit=2")
+    done = cli(*flags, "-oout", env=hub.env(tmp_path / "home"))
+    assert done.code == 0, done.stderr
+    record = manifest(tmp_path / "out")
+    assert record["key_parts"]["tokenizer"] == FakeHub.sha("org/tokenizer")
+    asked = [path for _, path in hub.requests if path.startswith("/org/tokenizer/resolve/")]
+    assert asked
+    assert not [path for path in asked if FakeHub.sha("org/name") in path]

@@ -113,6 +113,16 @@ def test_task_whose_own_template_drops_a_later_sentence_is_refused(door, tmp_pat
     assert "'the plot is a mess'" in door("doctor", *options).stdout
 
 
+@pytest.mark.parametrize("verb", ["doctor", "run"])
+def test_task_that_makes_no_request_of_a_document_is_one_line(verb, door, tmp_path, elsewhere, answering, eight_rows):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "fails.yaml").write_text(f"include: {TEMPLATE}\ntask: fails\ndoc_to_target: '{{{{ 1 / 0 }}}}'\n")
+    options = ("--pretrained", answering, "--tasks", "fails", "--include_path", tmp_path / "tasks", "--data_dir", eight_rows)
+    outcome = door(verb, *options)
+    assert outcome.code == 2
+    assert "ZeroDivisionError" in outcome.stdout + outcome.stderr
+
+
 @pytest.mark.parametrize(("template", "date"), [(CLOCK, "26 Jul 2024 00:00:00"), (LLAMA, "Today Date: 26 Jul 2024\n")])
 def test_date_of_a_template_is_always_the_same_and_is_said(template, date):
     tokenizer = build_tokenizer("llama", chat_template=template)

@@ -1,0 +1,76 @@
+"""What a record says beside the scores: hardware, memory, near ties, the self-check; whatever model and task are called."""
+
+import json
+import shutil
+import sys
+import types
+
+import pytest
+from builders import SENTENCES, tsv_folder
+from test_identity import TASK
+
+from harness_ext import building, meter, procs, run
+from harness_ext.records import read_runs
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [("模" * 80, "a/b"), ("28 [red] 模型", ".."), ("x" * 240, "red) t|<"), ("plain", "x y" * 60)]
+)
+def test_run_of_a_model_and_a_task_of_any_name_is_written(model, task, door, answering, eight_rows, elsewhere):
+    shutil.copytree(answering, elsewhere / model)
+    (elsewhere / "tasks").mkdir()
+    (elsewhere / "tasks" / "odd.yaml").write_text(TASK.replace("mine", json.dumps(task)))
+    said = door(
+        "run", f"--pretrained=./{model}", "--tasks", task, "--include_path=tasks", "--data_dir", eight_rows, "--limit=2"
+    )
+    assert said.code == 0, said.stderr
+    (record,) = read_runs(elsewhere / "results")
+    assert (record["model"], record["task"]) == (model, task)
+    (folder,) = elsewhere.glob("results/runs/*")
+    assert {path.name for path in folder.iterdir()} >= {"results.json", "samples.jsonl", "run.json"}
+
+
+def test_baseline_names_the_processor_that_fitted_it(door, elsewhere):
+    data = tsv_folder(elsewhere / "data", train=SENTENCES * 3)
+    assert door("run", "--model", "tfidf", "--data_dir", data).code == 0
+    (record,) = read_runs(elsewhere / "results")
+    assert record["hardware"].endswith("threads")
+    assert record["training"]["data"] == "data/train.tsv"
+    assert record["training"]["data_fingerprint"] != record["data_fingerprint"]
+
+
+def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows, elsewhere, monkeypatch):
+    check = {"prompts": 3, "difference": 1e-6, "tolerance": 1e-3, "passed": True}
+
+    def create(*args):
+        lm = building.create_model(*args)
+        lm.near_ties, lm.self_check = 2, check
+        return lm
+
+    monkeypatch.setattr(run, "create_model", create)
+    monkeypatch.setattr(run, "adjust", lambda *_: None)
+    assert door("run", "--pretrained", answering, "--data_dir", eight_rows).code == 0
+    (record,) = read_runs(elsewhere / "results")
+    assert record["self_check"] == check
+    assert record["near_ties"] == 2
+
+
+@pytest.mark.parametrize(("own", "others", "total"), [(1, (2, 3), 6), (0, (), 0), (None, (1,), None), (1, (None,), None)])
+def test_near_ties_of_all_processes_count_if_all_have_counted(own, others, total):
+    team = procs.Team(1 + len(others))
+    team._replies = [procs.Reply([], meter.Meter(), {}, near_ties) for near_ties in others]
+    assert team.near_ties(own) == total
+
+
+def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch):
+    held = {0: 5, 1: 7}
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 2,
+        max_memory_allocated=held.__getitem__,
+        reset_peak_memory_stats=lambda gpu: held.__setitem__(gpu, 0),
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert meter.peak_memory_bytes()["gpu"] == 12
+    meter.reset_peak_memory()
+    assert meter.peak_memory_bytes()["gpu"] == 0

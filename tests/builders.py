@@ -253,7 +253,7 @@ def chain_model(folder: str | Path, chain: Sequence[str], *, chat_template: str 
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     tokenizer.add_tokens([token for token in chain if token not in special and len(token) > 1])
     first = tokenizer("\nAnswer:", add_special_tokens=False).input_ids[-1]
-    numbers = [first, *tokenizer.convert_tokens_to_ids(list(chain)), tokenizer.eos_token_id]
+    numbers = [first, *(tokenizer.convert_tokens_to_ids(token) for token in chain), tokenizer.eos_token_id]
     size = len(tokenizer)
     config = transformers.LlamaConfig(
         vocab_size=size,

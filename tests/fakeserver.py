@@ -23,7 +23,7 @@ def chat(text: Any, **message: Any) -> Answer:
     return 200, {"choices": [choice], "usage": {"prompt_tokens": 50, "completion_tokens": 2}}
 
 
-def completion(text: str, **choice: Any) -> Answer:
+def completion(text: Any, **choice: Any) -> Answer:
     """A completion's answer."""
     return 200, {"choices": [{"index": 0, "text": text, **choice}], "usage": {"prompt_tokens": 50, "completion_tokens": 2}}
 

@@ -108,7 +108,12 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 155 million random weights in bfloat16, built on the device; a small one where that is the CPU."""
     folder = tmp_path_factory.mktemp("larger") / "model"
     tokenizer = build_tokenizer("llama")
-    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16}
+    sizes: dict[str, Any] = {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+    }
     if DEVICE == "cpu":
         sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.LlamaConfig(

@@ -13,7 +13,7 @@ from gpu.conftest import DTYPES, free
 from gpu.test_evaluation import ROUNDING, two_gpus
 
 pytestmark = pytest.mark.gpu
-FIGURES = ("reload_difference", "train_time_s", "samples_per_s", "peak_memory_bytes")
+FIGURES = ("reload_difference", "time_s", "samples_per_s", "peak_memory_bytes")
 
 
 def note(adapter, record_property) -> dict:

@@ -115,8 +115,8 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False, vocabulary: in
         warnings.filterwarnings("error", "Found missing adapter keys")
         adapted = PeftModel.from_pretrained(model, adapter, config=config)
         left = adapted.load_adapter(adapter, "default").unexpected_keys  # from_pretrained keeps that to itself
-    # What peft writes besides: learned prompts, which it loads another way, and copies of the base's own tables.
-    written_besides = ("prompt_embeddings", "original_module", "base_layer")
+    # What peft writes besides: learned prompts, which it loads another way, and copies of tables under other names.
+    written_besides = ("prompt_embeddings", "original_module", "modules_to_save", "base_layer")
     if left := [key for key in left if not any(part in key for part in written_besides)]:
         raise UserError(f"{len(left)} of its weights have no place in the model, first {left[0]}: it is for another base.")
     return adapted

@@ -4,11 +4,12 @@ Knows transformers and peft; nothing of lm-eval, which resizes the vocabulary to
 again that an adapter has just told apart.
 """
 
-import warnings
 from collections import Counter
 from typing import Any
 
 import torch
+
+from harness_ext.loading import put_on
 
 
 def attach(base: Any, folder: str) -> Any:
@@ -20,15 +21,9 @@ def attach(base: Any, folder: str) -> Any:
 
     Raises:
         UserWarning: Adapter weights are missing; peft would fill them in.
+        UserError: Some have no place in the base; peft would leave them out.
     """
-    from peft import PeftModel
-
-    size = _vocabulary(base, folder)
-    if size and size != base.get_input_embeddings().weight.shape[0]:
-        base.resize_token_embeddings(size, mean_resizing=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        return PeftModel.from_pretrained(base, folder)
+    return put_on(base, folder, vocabulary=_vocabulary(base, folder))
 
 
 def can_merge(model: Any) -> bool:

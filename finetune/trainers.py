@@ -27,6 +27,7 @@ class CheckedTrainer(Trainer):
             there are no prompts.
     """
 
+    model: Any  # under peft
     shared: dict[str, Any] | None = None
 
     @functools.cached_property

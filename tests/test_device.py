@@ -26,7 +26,7 @@ class Somewhere(PreTrainedModel):
         self.weight = torch.nn.Parameter(torch.zeros(2))
         self.sent: list[torch.device] = []
 
-    def to(self, device):
+    def to(self, device):  # type: ignore[override]
         self.sent.append(torch.device(device))
         return self
 

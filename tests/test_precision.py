@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def adapters(out):
 def test_adapter_trained_with_products_in_bfloat16_is_kept_and_scored(
     architecture, more, dtype, data, train, door, tmp_path
 ):
-    sizes = {"hidden_size": 64, "head_dim": 32} if more else {}  # nf4 works on blocks of 64
+    sizes: dict[str, Any] = {"hidden_size": 64, "head_dim": 32} if more else {}  # nf4 works on blocks of 64
     model = build_model(tmp_path / "base", architecture, **sizes)
     recipe = ["--recipe=qwen"] if architecture == "llama" else []
     done = train(model, "--dtype=bfloat16", *recipe, *more)
@@ -203,7 +204,7 @@ def test_other_logits_of_the_same_weights_are_seen(trained):
 
 
 def test_checksum_sees_one_bit_of_the_base_and_its_dtype(tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(build_model(tmp_path / "m"), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(build_model(tmp_path / "m"), dtype=torch.float32)
     before = checksum(model)
     weight = model.model.norm.weight.data
     weight[3] = torch.nextafter(weight[3], torch.tensor(9.0))
@@ -245,7 +246,7 @@ def test_saved_classifier_is_what_transformers_and_peft_alone_make_of_it(train, 
 
 def test_tolerances_are_below_what_a_lost_head_makes(trained):
     folder, base, kept, examples = trained
-    model = PeftModel.from_pretrained(base, folder)
+    model: Any = PeftModel.from_pretrained(base, folder)
     with torch.no_grad():
         model.base_model.model.classifier.modules_to_save["default"].weight.copy_(
             model.base_model.model.classifier.original_module.weight

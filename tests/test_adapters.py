@@ -98,12 +98,13 @@ def test_adapter_of_another_kind_chooses_as_peft_does(kind, bases, tmp_path):
 
 def test_adapter_is_merged_where_that_is_exact_and_nowhere_else(bases, tmp_path):
     merged = {}
-    for name, tie, dtype, config in (
+    cases: tuple[tuple[str, bool, str, dict[str, Any]], ...] = (
         ("plain", True, "float32", WIDE),
         ("plain16", True, "bfloat16", WIDE),
         ("tied", True, "float32", EMBEDDINGS["embedding"]),
         ("untied", False, "float32", EMBEDDINGS["embedding"]),
-    ):
+    )
+    for name, tie, dtype, config in cases:
         folder = adapter(bases[tie], tmp_path / name, LoraConfig(**LORA, **config))
         lm = answer_lm(bases[tie], peft=str(folder), dtype=dtype)
         texts(lm)

@@ -38,7 +38,7 @@ def take_over(settings: Any) -> None:
             setattr(settings, name, value)
 
 
-def read_own(path: str, revision: str | None = None) -> Any:
+def read_own(path: str, revision: str | None = "main") -> Any:
     """Read a model's ``generation_config.json``; None where it has none.
 
     Args:
@@ -51,7 +51,7 @@ def read_own(path: str, revision: str | None = None) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(path, revision=revision)
+        return GenerationConfig.from_pretrained(path, revision=revision or "main")
     except OSError:
         return None
     except ValueError as error:

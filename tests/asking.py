@@ -40,7 +40,7 @@ def plain_texts(model: Path, adapter: Path | None = None, tokens: int = 8, promp
         output = loaded.generate(
             **ids, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id, tokenizer=tokenizer
         )
-        written.append(tokenizer.decode(output[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
+        written.append(str(tokenizer.decode(output[0, ids.input_ids.shape[1] :], skip_special_tokens=True)))
     return written
 
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "task_type": "CAUSAL_LM"}
-EMBEDDINGS = {
+EMBEDDINGS: dict[str, dict[str, Any]] = {
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     "output layer": {"target_modules": ["q_proj", "lm_head"]},
     "both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
@@ -22,7 +22,7 @@ EMBEDDINGS = {
     "some tokens": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [20, 21, 22]}},
     "tied on purpose": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
 }
-WIDE = {"target_modules": ["q_proj", "v_proj"]}
+WIDE: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"]}
 KINDS = {
     "DoRA": LoraConfig(**LORA, **WIDE, use_dora=True),
     "VeRA": peft.VeraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj"]),
@@ -98,12 +98,13 @@ def test_adapter_of_another_kind_chooses_as_peft_does(kind, bases, tmp_path):
 
 def test_adapter_is_merged_where_that_is_exact_and_nowhere_else(bases, tmp_path):
     merged = {}
-    for name, tie, dtype, config in (
+    cases: tuple[tuple[str, bool, str, dict[str, Any]], ...] = (
         ("plain", True, "float32", WIDE),
         ("plain16", True, "bfloat16", WIDE),
         ("tied", True, "float32", EMBEDDINGS["embedding"]),
         ("untied", False, "float32", EMBEDDINGS["embedding"]),
-    ):
+    )
+    for name, tie, dtype, config in cases:
         folder = adapter(bases[tie], tmp_path / name, LoraConfig(**LORA, **config))
         lm = answer_lm(bases[tie], peft=str(folder), dtype=dtype)
         texts(lm)

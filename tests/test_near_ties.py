@@ -18,7 +18,7 @@ def test_near_ties_are_those_that_a_look_at_every_step_finds(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None
     prompts = [[20 + number, 30, 40 + number] for number in range(12)]
-    expected, gaps = [], []
+    gaps = []
     with torch.no_grad():
         for prompt in prompts:
             written = model.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, pad_token_id=0)
@@ -42,7 +42,7 @@ def test_near_ties_are_counted_per_document_where_16_bits_cannot_tell_two_tokens
         model.model.embed_tokens.weight[:, 0] = 1
         model.lm_head.weight.zero_()
         model.lm_head.weight[zero, 0], model.lm_head.weight[one, 0] = 1, 1 - apart
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     lm = answer_lm(folder, dtype="bfloat16")
     texts(lm, tokens=1)
     assert lm.near_ties == counted
@@ -68,7 +68,7 @@ def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, counted,
         model.model.embed_tokens.weight[:, 0] = 1
         model.lm_head.weight.zero_()
         model.lm_head.weight[first, 0], model.lm_head.weight[second, 0] = 1, 1 - 2**-8
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     lm = answer_lm(folder, dtype="bfloat16")
     lm.prepare(lambda text: False)
     texts(lm, tokens=1)
@@ -82,7 +82,8 @@ def test_near_ties_are_not_counted_on_the_stock_path(answering):
 
 
 def test_batches_do_not_depend_on_the_memory_that_is_free_just_then(answering, monkeypatch):
-    forward, sizes = PrefixReader.forward, []
+    forward = PrefixReader.forward
+    sizes: list[list[int]] = []
 
     def count(self, ids, *more, **named):  # of every forward pass, the self-check's included
         sizes[-1].append(len(ids))

@@ -36,7 +36,7 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {  # which read padding as th
                           "tie_word_embeddings": False}),
     "falcon_mamba": ("FalconMamba", {"state_size": 8, "tie_word_embeddings": False}),
 }  # fmt: skip
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     "a wrong token in the prefix": {"token": 3},
     "a token lost from the prefix": {"lost": 3},
     "positions off by one": {"shift": 1},

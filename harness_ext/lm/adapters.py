@@ -37,8 +37,9 @@ def can_merge(model: Any) -> bool:
     if not hasattr(model, "merge_adapter") or model.dtype != torch.float32 or is_quantised(model):
         return False
     uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values() if weight is not None)
-    adapted = (module for module in model.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)))
-    return all(uses[id(weight)] == 1 for module in adapted for weight in module.parameters())
+    kinds: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    weights = (weight for module in model.modules() if isinstance(module, kinds) for weight in module.parameters())
+    return all(uses[id(weight)] == 1 for weight in weights)
 
 
 def is_quantised(model: Any) -> bool:

@@ -36,7 +36,7 @@ class CheckedLM(HFLM):
         """Load the model."""
         self._quantise = quantise
         super().__init__(*args, **kwargs)
-        vars(self.model).pop("tie_weights", None)
+        del self._model.tie_weights
         if getattr(self.model, "generation_config", None):
             generation.take_over(self.model.generation_config)
         if self.tokenizer.pad_token_id >= self._known_tokens():  # one that was added after the model was trained

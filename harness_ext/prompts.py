@@ -179,19 +179,19 @@ def _squeezed(text: str) -> str:
 @contextlib.contextmanager
 def _stopped_clock() -> Iterator[None]:
     """Let it be `DATE` for transformers' ``strftime_now``; an argument of that name would reach the template as text."""
-    from transformers.utils import chat_template_utils
+    from transformers.utils import chat_template_utils as utils
 
     class Stopped(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return DATE
 
-    true = chat_template_utils.datetime
-    chat_template_utils.datetime = Stopped
+    clock, name = utils.datetime, "datetime"
+    setattr(utils, name, Stopped)
     try:
         yield
     finally:
-        chat_template_utils.datetime = true
+        setattr(utils, name, clock)
 
 
 def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from typing import Any
 
 import pytest
 from builders import CHAT_TEMPLATE, answering_model, build_tokenizer
@@ -35,7 +36,7 @@ def _say(task, device="cpu", **more):
 
 def test_template_that_reads_lists_of_parts_gets_them():
     tokenizer = build_tokenizer("llama", chat_template=PARTS)
-    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in (SYSTEM, ASK)]
+    parts: Any = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in (SYSTEM, ASK)]
     expected = tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     assert chat_renderer(tokenizer, {})([SYSTEM, ASK]) == expected
     assert "texts as lists of parts" in _say(tokenizer).line()

@@ -164,16 +164,16 @@ def _compare(model: Any, device: torch.device, rows: Rows, way: Way) -> dict[str
 
 @contextmanager
 def _rounded_otherwise(model: Any) -> Iterator[None]:
-    """Move what each layer with weights gives, where it gives 16 bits, by at most half a unit in its last place."""
+    """Move what each layer with weights gives, where that is rounded, by at most half a unit in its last place."""
     generators: dict[torch.device, torch.Generator] = {}
 
     def move(module: Any, args: Any, output: Any) -> Any:
-        if not isinstance(output, torch.Tensor) or output.dtype not in SHORT:
+        if not isinstance(output, torch.Tensor) or not (eps := _unit(module, output)):
             return None
         if output.device not in generators:
             generators[output.device] = torch.Generator(output.device).manual_seed(0)
         by = torch.rand(output.shape, generator=generators[output.device], device=output.device) - 0.5
-        return (output.float() * (1 + torch.finfo(output.dtype).eps * by)).to(output.dtype)
+        return (output.float() * (1 + eps * by)).to(output.dtype)
 
     layers = [module for module in model.modules() if module._parameters and not list(module.children())]
     handles = [module.register_forward_hook(move) for module in layers]
@@ -182,6 +182,14 @@ def _rounded_otherwise(model: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _unit(module: Any, output: torch.Tensor) -> float:
+    """Return the unit in the last place of what a layer gives, relative to it; 0 where that is of float32."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.dtype == torch.int8:
+        return 2**-7  # int8 kernels round what is multiplied by the weights as well
+    return torch.finfo(output.dtype).eps if output.dtype in SHORT else 0.0
 
 
 def _is_rounded(model: Any, device: torch.device) -> bool:

@@ -67,6 +67,7 @@ def test_command_in_a_schedulers_job_ends_as_elsewhere(command, cli):
     assert said.stdout
 
 
+@pytest.mark.slow
 def test_run_in_a_schedulers_job_with_warnings_as_errors_outside_any_repository_is_quiet(cli, tmp_path):
     said = cli("run", "--limit=4", env=os.environ | STRAY | SLURM | {"PYTHONWARNINGS": "error"}, timeout=100)
     assert said.code == 0, said.stderr

@@ -57,7 +57,9 @@ def only_adapter(out: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama", "gemma3", "deberta-v2"])
+@pytest.mark.parametrize(
+    "architecture", ["qwen2", "qwen3", "llama", "gemma3", pytest.param("deberta-v2", marks=pytest.mark.slow)]
+)
 def test_adapter_is_made_saved_and_scored(architecture, data, train, door, cli, tmp_path):
     model = build_model(tmp_path / "base", architecture)
     out = tmp_path / "out"
@@ -124,6 +126,7 @@ def test_eval_gives_the_logits_of_the_adapter_as_peft_loads_it(data, train, tmp_
                 assert not torch.allclose(base(ids).logits, expected, atol=1e-3)  # or this test would prove nothing
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(data, train, tmp_path):
     model = build_model(tmp_path / "base")
     steps = ("--set=steps={2: 40}", "--set=evaluations=8", "--set=dropout=0.1")  # dropout: random numbers must resume too
@@ -163,6 +166,7 @@ def test_finished_adapter_is_not_made_again_unless_forced(data, train, random_mo
     assert not (tmp_path / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_several_seeds_and_sizes_in_one_process_equal_each_alone(data, train, random_model, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert train(*flags(random_model, data, together, "--samples=4,8", "--seed=0,1")).code == 0
@@ -252,9 +256,13 @@ def encoder(tmp_path):
 
 
 def no_end_token(tmp_path):
+    """Neither the tokenizer nor the model says what ends a text."""
     model = build_model(tmp_path / "endless", "llama")
-    path = model / "tokenizer_config.json"
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "eos_token"}))
+    for file in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        content = json.loads((model / file).read_text())
+        (model / file).write_text(
+            json.dumps({key: value for key, value in content.items() if not key.startswith("eos_token")})
+        )
     return model
 
 

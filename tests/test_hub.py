@@ -83,6 +83,7 @@ def manifest(out: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_hub_model_and_data_are_evaluated_and_again_when_the_hub_is_gone(
     tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]
 ):
@@ -203,6 +204,7 @@ def test_glue_and_allowed_pickles_are_evaluated_and_again_when_told_to_be_offlin
     assert manifest(tmp_path / "offline")["key"] == record["key"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["hf-answer", "hf"])
 def test_tokenizer_of_another_repository_is_asked_for_at_its_own_commit(backend, tmp_path, hub, cli):
     """transformers is handed the model's revision for both, and that commit is unknown in the other repository."""

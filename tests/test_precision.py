@@ -96,6 +96,7 @@ def test_products_were_in_bfloat16_and_float32_stays_float32(train, random_model
     assert set(seen) == {torch.float32}
 
 
+@pytest.mark.slow
 def test_several_jobs_in_bfloat16_equal_each_alone_and_leave_the_base_as_it_was_loaded(
     train, random_model, tmp_path, monkeypatch
 ):

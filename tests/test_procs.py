@@ -66,6 +66,7 @@ def test_deal_gives_every_request_once_and_all_of_a_document_to_one_process(doc_
     assert max(map(len, documents)) - min(map(len, documents)) <= 1
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_files_of_one(answering, eight_rows, door, cli, tmp_path):
     tasks = "sst2_01,sst2_01_choice"
     flags = ("run", "--pretrained", answering, "--data_dir", eight_rows, "--tasks", tasks, "--num_fewshot", 2, "--limit", 5)
@@ -77,6 +78,7 @@ def test_two_processes_leave_the_files_of_one(answering, eight_rows, door, cli, 
     assert "Already done" in door(*flags, "-o", tmp_path / "two").stderr
 
 
+@pytest.mark.slow
 def test_process_without_a_document_has_nothing_to_do(eight_rows, door, cli, tmp_path):
     model = build_model(tmp_path / "model", "deberta-v2", head="SequenceClassification")
     flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "--limit", 1)
@@ -111,6 +113,7 @@ def test_launcher_leaves_the_files_of_one_process(launcher, kind, answering, eig
     assert (again.returncode, again.stderr.count("Already done")) == (0, 2), again.stderr
 
 
+@pytest.mark.slow
 def test_error_in_the_other_process_is_one_line(answering, cli, tmp_path):
     data = tsv_folder(tmp_path / "data", [SENTENCES[0], ("word " * 600, 1)])  # the second goes to the second process
     said = cli("run", "--pretrained", answering, "--data_dir", data, "-o", tmp_path, "--procs", 2, timeout=300).error

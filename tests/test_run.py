@@ -289,6 +289,7 @@ def slow_run(answering, tmp_path):
     return ("--pretrained", answering, "--data_dir", tsv_folder(tmp_path / "data", rows), "--batch_size", 1)
 
 
+@pytest.mark.slow
 def test_run_interrupted_and_started_again_ends_as_if_never_interrupted(slow_run, door, tmp_path):
     for count, by in ((1, signal.SIGKILL), (40, signal.SIGINT), (150, signal.SIGKILL)):
         process = start(*slow_run, "-o", tmp_path / "killed")

@@ -166,6 +166,7 @@ def test_server_that_is_busy_once_is_asked_again(status, serve):
         assert len(server.requests) == 9
 
 
+@pytest.mark.slow
 def test_requests_that_fail_together_are_told_once(cli, eight_rows):
     """Seven are on their way when the server breaks: one line, nothing behind it at exit, no request beyond their tries."""
     with FakeServer(lambda number, body: (500, {"detail": "out of memory"}) if number else right(number, body)) as server:

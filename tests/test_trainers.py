@@ -1,5 +1,7 @@
 """The shared-prefix pass: loss and gradients of the plain one, and of transformers' own loss."""
 
+from typing import Any
+
 import pytest
 import torch
 from builders import SENTENCES, build_model
@@ -74,7 +76,7 @@ def test_prefix_run_once_in_bfloat16_is_no_further_from_float32_than_the_plain_p
     architecture, weights, eight_rows, tmp_path
 ):
     """Rounding is all that may come between: the reference is the plain pass over the same weights in float32."""
-    sizes = {"sliding_window": 256} if architecture == "gemma3" else {}
+    sizes: dict[str, Any] = {"sliding_window": 256} if architecture == "gemma3" else {}
     folder = build_model(tmp_path / "m", architecture, **sizes)
     if weights == torch.bfloat16:
         AutoModelForCausalLM.from_pretrained(folder, dtype=weights).save_pretrained(folder)
@@ -133,7 +135,7 @@ def test_prompt_loss_weight_lies_between(eight_rows, tmp_path):
 def test_attention_window_shorter_than_the_prompts_falls_back(eight_rows, tmp_path):
     folder = build_model(tmp_path / "m", "gemma3", sliding_window=16)
     trainer, collate, examples = trainer_of(folder, eight_rows, tmp_path)
-    assert "16 tokens is shorter" in why_prefix_is_not_shared(trainer, collate, examples, shared_prefix(examples))
+    assert "16 tokens is shorter" in str(why_prefix_is_not_shared(trainer, collate, examples, shared_prefix(examples)))
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -148,7 +150,7 @@ def test_architecture_that_reads_a_prefix_otherwise_falls_back(bf16, eight_rows,
         return inner(*args, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(trainer.model, "forward", forgets_its_cache)
-    assert "answers would differ by" in why_prefix_is_not_shared(trainer, collate, examples, prefix)
+    assert "answers would differ by" in str(why_prefix_is_not_shared(trainer, collate, examples, prefix))
 
     def has_no_cache(*args, past_key_values=None, **kwargs):
         if past_key_values is not None:
@@ -156,4 +158,4 @@ def test_architecture_that_reads_a_prefix_otherwise_falls_back(bf16, eight_rows,
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(trainer.model, "forward", has_no_cache)
-    assert "this architecture cannot (TypeError" in why_prefix_is_not_shared(trainer, collate, examples, prefix)
+    assert "this architecture cannot (TypeError" in str(why_prefix_is_not_shared(trainer, collate, examples, prefix))

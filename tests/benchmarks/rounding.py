@@ -25,15 +25,16 @@ WAYS = {
 EXACT = "ours, float32"
 
 
-def answers(out: Path) -> tuple[dict[int, str], dict[str, Any]]:
-    """Return the label of each document, and the record, of the only run under a folder."""
+def answers(out: Path) -> tuple[dict[int, str | None], dict[str, Any]]:
+    """Return the label of each document, None where it has none, and the record, of the only run under a folder."""
     (log,) = out.glob("runs/*/samples.jsonl")
     samples = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    labels = {each["doc_id"]: each["filtered_resps"][0] for each in samples if each["filter"] == "lenient"}
+    predictions = {each["doc_id"]: each["filtered_resps"][0] for each in samples if each["filter"] == "lenient"}
+    labels = {document: said if said in ("0", "1") else None for document, said in predictions.items()}
     return labels, read_runs(out)[0]
 
 
-def table(found: dict[str, tuple[dict[int, str], dict[str, Any]]]) -> str:
+def table(found: dict[str, tuple[dict[int, str | None], dict[str, Any]]]) -> str:
     """Lay out what was found as Markdown."""
     exact, _ = found[EXACT]
     lines = ["| way | score | not following | labels unlike float32's | near ties |", "| --- | --: | --: | --: | --: |"]

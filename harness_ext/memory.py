@@ -59,8 +59,11 @@ def cache_bytes(config: dict[str, Any], tokens: int, dtype: str) -> int:
     text = text_config(config)
     if text is None:
         return 0
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    queries = getattr(text, "num_attention_heads", None)
+    if not queries:
+        return 0  # a recurrent model, such as RWKV or Mamba, keeps a state of fixed size
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    size = getattr(text, "head_dim", None) or text.hidden_size // queries
     window = getattr(text, "sliding_window", None)
     kinds = getattr(text, "layer_types", None) or ["sliding" if window else "full"] * text.num_hidden_layers
     kept = sum(_tokens_kept(kind, tokens, window) for kind in kinds)

@@ -144,3 +144,8 @@ def test_run_of_a_model_larger_than_the_memory_is_refused_before_it_is_loaded(
     error = door("run", "--pretrained", answering, "--data_dir", eight_rows, *more).error
     fragments = ("'answering'", "12.0 GB", "cpu has 0.0 MB", hint)
     assert [fragment for fragment in fragments if fragment not in error] == []
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "mamba", "mamba2", "falcon_mamba"])
+def test_model_without_attention_keeps_no_keys_and_values(kind):
+    assert memory.cache_bytes({"model_type": kind}, tokens=100, dtype="float32") == 0

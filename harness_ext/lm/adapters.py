@@ -31,11 +31,11 @@ def can_merge(model: Any) -> bool:
 
     A weight that two layers share must not be changed for one of them, as for an embedding tied to the output layer.
     """
+    if not hasattr(model, "merge_adapter") or model.dtype != torch.float32 or is_quantised(model):
+        return False
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    if not hasattr(model, "merge_adapter") or model.dtype != torch.float32 or is_quantised(model):
-        return False
     uses = Counter(id(weight) for module in model.modules() for weight in module._parameters.values() if weight is not None)
     kinds: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     weights = (weight for module in model.modules() if isinstance(module, kinds) for weight in module.parameters())

@@ -96,8 +96,12 @@ def command(module: str = "harness_ext") -> str:
 
     Secrets become ``***``.
     """
-    words = [re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", hide_in_command(word)) for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", module, *words])
+    return shlex.join(["python", "-m", module, *(without_folders(hide_in_command(word)) for word in sys.argv[1:])])
+
+
+def without_folders(word: str) -> str:
+    """Cut an absolute path, or a flag's, down to its end: the rest tells whose machine it is."""
+    return re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word)
 
 
 def _version(package: str) -> str | None:

@@ -237,7 +237,9 @@ class Session:
             }
         if self.request.adapter is None:
             return {"train_samples": 0, "seed": None, "training": None}
-        made = self.request.adapter.manifest
+        made = dict(self.request.adapter.manifest)
+        if "base" in made:
+            made["base"] = evidence.without_folders(str(made["base"]))
         kept = ("base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed")
         return {
             "train_samples": made.get("train_samples"),

@@ -65,6 +65,16 @@ def test_task_and_dtype_come_from_the_adapters_record(room, door):
     assert run["training"]["data_fingerprint"] == run["data_fingerprint"], "dev and train hold the same rows here"
 
 
+def test_record_does_not_tell_in_which_folders_a_run_was_made(room, door):
+    record(room, base=str(room / "bases" / "answering"))
+    folders = ("--adapter", room / "adapter", "--data_dir", room / "sst2", "--output_path", room / "out")
+    assert door("run", *folders, "--tasks=sst2_01", "--limit=2").code == 0
+    (run,) = read_runs(room / "out")
+    assert run["training"]["base"] == ".../answering"
+    (file,) = (room / "out").glob("runs/*/run.json")  # the other files are lm-eval's own
+    assert str(room) not in file.read_text(encoding="utf-8")
+
+
 def test_dtype_that_is_asked_for_comes_before_the_adapters(room, door):
     said = door("run", "--adapter=adapter", "--include_path=tasks", "--data_dir=tickets", "--dtype=float32", "--limit=2")
     assert "dtype float32 ·" in said.stderr

@@ -230,6 +230,7 @@ class Team:
         if place().size > 1:
             self._join()
             self._tell([None] * self.size)
+            _leave()
 
     def stop(self) -> None:
         """End the helpers that were started here, whatever they do."""
@@ -362,6 +363,7 @@ def help_out(load: Callable[..., Any], adjust: Callable[..., None]) -> None:
         try:
             match received[0]:
                 case None:
+                    _leave()
                     return
                 case "load", request, choices:
                     if choices.device == "cuda":
@@ -420,6 +422,13 @@ def _be_quiet() -> Callable[[], None]:
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     return lambda: print("listen", file=line)
+
+
+def _leave() -> None:
+    """Part from the other processes; threads of gloo's that still run when the interpreter ends would abort it."""
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
 
 
 def _join(rank: int, size: int) -> None:

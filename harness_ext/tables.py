@@ -130,7 +130,7 @@ def visible(text: str) -> str:
 def markdown_cell(text: str) -> str:
     """Write a text so that it stays in its cell of a Markdown table and is shown as it is."""
     plain = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|`*_\[\]~$])", r"\\\1", plain)
+    return re.sub(r"([\\|`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", plain)  # within a word an underscore is only itself
 
 
 def csv_cell(text: str) -> str:

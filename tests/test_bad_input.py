@@ -356,6 +356,7 @@ PROMPT: Cases = {
 }
 
 VALUE: Cases = {
+    "cache_requests": (run(cache_requests="true"), ("--cache_requests is refused", "not by its data or prompt")),
     "limit_negative": (run(limit=-1), ("LIMIT -1", "whole number above 0")),
     "limit_zero": (run(limit=0), ("LIMIT 0", "whole number above 0")),
     "limit_fraction_above_1": (run(limit="2.5"), ("LIMIT 2.5", "whole number above 0")),

@@ -13,7 +13,6 @@ from harness_ext.models import Checkpoint, as_path, local_path, near_folders
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # peft's names for a model that writes its answer and a classifier
 _HEADS = {"score", "classifier", "classification_head", "logits_proj"}  # as transformers' classifiers call them
-_TABLES = {"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "tok_embeddings"}
 _OF_A_TUNER = re.compile(r"\.(lora_|ia3_|hada_|lokr_|oft_|vera_|boft_|prompt_|base_layer|original_module)|^prompt_")
 
 
@@ -73,18 +72,6 @@ def head_classes(adapter: Checkpoint) -> int | None:
     ]
     # A head of several layers ends in out_proj; its first layer is as wide as the model.
     return min((shape[0] for _, shape in ends), default=None)
-
-
-def vocabulary(adapter: Checkpoint) -> int | None:
-    """Return the rows of the embedding that an adapter was made for, where it brings or changes one; else None."""
-    rows = []
-    for key, shape in adapter.tensors.items():
-        if _TABLES & set(key.split(".")) and len(shape) == 2:
-            if key.endswith("lora_embedding_A") or ".lora_embedding_A." in key:
-                rows.append(shape[1])
-            elif key.endswith(".weight") and ".lora_" not in key:
-                rows.append(shape[0])
-    return max(rows, default=None)
 
 
 def virtual_tokens(adapter: Checkpoint | None) -> int:

@@ -56,7 +56,6 @@ def create_model(
             args.pop("positive", None)
             args["classes"] = choices.classes
             args["head"] = list(adapters.whole_tensors(request.adapter)) if request.adapter else None
-            args["vocabulary"] = adapters.vocabulary(request.adapter) if request.adapter else None
         else:
             args["chat_template_args"] = choices.template_args
         if request.base.holds_adapter and config.model == "hf":  # ours never put it on

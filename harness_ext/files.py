@@ -163,6 +163,11 @@ def hash_folder(folder: Path, *, of_adapter: bool = False) -> str:
     return _hash(_read(folder, of_adapter))
 
 
+def hash_tokenizer(folder: Path) -> str:
+    """Hash the files of a folder that a tokenizer can be made of; there need be no weights."""
+    return _hash([folder / name for name in sorted(_names(folder)) if _READ.fullmatch(name)])
+
+
 def hash_as_before(folder: Path) -> str:
     """Hash a folder as was done until November 2026, notes and leftovers included; adapters made then name such hashes."""
     names = sorted(folder.iterdir())

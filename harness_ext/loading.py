@@ -1,18 +1,15 @@
 """Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
 
-import hashlib
 import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from harness_ext import hub
+from harness_ext import files, hub
 from harness_ext.adapters import brings_tokenizer
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.models import SHIPPED, Checkpoint, as_path
+from harness_ext.models import SHIPPED, Checkpoint, as_path, local_path
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
@@ -89,14 +86,13 @@ class WholeModel:
         return key in self.may_lack or not self.may_lack.isdisjoint(key.split("."))
 
 
-def put_on(model: Any, adapter: str, *, classifier: bool = False, vocabulary: int | None = None) -> Any:
+def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
     """Put a PEFT adapter on a model, as peft alone does.
 
     Args:
-        model: A transformers model; changed in place.
+        model: A transformers model; changed in place, and given the vocabulary that the adapter was made for.
         adapter: The adapter's folder.
         classifier: It is a classifier's, though its config may not say so; then peft takes the head it brings.
-        vocabulary: Rows of the embedding that it was made for (`adapters.vocabulary`); None to leave the model's.
 
     Returns:
         The PEFT model.
@@ -107,7 +103,7 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False, vocabulary: in
     """
     from peft import PeftConfig, PeftModel
 
-    fit_embeddings(model, vocabulary)
+    fit_embeddings(model, vocabulary_of(adapter, model))
     config = PeftConfig.from_pretrained(adapter)
     if classifier:
         config.task_type = "SEQ_CLS"
@@ -120,6 +116,26 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False, vocabulary: in
     if left := [key for key in left if not any(part in key for part in written_besides)]:
         raise UserError(f"{len(left)} of its weights have no place in the model, first {left[0]}: it is for another base.")
     return adapted
+
+
+def vocabulary_of(adapter: str, base: Any) -> int | None:
+    """Return the rows of the embedding or output layer that an adapter brings or changes; None if it leaves both alone.
+
+    Args:
+        adapter: Its folder.
+        base: The model that it is for, of whatever vocabulary.
+    """
+    from peft.utils import load_peft_weights
+
+    names = {module: name for name, module in base.named_modules()}
+    tables = [names[layer] for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer in names]
+    for key, weight in load_peft_weights(adapter, device="cpu").items():
+        layer, _, parameter = key.removeprefix("base_model.model.").partition(".lora_")
+        if any(layer.removesuffix(".weight").removesuffix(".base_layer").endswith(table) for table in tables):
+            rows = {"": 0, "embedding_A": 1, "B.weight": 0}  # of LoRA's matrices the other two have no side of this size
+            if parameter in rows:
+                return int(weight.shape[rows[parameter]])
+    return None
 
 
 def fit_embeddings(model: Any, rows: int | None) -> None:
@@ -185,7 +201,7 @@ def find_tokenizer(text: str) -> Checkpoint:
     """
     folder = SHIPPED.get(text) or as_path("Tokenizer", text)
     if folder.is_dir():
-        return Checkpoint(folder.name, str(folder) if folder.is_absolute() else f"./{folder}", hash_tokenizer(folder), {})
+        return Checkpoint(folder.name, local_path(folder), files.hash_tokenizer(folder), {})
     name, _, revision = text.partition("@")
     try:
         hub.look_up("model", name, revision or "main")
@@ -193,13 +209,6 @@ def find_tokenizer(text: str) -> Checkpoint:
     except UserError as error:
         raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
     return Checkpoint(name, name, file.parent.name, {})
-
-
-def hash_tokenizer(folder: Path) -> str:
-    """Hash the files of a folder that are not its weights."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".model", ".txt", ".jinja", ".py")]
-    parts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.name != "run.json"}
-    return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 
 def _other_sizes() -> UserError:

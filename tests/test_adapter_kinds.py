@@ -14,8 +14,9 @@ from conftest import Outcome
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from harness_ext.adapters import find_adapter, head_classes, vocabulary, whole_tensors
+from harness_ext.adapters import find_adapter, head_classes, whole_tensors
 from harness_ext.lm.classifier import ClassifierLM
+from harness_ext.loading import vocabulary_of
 
 TEXTS = [sentence for sentence, _ in SENTENCES]
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -218,7 +219,7 @@ def test_tokens_that_an_adapter_adds_fit_its_embeddings(
     config = peft.LoraConfig(**LORA, modules_to_save=["embed_tokens", "lm_head"])
     adapted = write(Path("adapter"), answering, config, rows=len(tokenizer))
     tokenizer.save_pretrained("adapter")
-    assert vocabulary(find_adapter("adapter")) == len(tokenizer)
+    assert vocabulary_of("adapter", AutoModelForCausalLM.from_pretrained(answering)) == len(tokenizer)
     run(door, eight_rows, "--adapter=adapter")
     prompt = record(f"{answering.name}+adapter")["prompt"]["first"]
     ids = tokenizer(prompt, return_tensors="pt").input_ids

@@ -22,8 +22,7 @@ from transformers import LogitsProcessor
 from harness_ext import generation
 from harness_ext.errors import UserError
 from harness_ext.labels import ends_open, markers_in
-from harness_ext.lm import adapters
-from harness_ext.loading import WholeModel, quantisation
+from harness_ext.loading import WholeModel, put_on, quantisation
 from harness_ext.prompts import chat_renderer
 
 
@@ -57,7 +56,7 @@ class CheckedLM(HFLM):
         finally:
             self.AUTO_MODEL_CLASS = auto_class
         if peft:
-            self._model: Any = adapters.attach(self.model, peft)
+            self._model: Any = put_on(self.model, peft)
         # HFLM ties weights once more: those that an adapter, or a checkpoint with a head of its own, has just told apart.
         self._model.tie_weights = lambda *args, **kwargs: None
 

@@ -64,7 +64,6 @@ class ClassifierLM(SentenceLM):
         dtype: str = "float32",
         peft: str | None = None,
         head: list[str] | None = None,
-        vocabulary: int | None = None,
         classes: dict[str, Any] | None = None,
         tokenizer: Any = None,
         batch_size: int | str = 64,
@@ -81,7 +80,6 @@ class ClassifierLM(SentenceLM):
             dtype: Of the weights.
             peft: Adapter folder.
             head: Weights or modules that the adapter brings whole.
-            vocabulary: Rows of the embedding that the adapter was made for.
             classes: Which of its classes is 1 (`classes.Classes.record`); by their names if None.
             tokenizer: Another tokenizer, its id or its folder.
             batch_size: Rows per batch at the most, or ``auto`` to go by memory alone.
@@ -102,7 +100,7 @@ class ClassifierLM(SentenceLM):
         self._device = torch.device(device)
         self._peft = peft
         options = {"dtype": dtype, "use_safetensors": use_safetensors, "trust_remote_code": trust_remote_code}
-        self._load = functools.partial(self._load_unmerged, pretrained, head or [], vocabulary, revision=revision, **options)
+        self._load = functools.partial(self._load_unmerged, pretrained, head or [], revision=revision, **options)
         self.model = self._load()
         self._plain = self._base().config.get_text_config().pad_token_id  # as transformers alone finds it
         self._accepted = set(inspect.signature(self._base().forward).parameters)
@@ -256,7 +254,7 @@ class ClassifierLM(SentenceLM):
 
         return rows
 
-    def _load_unmerged(self, pretrained: str, head: list[str], vocabulary: int | None, **options: Any) -> Any:
+    def _load_unmerged(self, pretrained: str, head: list[str], **options: Any) -> Any:
         """Load model and adapter as transformers and peft do."""
         lacking = (
             "Neither the base nor the adapter holds them: they were not saved when it was trained (peft's issue 2171)."
@@ -267,7 +265,7 @@ class ClassifierLM(SentenceLM):
         loader = WholeModel(AutoModelForSequenceClassification, may_lack=head, lacking=lacking)
         model = loader.from_pretrained(pretrained, **options, **labels)
         if self._peft:
-            model = put_on(model, self._peft, classifier=True, vocabulary=vocabulary)
+            model = put_on(model, self._peft, classifier=True)
         return model.to(self._device).eval()
 
     def _base(self) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 from finetune import summary
 from finetune.config import read_recipe
-from harness_ext import sampling
-from harness_ext.door import Parser, run_command
+from harness_ext.cli import Parser, run_command
 from harness_ext.errors import UserError, writing_to
+from harness_ext.task import subsets
 
 
 class IntermixedParser(Parser):
@@ -73,7 +73,7 @@ def _train(args: argparse.Namespace) -> None:
         if not (seed.isascii() and seed.isdecimal() and int(seed) < 2**32):
             raise UserError(f"SEED {seed!r} is no whole number from 0 to {2**32 - 1}; several are given as 0,1,2.")
     for samples in args.samples.split(","):
-        sampling.check_samples(samples)
+        subsets.check_samples(samples)
     if args.recipe:
         read_recipe(args.recipe, args.set)
     from finetune.job import plan_job, read_setting  # after the checks that need no libraries

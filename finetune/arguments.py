@@ -38,7 +38,7 @@ def training_arguments(job: Job, work: Path, *, from_start: bool) -> TrainingArg
     """
     setting, recipe = job.setting, job.setting.recipe
     interval = math.ceil(job.steps / recipe.evaluations)
-    device = torch.device(setting.choices.device)
+    device = torch.device(setting.settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
     with _accelerate_on(device):

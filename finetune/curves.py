@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
-from harness_ext.tables import shorten, visible
+from harness_ext.results.tables import shorten, visible
 
 HISTORY = "history.json"
 _NAMES = {

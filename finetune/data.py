@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness_ext.errors import UserError
-from harness_ext.prompts import encode_completions, encode_prompts, render_completion
+from harness_ext.task.prompts import encode_completions, encode_prompts, render_completion
 
 IGNORED = -100  # a position without a target, as in torch's cross-entropy
 BUCKET = 50  # batches whose rows are sorted by length together

@@ -10,15 +10,19 @@ from typing import Any
 
 from finetune import data
 from finetune.config import RECIPES, Recipe, read_recipe
-from harness_ext import evidence, generation, memory, quantised, records, sampling
-from harness_ext.choices import Choices, choose
-from harness_ext.data import fingerprint
 from harness_ext.errors import UserError
-from harness_ext.lengths import context_length
-from harness_ext.loading import load_tokenizer
-from harness_ext.models import SHIPPED, Checkpoint, find_model, is_generative, leftover
-from harness_ext.prompts import chat_renderer, check_sentence, render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.model import generation_config, memory, quantisation
+from harness_ext.model.checkpoints import Checkpoint, find_model, is_generative, leftover
+from harness_ext.model.lengths import context_length
+from harness_ext.model.loading import load_tokenizer
+from harness_ext.model.settings import Settings, choose
+from harness_ext.paths import SHIPPED
+from harness_ext.results import records
+from harness_ext.run import provenance
+from harness_ext.task import subsets
+from harness_ext.task.data import fingerprint
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import chat_renderer, check_sentence, render_prompt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 QUANTISER = "bitsandbytes"
@@ -34,7 +38,7 @@ class Setting:
         task: The built task whose train split and prompt are used.
         recipe_name: As in ``finetune/recipes``.
         recipe: The settings.
-        choices: Device, chat template and the like.
+        settings: Device, chat template and the like.
         dtype: Of the base's weights.
         mixed: Whether products are computed in bfloat16.
         labels: 0 or 1 for each row of the train split.
@@ -50,7 +54,7 @@ class Setting:
     task: Any
     recipe_name: str
     recipe: Recipe
-    choices: Choices
+    settings: Settings
     dtype: str
     mixed: bool
     labels: list[int]
@@ -72,9 +76,9 @@ class Setting:
 
     def line(self) -> str:
         """Say what was chosen in one line."""
-        chat = " · chat template on" if self.choices.chat_template else ""
+        chat = " · chat template on" if self.settings.chat_template else ""
         return (
-            f"recipe {self.recipe_name} ({self.recipe.kind}) · task {self.task.task_name} · device {self.choices.device} · "
+            f"recipe {self.recipe_name} ({self.recipe.kind}) · task {self.task.task_name} · device {self.settings.device} · "
             f"dtype {self.dtype}{', products in bfloat16' if self.mixed else ''}{chat}{self.mended}"
         )
 
@@ -86,7 +90,7 @@ class Setting:
         """
         if self.recipe.kind == "classifier":
             return document["sentence"]
-        template = chat_renderer(self.tokenizer, self.choices.template_args) if self.choices.chat_template else None
+        template = chat_renderer(self.tokenizer, self.settings.template_args) if self.settings.chat_template else None
         what = f"{self.base.name!r}'s chat template" if template else "the task's own template"
         try:
             prompt = render_prompt(self.task, document, template)
@@ -106,7 +110,7 @@ class Setting:
         if documents and self.recipe.kind == "classifier":
             examples = data.encode_sentences(self.tokenizer, documents)
         else:
-            chat = self.choices.chat_template
+            chat = self.settings.chat_template
             examples = data.encode_examples(self.task, self.tokenizer, documents, self.render, chat) if documents else []
         self.encoded.update(zip(new, examples, strict=True))
         encoded = [self.encoded[row] for row in rows]
@@ -136,7 +140,7 @@ class Job:
     """
 
     setting: Setting
-    subset: sampling.Subset
+    subset: subsets.Subset
     seed: int
     steps: int
     batch_size: int
@@ -170,7 +174,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
     base = find_model(args.model or DEFAULT_MODEL, allow_pickle=args.allow_pickle)
     if said := leftover(base):
         print(f"Note: {said}", file=sys.stderr)
-    if method := quantised.stored(base.config):
+    if method := quantisation.stored(base.config):
         raise UserError(
             f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "
             "from; `--set quantise=nf4` loads that in 4 bits."
@@ -190,7 +194,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
     task.set_config(key="num_fewshot", value=0)
     tokenizer = load_tokenizer(base)
     mended = mend_tokenizer(tokenizer, base, recipe)
-    choices = choose(
+    settings = choose(
         tokenizer,
         base.config,
         thinking=False,
@@ -198,7 +202,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
         dtype=args.dtype,
         chat_template=None if recipe.kind == "generative" else False,
     )
-    dtype, mixed = _precision(args.dtype, choices, base, recipe)
+    dtype, mixed = _precision(args.dtype, settings, base, recipe)
     labels = list(task.dataset["train"]["label"])
     report_to = args.report_to.split(",") if args.report_to else []
     return Setting(
@@ -207,7 +211,7 @@ def read_setting(args: argparse.Namespace) -> Setting:
         task=task,
         recipe_name=recipe_name,
         recipe=recipe,
-        choices=choices,
+        settings=settings,
         dtype=dtype,
         mixed=mixed,
         labels=labels,
@@ -225,7 +229,7 @@ def plan_job(setting: Setting, samples: str, seed: int) -> Job:
         UserError: The train split cannot give the samples, or the model cannot be trained on them.
     """
     recipe, task = setting.recipe, setting.task
-    subset = sampling.draw(setting.labels, samples, seed)
+    subset = subsets.draw(setting.labels, samples, seed)
     examples, held_out = setting.encode(subset.rows), setting.encode(subset.held_out)
     batch_size = min(recipe.batch_size, len(subset.rows))
     parts = {
@@ -241,8 +245,8 @@ def plan_job(setting: Setting, samples: str, seed: int) -> Job:
         "recipe": asdict(recipe),
         "dtype": setting.dtype,
         "mixed": setting.mixed,
-        "device": setting.choices.device.split(":")[0],
-        "versions": evidence.versions(*([QUANTISER] if recipe.quantise else [])),
+        "device": setting.settings.device.split(":")[0],
+        "versions": provenance.versions(*([QUANTISER] if recipe.quantise else [])),
     }
     return Job(setting, subset, seed, recipe.planned_steps(len(subset.rows)), batch_size, parts, examples, held_out)
 
@@ -257,8 +261,8 @@ def mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
         UserError: There is no end token, which a generative model must learn to write.
     """
     if recipe.kind == "generative":
-        generation.check_nothing_behind(tokenizer)
-        generation.give_end_token(tokenizer, generation.read_own(base.path, base.revision), base.config)
+        generation_config.check_nothing_behind(tokenizer)
+        generation_config.give_end_token(tokenizer, generation_config.read_own(base.path, base.revision), base.config)
     if tokenizer.eos_token_id is None and tokenizer.pad_token_id is None:
         raise UserError(f"The tokenizer of {base.name!r} has no end token (eos_token): set it in its tokenizer_config.json.")
     if tokenizer.pad_token_id is None:
@@ -273,7 +277,7 @@ def _default_recipe(base: Checkpoint) -> str:
     return "qwen" if is_generative(base) else "deberta"
 
 
-def _precision(asked: str | None, choices: Choices, base: Checkpoint, recipe: Recipe) -> tuple[str, bool]:
+def _precision(asked: str | None, settings: Settings, base: Checkpoint, recipe: Recipe) -> tuple[str, bool]:
     """Choose the weights' dtype, and whether products are computed in bfloat16 by autocast.
 
     A classifier's weights stay float32: DeBERTa-v3 overflows in its stored float16 (transformers issue 46002), and the head,
@@ -284,14 +288,14 @@ def _precision(asked: str | None, choices: Choices, base: Checkpoint, recipe: Re
 
     if asked not in (None, "auto", "float32", "bfloat16"):
         raise UserError(f"DTYPE {asked!r} is not for training: choose float32 or bfloat16.")
-    device = choices.device.split(":")[0]
+    device = settings.device.split(":")[0]
     if device == "cuda":
         mixed = asked != "float32" and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         mixed = asked == "bfloat16" and device == "cpu"  # unasked, a CPU's products stay exact
     if asked == "bfloat16" and not mixed and recipe.kind == "classifier":
         raise UserError(
-            f"DTYPE=bfloat16 is not for a classifier on {choices.device}, which has no products in it. Leave it out."
+            f"DTYPE=bfloat16 is not for a classifier on {settings.device}, which has no products in it. Leave it out."
         )
     stored = base.config.get("dtype") or base.config.get("torch_dtype")
     wanted = asked == "bfloat16" or (asked != "float32" and mixed and stored == "bfloat16")

@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune.config import Recipe
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.loading import ID2LABEL, WholeModel, quantisation
-from harness_ext.models import Checkpoint
+from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.model.loading import ID2LABEL, WholeModel, quantiser
 
 TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
 
@@ -45,7 +45,7 @@ def load_base(
         common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
         common["dtype"] = getattr(torch, dtype)
         if recipe.kind == "generative":
-            common |= quantisation(recipe.quantise, common["dtype"], device)
+            common |= quantiser(recipe.quantise, common["dtype"], device)
             loader = WholeModel(AutoModelForCausalLM)
             model = loader.from_pretrained(checkpoint.path, **common)
         else:

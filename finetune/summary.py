@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.models import ROOT
-from harness_ext.tables import Column, show_table
+from harness_ext.paths import ROOT
+from harness_ext.results.tables import Column, show_table
 
 MOST = 8  # commands; more are said as one
 _LOOPED = "the loop's folder"

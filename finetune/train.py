@@ -21,10 +21,11 @@ from finetune.config import FEW_STEPS
 from finetune.job import Job, Setting
 from finetune.model import add_lora, draw_new_weights, heads_of, load_base
 from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
-from harness_ext import evidence, records
+from harness_ext.backend.meter import peak_memory_bytes, reset_peak_memory
 from harness_ext.errors import UserError, one_line_errors, writing_to
-from harness_ext.loading import quieten_libraries
-from harness_ext.meter import peak_memory_bytes, reset_peak_memory
+from harness_ext.model.loading import quieten_libraries
+from harness_ext.results import records
+from harness_ext.run import provenance
 
 RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json")
 
@@ -108,9 +109,9 @@ class Bench:
             "time_s": {"train": train_s, "total": time.perf_counter() - start},
             "samples_per_s": steps * job.batch_size / train_s,
             "peak_memory_bytes": peak_memory_bytes(),
-            "hardware": evidence.hardware(self.setting.choices.device),
-            "commit": evidence.commit(),
-            "command": evidence.command("finetune"),
+            "hardware": provenance.hardware(self.setting.settings.device),
+            "commit": provenance.commit(),
+            "command": provenance.command("finetune"),
             "started": started.isoformat(timespec="seconds"),
         }
 
@@ -119,7 +120,7 @@ class Bench:
         setting = self.setting
         if self._model is None:
             self._model, self._new = load_base(
-                setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer, setting.allow_pickle
+                setting.base, setting.recipe, setting.dtype, setting.settings.device, setting.tokenizer, setting.allow_pickle
             )
             self._checksum = reload.checksum(self._model)
             if self.setting.recipe.kind == "classifier":
@@ -258,7 +259,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "task": setting.task.task_name,
         "task_version": setting.task.VERSION,
         "prompt": {"first": setting.render(setting.task.dataset["train"][job.subset.rows[0]])},
-        "chat_template": setting.choices.chat_template,
+        "chat_template": setting.settings.chat_template,
         "data": setting.task.dataset["train"].info.description,
         "data_fingerprint": job.key_parts["data"],
         "train_samples": job.subset.train_samples,

@@ -12,8 +12,8 @@ from lm_eval._cli.ls import List
 from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
-from harness_ext.door import Parser, run_command
-from harness_ext.request import add_own_flags
+from harness_ext.cli import Parser, run_command
+from harness_ext.run.spec import add_own_flags
 
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
 
@@ -28,7 +28,7 @@ class RunCommand(Run):
 
     @staticmethod
     def _execute(args: argparse.Namespace) -> None:
-        from harness_ext.run import execute
+        from harness_ext.run.execute import execute
 
         execute(args)
 
@@ -37,7 +37,7 @@ class ListCommand(List):
     """lm-eval's ``ls``, of our tasks alone unless ``--all`` asks for the built-in ones too."""
 
     def _execute(self, args: argparse.Namespace) -> None:
-        from harness_ext.tasks import task_manager
+        from harness_ext.task.find import task_manager
 
         manager = task_manager(None if args.all else [], args.include_path)
         what = args.what or "subtasks"
@@ -53,7 +53,7 @@ class ValidateCommand(Validate):
     """lm-eval's ``validate``, but it builds each task and renders one prompt."""
 
     def _execute(self, args: argparse.Namespace) -> None:
-        from harness_ext.tasks import validate
+        from harness_ext.task.find import validate
 
         validate(args.tasks.split(","), args.include_path, args.data_dir)
 
@@ -98,19 +98,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from harness_ext import presets
+    from harness_ext.model import presets
 
     presets.show()
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from harness_ext import doctor
+    from harness_ext.run import doctor
 
     doctor.execute(args)
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
-    from harness_ext import leaderboard
+    from harness_ext.results import leaderboard
 
     board, files = leaderboard.write(Path(args.output_path))
     leaderboard.show(board, more=f"in {files[0]}")

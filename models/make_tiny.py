@@ -28,8 +28,8 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from harness_ext.prompts import encode_completions, encode_prompts, render_completion, render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import encode_completions, encode_prompts, render_completion, render_prompt
 
 VOCABULARY, EPOCHS, BATCH, LEARNING_RATE = 8192, 2, 64, 3e-3
 TEACHER_SHARE = 0.6  # of the target; the rest is the label

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness_ext.tasks import build_tasks
+from harness_ext.task.find import build_tasks
 
 
 def samples_of(out: Path) -> list[dict]:

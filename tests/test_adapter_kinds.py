@@ -14,9 +14,9 @@ from conftest import Outcome
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from harness_ext.adapters import find_adapter, head_classes, whole_tensors
-from harness_ext.lm.classifier import ClassifierLM
-from harness_ext.loading import vocabulary_of
+from harness_ext.backend.classifier import ClassifierLM
+from harness_ext.model.adapters import find_adapter, head_classes, whole_tensors
+from harness_ext.model.loading import vocabulary_of
 
 TEXTS = [sentence for sentence, _ in SENTENCES]
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}

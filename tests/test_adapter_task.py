@@ -7,9 +7,9 @@ import pytest
 from builders import SENTENCES, tsv_folder
 from test_identity import TASK
 
-from harness_ext.data import fingerprint
-from harness_ext.records import read_runs
-from harness_ext.tasks import build_tasks
+from harness_ext.results.records import read_runs
+from harness_ext.task.data import fingerprint
+from harness_ext.task.find import build_tasks
 
 OTHERS = [(f"please note: {sentence}", label) for sentence, label in SENTENCES]
 
@@ -102,10 +102,10 @@ def test_adapter_of_data_that_are_not_given_is_refused_in_one_line(command, room
 
 
 def test_adapters_task_that_is_not_known_here_is_named_with_the_flag_that_makes_it_known(room, door, monkeypatch):
-    from harness_ext import tasks
+    from harness_ext.task import find
 
     monkeypatch.setattr(
-        tasks, "task_manager", lambda names, *_: (_ for _ in ()).throw(tasks.UserError(f"Unknown task {names}."))
+        find, "task_manager", lambda names, *_: (_ for _ in ()).throw(find.UserError(f"Unknown task {names}."))
     )
     error = door("run", "--adapter", "adapter", "--data_dir", "tickets").error
     assert "made on the task 'tickets_01', which is not known here" in error

@@ -6,7 +6,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from asking import PROMPTS, answer_lm, choices, plain_texts, texts
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import build_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -4,9 +4,9 @@ import pytest
 from builders import SENTENCES, tsv_folder
 from test_leaderboard import manifest
 
-from harness_ext import advice
-from harness_ext.data import overlap
-from harness_ext.tasks import build_tasks
+from harness_ext.results import advice
+from harness_ext.task.data import overlap
+from harness_ext.task.find import build_tasks
 
 
 def record(positive=0, negative=0, missing=None, **more):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness_ext.classes import decide, of_checkpoint
 from harness_ext.errors import UserError
-from harness_ext.models import Checkpoint
+from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.model.classes import decide, of_checkpoint
 
 ONE = {  # (name of class 0, name of class 1): the index of the task's 1
     ("negative", "positive"): 1,

@@ -11,10 +11,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from harness_ext.backend.baseline import MajorityLM, TfidfLM
+from harness_ext.backend.classifier import ClassifierLM
 from harness_ext.errors import UserError
-from harness_ext.lm.baseline import MajorityLM, TfidfLM
-from harness_ext.lm.classifier import ClassifierLM
-from harness_ext.sampling import draw
+from harness_ext.task.subsets import draw
 
 TEXTS = [sentence for sentence, _ in SENTENCES]
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]

@@ -11,8 +11,8 @@ import transformers
 from builders import SENTENCES, build_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from harness_ext.adapters import find_adapter, whole_tensors
-from harness_ext.lm.classifier import ClassifierLM
+from harness_ext.backend.classifier import ClassifierLM
+from harness_ext.model.adapters import find_adapter, whole_tensors
 
 TEXTS = [" ".join([sentence] * times) for times, (sentence, _) in enumerate(SENTENCES, 1)]  # 5 to 80 tokens
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -1,8 +1,9 @@
 import hashlib
 import re
 
-from harness_ext.data import GLUE_FILES, TASKS_DIR, fingerprint, load_splits
-from harness_ext.leaderboard import SST2_VALIDATION
+from harness_ext.paths import TASKS_DIR
+from harness_ext.results.leaderboard import SST2_VALIDATION
+from harness_ext.task.data import GLUE_FILES, fingerprint, load_splits
 
 
 def rows(split):

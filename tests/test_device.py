@@ -123,15 +123,15 @@ def test_quantised_base_is_loaded_on_the_device_that_was_asked_for(kind, device,
     monkeypatch.setattr(finetune_model.AutoModelForCausalLM, "from_pretrained", loading)
     with ExitStack() as stack:
         stack.enter_context(pytest.raises(ValueError, match="no GPU here"))
-        finetune_model.load_base(setting.base, setting.recipe, setting.dtype, setting.choices.device, setting.tokenizer)
+        finetune_model.load_base(setting.base, setting.recipe, setting.dtype, setting.settings.device, setting.tokenizer)
     assert seen == [{"": device}]
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "cpu"])
 def test_evaluation_loads_a_quantised_model_on_the_device_that_was_asked_for(device, files, two_gpus, monkeypatch):
     """lm-eval hands its device on as the map of devices; this test sees it if it no longer does."""
-    from harness_ext.lm.answer import AnswerLM
-    from harness_ext.loading import WholeModel
+    from harness_ext.backend.answer import AnswerLM
+    from harness_ext.model.loading import WholeModel
 
     seen = []
 

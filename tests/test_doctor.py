@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from test_bad_input import POINTER, TEMPLATE_THAT_REFUSES
 from transformers import AutoModelForCausalLM
 
-from harness_ext import memory, quantised
+from harness_ext.model import memory, quantisation
 
 TWO_BEGINS = "<s>" + CHAT_TEMPLATE.replace("{% for", "<s>{% for", 1)
 
@@ -237,7 +237,7 @@ def without_gptqmodel(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     hidden = ("gptqmodel", "optimum")
     monkeypatch.setattr(
-        quantised.importlib.util, "find_spec", lambda name, *more: None if name in hidden else find(name, *more)
+        quantisation.importlib.util, "find_spec", lambda name, *more: None if name in hidden else find(name, *more)
     )
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from harness_ext.models import ROOT
+from harness_ext.paths import ROOT
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
-from harness_ext.labels import is_settled, read
-from harness_ext.lm import answer, batches, selfcheck
-from harness_ext.lm.engine import Batch, PrefixReader, Row, common_prefix, write
-from harness_ext.lm.forced import ForcedChoice
-from harness_ext.records import read_runs
+from harness_ext.backend import answer, batches, selfcheck
+from harness_ext.backend.engine import Batch, PrefixReader, Row, common_prefix, write
+from harness_ext.backend.forced_choice import ForcedChoice
+from harness_ext.results.records import read_runs
+from harness_ext.task.labels import is_settled, read
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "gemma3", "gpt2")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext import evidence, procs
+from harness_ext.run import provenance, shards
 
 STRAY = {
     "RANK": "1",
@@ -28,11 +28,11 @@ SLURM = {
 @pytest.fixture
 def fresh_place(monkeypatch):
     """Find the process's place anew, whatever this one's environment holds."""
-    for name in (*procs._NAMES, *procs._OTHERS, procs._MEETING, procs._LAUNCHER):
+    for name in (*shards._NAMES, *shards._OTHERS, shards._MEETING, shards._LAUNCHER):
         monkeypatch.delenv(name, raising=False)
-    procs.place.cache_clear()
+    shards.place.cache_clear()
     yield
-    procs.place.cache_clear()
+    shards.place.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -41,20 +41,20 @@ def fresh_place(monkeypatch):
 def test_variables_of_a_scheduler_make_no_helper_and_reach_no_library(stray, fresh_place, monkeypatch):
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
-    assert procs.place() == procs.Place(0, 1, 0)
-    assert procs.read_size(None) == 1
-    assert not {*procs._NAMES, *procs._OTHERS} & os.environ.keys()
+    assert shards.place() == shards.Place(0, 1, 0)
+    assert shards.read_size(None) == 1
+    assert not {*shards._NAMES, *shards._OTHERS} & os.environ.keys()
 
 
-@pytest.mark.parametrize("sign", [procs._LAUNCHER, procs._MEETING])
+@pytest.mark.parametrize("sign", [shards._LAUNCHER, shards._MEETING])
 def test_process_that_a_launcher_or_ours_started_knows_its_place(sign, fresh_place, monkeypatch):
     for name, value in {**STRAY, sign: "x"}.items():
         monkeypatch.setenv(name, value)
-    assert procs.place() == procs.Place(1, 2, 1)
+    assert shards.place() == shards.Place(1, 2, 1)
 
 
 def test_nothing_is_read_from_the_environment_on_import():
-    names = [name for name, value in vars(procs).items() if isinstance(value, int) and not isinstance(value, bool)]
+    names = [name for name, value in vars(shards).items() if isinstance(value, int) and not isinstance(value, bool)]
     assert names == []
 
 
@@ -90,5 +90,5 @@ def test_commit_in_lm_evals_results_is_this_projects(monkeypatch):
     from lm_eval import evaluator
 
     monkeypatch.chdir(Path("/"))
-    evidence.spare_git_elsewhere()
-    assert evaluator.get_git_commit_hash() == evidence.commit()
+    provenance.spare_git_elsewhere()
+    assert evaluator.get_git_commit_hash() == provenance.commit()

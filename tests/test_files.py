@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from finetune.config import read_recipe
 from finetune.model import load_base
-from harness_ext import files
-from harness_ext.loading import WholeModel, load_tokenizer
-from harness_ext.models import find_model, inspect_model, is_version
+from harness_ext.model import files
+from harness_ext.model.checkpoints import find_model, inspect_model, is_version
+from harness_ext.model.loading import WholeModel, load_tokenizer
 
 
 @pytest.fixture

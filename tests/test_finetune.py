@@ -101,8 +101,8 @@ def test_deberta_as_it_is_on_the_hub_is_made_a_classifier_once_its_pickle_is_acc
 
 def test_eval_gives_the_logits_of_the_adapter_as_peft_loads_it(data, train, tmp_path):
     """What the harness answers with, LoRA merged into the base, is what peft makes of the same folder."""
-    from harness_ext.lm.answer import AnswerLM
-    from harness_ext.lm.classifier import ClassifierLM
+    from harness_ext.backend.answer import AnswerLM
+    from harness_ext.backend.classifier import ClassifierLM
 
     for architecture, lm_class, auto_class, labels in (
         ("llama", AnswerLM, AutoModelForCausalLM, {}),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import PROMPTS, answer_lm, choices, plain_texts, texts
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import CHAT_TEMPLATE, build_model, build_tokenizer
 
 SHAPING: dict[str, Any] = {  # what a model's own settings may make of its text
@@ -147,7 +147,7 @@ def test_tokenizer_that_ends_every_text_is_refused_before_training(tmp_path, eig
 
 
 def test_text_that_brings_its_own_end_or_begin_token_is_left_alone():
-    from harness_ext.generation import check_nothing_behind
+    from harness_ext.model.generation_config import check_nothing_behind
 
     check_nothing_behind(build_tokenizer("llama", bos=True))
     check_nothing_behind(build_tokenizer("qwen2", chat_template=CHAT_TEMPLATE))

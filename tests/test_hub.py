@@ -20,8 +20,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness_ext.loading import WholeModel
-from harness_ext.models import find_model, leftover
+from harness_ext.model.checkpoints import find_model, leftover
+from harness_ext.model.loading import WholeModel
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing answers
 

@@ -9,15 +9,17 @@ import pytest
 from builders import CHAT_TEMPLATE, SENTENCES, answering_model, build_tokenizer, tsv_folder
 from lm_eval.config.task import FewshotConfig, TaskConfig
 
-from harness_ext import contents, evidence, records
 from harness_ext.__main__ import _parser
-from harness_ext.asking import Asking, find_tasks
-from harness_ext.data import TASKS_DIR
-from harness_ext.request import read_request
+from harness_ext.paths import TASKS_DIR
+from harness_ext.results import records
+from harness_ext.run import provenance
+from harness_ext.run.plan import Asking, find_tasks
+from harness_ext.run.spec import read_request
+from harness_ext.task import content
 
 TASK = f"include: {TASKS_DIR}/sst2_01/_template.yaml\ntask: mine\n"
 HELPER = """
-from harness_ext.metrics import score_document
+from harness_ext.task.metrics import score_document
 WEIGHT = 1
 def results(doc, results):  # ours
     return {name: value for name, value in score_document(doc, results).items()}
@@ -98,7 +100,7 @@ FIELDS = {
 
 def test_every_field_of_a_task_is_either_in_the_key_or_left_out_for_a_reason():
     fields = {field.name for field in dataclasses.fields(TaskConfig)}
-    assert fields - FIELDS.keys() == {*contents.NAMES, *contents.DATA, "use_prompt"}  # promptsource, which lm-eval left
+    assert fields - FIELDS.keys() == {*content.NAMES, *content.DATA, "use_prompt"}  # promptsource, which lm-eval left
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -111,9 +113,9 @@ def test_field_of_a_task_that_changes_gives_another_key(field, room, tmp_path):
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FewshotConfig)])
 def test_field_of_the_examples_that_changes_gives_other_content(field):
     config = TaskConfig(task="t", fewshot_config={"sampler": "default"})
-    before = contents.task_content(config)
+    before = content.task_content(config)
     setattr(config.fewshot_config, field, "other")
-    assert contents.task_content(config) != before
+    assert content.task_content(config) != before
 
 
 @pytest.mark.parametrize(
@@ -225,8 +227,8 @@ def test_content_of_another_tokenizer_gives_another_key_and_its_place_does_not(r
 @pytest.mark.parametrize("package", ["tokenizers", "transformers", "torch", "lm_eval", "peft"])
 def test_version_of_a_package_gives_another_key(package, room, monkeypatch):
     before = key_of(room)
-    version = evidence.version
-    monkeypatch.setattr(evidence, "version", lambda name: "0.0" if name == package else version(name))
+    version = provenance.version
+    monkeypatch.setattr(provenance, "version", lambda name: "0.0" if name == package else version(name))
     assert key_of(room) != before
 
 

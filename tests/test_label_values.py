@@ -4,9 +4,9 @@ import pytest
 from builders import tsv_folder
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from harness_ext import data
-from harness_ext.data import load_splits
 from harness_ext.errors import UserError
+from harness_ext.task import data
+from harness_ext.task.data import load_splits
 
 GOOD_BAD = {"sentence": ["good", "bad"]}
 

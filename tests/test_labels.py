@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_ext.labels import (
+from harness_ext.task.labels import (
     CHANNEL_MARKERS,
     KINDS,
     RULES,

@@ -4,10 +4,10 @@ import io
 import pytest
 from rich.cells import cell_len
 
-from harness_ext import leaderboard
-from harness_ext.leaderboard import SST2_VALIDATION, as_csv, markdown, rows, write
-from harness_ext.records import SCHEMA, write_json
-from harness_ext.tables import markdown_cell
+from harness_ext.results import leaderboard
+from harness_ext.results.leaderboard import SST2_VALIDATION, as_csv, markdown, rows, write
+from harness_ext.results.records import SCHEMA, write_json
+from harness_ext.results.tables import markdown_cell
 
 
 def manifest(model="m", correct=700, n=872, *, task="sst2_01", missing=3, **more):

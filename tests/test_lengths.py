@@ -11,7 +11,7 @@ from builders import build_model, tsv_folder
 from conftest import Outcome
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from harness_ext.lengths import context_length
+from harness_ext.model.lengths import context_length
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100,

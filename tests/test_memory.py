@@ -11,8 +11,8 @@ from builders import build_model
 from conftest import Outcome
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
-from harness_ext import memory
-from harness_ext.models import inspect_model
+from harness_ext.model import memory
+from harness_ext.model.checkpoints import inspect_model
 
 LLAMA_3_8B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,

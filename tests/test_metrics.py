@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
-from harness_ext.filters import LabelFilter
-from harness_ext.metrics import INVALID, acc_following, mcc, positive_share, score_document
+from harness_ext.task.filters import LabelFilter
+from harness_ext.task.metrics import INVALID, acc_following, mcc, positive_share, score_document
 
 
 def test_label_filter_keeps_the_kind_visible():

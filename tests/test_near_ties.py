@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from asking import PROMPTS, answer_lm, texts
+from prompting import PROMPTS, answer_lm, texts
 from builders import build_model
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness_ext.lm.engine import PrefixReader, Row, write
+from harness_ext.backend.engine import PrefixReader, Row, write
 
 
 def test_near_ties_are_those_that_a_look_at_every_step_finds(tmp_path):

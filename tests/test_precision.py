@@ -19,8 +19,8 @@ from finetune.data import encode_sentences
 from finetune.model import add_lora, draw_new_weights, load_base
 from finetune.reload import check_saved, checksum, remember
 from harness_ext.errors import UserError
-from harness_ext.loading import load_tokenizer
-from harness_ext.models import find_model
+from harness_ext.model.checkpoints import find_model
+from harness_ext.model.loading import load_tokenizer
 
 ADJECTIVES, OTHERS = ("good", "warm", "funny", "clever"), ("bad", "cold", "dull", "silly")
 CLASSIFIER = Recipe(kind="classifier", learning_rate=1e-3, batch_size=4, steps={2: 4}, rank=2)

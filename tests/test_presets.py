@@ -13,14 +13,15 @@ from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, build_model
 from conftest import Outcome
 from fakehub import FakeHub
 
-from harness_ext import leaderboard, memory, presets
 from harness_ext.__main__ import _parser
-from harness_ext.choices import BATCH
 from harness_ext.errors import UserError
-from harness_ext.models import SHIPPED
-from harness_ext.records import read_runs
-from harness_ext.request import read_flags
-from harness_ext.tasks import build_tasks
+from harness_ext.model import memory, presets
+from harness_ext.model.settings import BATCH
+from harness_ext.paths import SHIPPED
+from harness_ext.results import leaderboard
+from harness_ext.results.records import read_runs
+from harness_ext.run.spec import read_flags
+from harness_ext.task.find import build_tasks
 
 LONGEST_PROMPT = 128  # tokens: SST-2's longest sentences in a chat template
 # What the models' own config.json says of their sizes.

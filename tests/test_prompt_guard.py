@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from builders import CHAT_TEMPLATE, answering_model, build_tokenizer
 
-from harness_ext.choices import choose
-from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
-from harness_ext.prompts import chat_renderer, check_sentence
+from harness_ext.model.settings import choose
+from harness_ext.paths import TASKS_DIR
+from harness_ext.task.prompts import chat_renderer, check_sentence
 
 TEMPLATE = TASKS_DIR / "sst2_01" / "_template.yaml"
 SYSTEM, ASK = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it  good?\nAnswer:"}

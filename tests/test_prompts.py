@@ -5,7 +5,7 @@ from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, build_tokenizer
 from jinja2 import TemplateError
 
 from harness_ext.errors import UserError
-from harness_ext.prompts import chat_renderer, check_bos, encode_prompts, fold_system
+from harness_ext.task.prompts import chat_renderer, check_bos, encode_prompts, fold_system
 
 # Llama 3: headers around each role's name, and the template itself writes BOS.
 HEADERS = (

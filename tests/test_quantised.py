@@ -13,11 +13,11 @@ from quantised import CONFIGS, SIZES, quantised_twin
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness_ext import quantised
-from harness_ext.choices import choose
 from harness_ext.errors import UserError
-from harness_ext.loading import WholeModel, quantisation
-from harness_ext.records import read_runs
+from harness_ext.model import quantisation
+from harness_ext.model.loading import WholeModel, quantiser
+from harness_ext.model.settings import choose
+from harness_ext.results.records import read_runs
 
 needs_gptqmodel = pytest.mark.skipif(
     importlib.util.find_spec("gptqmodel") is None, reason="needs gptqmodel (make setup EXTRAS=awq)"
@@ -66,7 +66,7 @@ def test_nf4_weights_are_the_nearest_of_the_papers_levels(full):
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
 
-    model = WholeModel(AutoModelForCausalLM, **quantisation("nf4", torch.float32)).from_pretrained(full, dtype=torch.float32)
+    model = WholeModel(AutoModelForCausalLM, **quantiser("nf4", torch.float32)).from_pretrained(full, dtype=torch.float32)
     plain = load_file(full / "model.safetensors")
     layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     assert len(layers) == 14  # seven in each of two layers; the head stays as it is
@@ -83,7 +83,7 @@ def test_nf4_weights_are_the_nearest_of_the_papers_levels(full):
 @pytest.mark.parametrize(("name", "tolerance"), [("int8", 0.03), ("nf4", 0.3)])
 def test_quantised_logits_are_near_those_of_full_precision(name, tolerance, tie, tmp_path):
     model = build_model(tmp_path / "model", "qwen2", tie=tie, spread=0.05, **SIZES)
-    plain, got = logits_of(model), logits_of(model, **quantisation(name, torch.float32))
+    plain, got = logits_of(model), logits_of(model, **quantiser(name, torch.float32))
     relative = ((got - plain).norm() / plain.norm()).item()
     assert 1e-4 < relative < tolerance, relative
 
@@ -91,9 +91,7 @@ def test_quantised_logits_are_near_those_of_full_precision(name, tolerance, tie,
 def test_int8_weights_are_rounded_by_rows(full):
     from bitsandbytes.nn import Linear8bitLt
 
-    model = WholeModel(AutoModelForCausalLM, **quantisation("int8", torch.float32)).from_pretrained(
-        full, dtype=torch.float32
-    )
+    model = WholeModel(AutoModelForCausalLM, **quantiser("int8", torch.float32)).from_pretrained(full, dtype=torch.float32)
     plain = load_file(full / "model.safetensors")
     layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Linear8bitLt)}
     assert len(layers) == 14
@@ -212,7 +210,9 @@ def test_bad_quantisation_is_one_line(
     stored, flags, missing, fragments, door, random_model, eight_rows, tmp_path, monkeypatch
 ):
     find = importlib.util.find_spec
-    monkeypatch.setattr(quantised.importlib.util, "find_spec", lambda name: None if name == missing else name or find(name))
+    monkeypatch.setattr(
+        quantisation.importlib.util, "find_spec", lambda name: None if name == missing else name or find(name)
+    )
     folder = Path(shutil.copytree(random_model, tmp_path / "model"))
     if stored is not None:
         fields = json.loads((folder / "config.json").read_text())

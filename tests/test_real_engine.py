@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from asking import answer_lm, plain_texts, texts
+from prompting import answer_lm, plain_texts, texts
 from peft import LoraConfig, get_peft_model
 from test_selfcheck import FAULTS, faulty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness_ext.lm import selfcheck
-from harness_ext.lm.engine import common_prefix
-from harness_ext.prompts import encode_prompts
+from harness_ext.backend import selfcheck
+from harness_ext.backend.engine import common_prefix
+from harness_ext.task.prompts import encode_prompts
 
 QUESTION = (
     "Does this sentence from a movie review express a positive or a negative opinion?\n"

@@ -9,8 +9,9 @@ import pytest
 from builders import SENTENCES, tsv_folder
 from test_identity import TASK
 
-from harness_ext import building, meter, procs, run
-from harness_ext.records import read_runs
+from harness_ext.backend import build, meter
+from harness_ext.results.records import read_runs
+from harness_ext.run import execute, shards
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
     check = {"prompts": 3, "difference": 1e-6, "tolerance": 1e-3, "passed": True}
 
     def create(*args):
-        lm = building.create_model(*args)
+        lm = build.create_model(*args)
         own = lm.generate_until
 
         def generate_until(*args, **kwargs):
@@ -54,8 +55,8 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
         lm.generate_until = generate_until
         return lm
 
-    monkeypatch.setattr(run, "create_model", create)
-    monkeypatch.setattr(run, "adjust", lambda *_: None)
+    monkeypatch.setattr(execute, "create_model", create)
+    monkeypatch.setattr(execute, "adjust", lambda *_: None)
     assert door("run", "--pretrained", answering, "--data_dir", eight_rows).code == 0
     (record,) = read_runs(elsewhere / "results")
     assert record["self_check"] == check
@@ -64,8 +65,8 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
 
 @pytest.mark.parametrize(("own", "others", "total"), [(1, (2, 3), 6), (0, (), 0), (None, (1,), None), (1, (None,), None)])
 def test_near_ties_of_all_processes_count_if_all_have_counted(own, others, total):
-    team = procs.Team(1 + len(others))
-    team._replies = [procs.Reply([], meter.Meter(), {}, near_ties) for near_ties in others]
+    team = shards.Team(1 + len(others))
+    team._replies = [shards.Reply([], meter.Meter(), {}, near_ties) for near_ties in others]
     assert team.near_ties(own) == total
 
 

@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
-from harness_ext import records
 from harness_ext.errors import UserError
+from harness_ext.results import records
 
 
 def test_run_key_depends_on_every_part_and_on_no_order():

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from harness_ext.evidence import command
-from harness_ext.redaction import hide, hide_in_command, secrets_in
+from harness_ext.run.provenance import command
+from harness_ext.run.redaction import hide, hide_in_command, secrets_in
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQr"
 

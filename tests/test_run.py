@@ -14,10 +14,10 @@ import pytest
 from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
 from stock import samples_of, stock_samples
 
-from harness_ext.evidence import command
-from harness_ext.prompts import chat_renderer, render_prompt
-from harness_ext.records import read_runs
-from harness_ext.tasks import build_tasks
+from harness_ext.results.records import read_runs
+from harness_ext.run.provenance import command
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import chat_renderer, render_prompt
 
 
 def test_run_stories260k_answers_as_stock_lm_eval_does(shared, door, tmp_path):

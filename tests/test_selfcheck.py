@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from asking import PROMPTS, answer_lm, choices, plain_texts, texts
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from harness_ext.backend import selfcheck
+from harness_ext.backend.engine import PrefixReader, common_prefix, last_logits
 from harness_ext.errors import UserError
-from harness_ext.lm import selfcheck
-from harness_ext.lm.engine import PrefixReader, common_prefix, last_logits
-from harness_ext.prompts import encode_prompts
+from harness_ext.task.prompts import encode_prompts
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -198,7 +198,7 @@ def test_check_never_computes_logits_of_all_positions(takes_it, tmp_path, monkey
     if not takes_it:
         signature = inspect.signature(model.forward)
         fewer = signature.replace(parameters=[p for name, p in signature.parameters.items() if name != "logits_to_keep"])
-        monkeypatch.setattr("harness_ext.lm.engine.inspect.signature", lambda function: fewer)
+        monkeypatch.setattr("harness_ext.backend.engine.inspect.signature", lambda function: fewer)
     assert torch.allclose(last_logits(model, 2, input_ids=torch.arange(60)[None]), expected, atol=1e-5)
     assert [shape[1] for shape in shapes] == [60, 2]
     assert torch.equal(model(torch.arange(60)[None]).logits[:, -2:], expected)  # nothing is left behind

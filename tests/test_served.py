@@ -12,8 +12,8 @@ from builders import LINES, SENTENCES, answering_model
 from conftest import Outcome
 from fakeserver import Answer, FakeServer, chat, completion
 
+from harness_ext.backend.served import complete_url
 from harness_ext.errors import UserError
-from harness_ext.served import complete_url
 
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"
 PROMPTS = {f"{LINES[0]}\n{LINES[1]}\n\nSentence: {sentence}\nAnswer:": str(label) for sentence, label in SENTENCES}
@@ -29,7 +29,7 @@ def right(number: int, body: dict[str, Any]) -> Answer:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness_ext.lm.served.wait_exponential", lambda **_: tenacity.wait_none())
+    monkeypatch.setattr("harness_ext.backend.server.wait_exponential", lambda **_: tenacity.wait_none())
 
 
 @pytest.fixture

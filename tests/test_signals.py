@@ -13,7 +13,7 @@ import pytest
 from builders import SENTENCES, tsv_folder
 from conftest import ROOT
 
-from harness_ext import door
+from harness_ext import cli
 
 SAID = "Interrupted. The same command continues where this one stopped."
 LONG = ["--samples=8", "--set=steps={2: 5000}", "--set=evaluations=500", "--set=batch_size=4"]
@@ -128,11 +128,11 @@ def test_signal_runs_what_stands_in_finally_and_gives_one(number, capfd):
             seen.append("cleaned up")
 
     def parser():
-        made = door.Parser()
+        made = cli.Parser()
         made.set_defaults(func=work)
         return made
 
-    assert door.run_command(parser, []) == 1
+    assert cli.run_command(parser, []) == 1
     assert seen == ["cleaned up"]
     assert SAID in capfd.readouterr().err
 
@@ -150,11 +150,11 @@ def test_second_signal_while_it_ends_is_the_same_wish(capfd):
             seen.append("cleaned up")
 
     def parser():
-        made = door.Parser()
+        made = cli.Parser()
         made.set_defaults(func=work)
         return made
 
-    assert door.run_command(parser, []) == 1
+    assert cli.run_command(parser, []) == 1
     assert seen == ["cleaned up"]
 
 
@@ -162,9 +162,9 @@ def test_signal_that_is_ignored_stays_ignored(monkeypatch):
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        made = door.Parser()
+        made = cli.Parser()
         made.set_defaults(func=lambda args: signal.raise_signal(signal.SIGHUP))
-        assert door.run_command(lambda: made, []) == 0
+        assert cli.run_command(lambda: made, []) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -6,8 +6,9 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
-from harness_ext import presets, tables
-from harness_ext.tables import Column, csv_cell, markdown_cell, shorten, show_table, visible
+from harness_ext.model import presets
+from harness_ext.results import tables
+from harness_ext.results.tables import Column, csv_cell, markdown_cell, shorten, show_table, visible
 
 HOSTILE = "28 [red] 模型 \x1b[31m|<b>`*_[x](y)\n\u202eevil"
 

@@ -5,12 +5,11 @@ import sys
 import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from harness_ext import tasks
-from harness_ext.data import TASKS_DIR
 from harness_ext.errors import UserError
-from harness_ext.models import ROOT
-from harness_ext.prompts import render_completion, render_prompt
-from harness_ext.tasks import build_tasks, validate
+from harness_ext.paths import ROOT, TASKS_DIR
+from harness_ext.task import find
+from harness_ext.task.find import build_tasks, validate
+from harness_ext.task.prompts import render_completion, render_prompt
 
 TASK_FILES = sorted(TASKS_DIR.glob("**/*.yaml"))
 
@@ -113,13 +112,13 @@ def test_our_tasks_are_found_without_indexing_lm_evals():
 
 @pytest.mark.parametrize("name", ["urgent_01", "tickets_*"])
 def test_name_that_none_of_lm_evals_files_mentions_is_unknown_at_once(name, elsewhere, monkeypatch):
-    monkeypatch.setattr(tasks.TaskManager, "__init__", _only_ours(tasks.TaskManager.__init__))
+    monkeypatch.setattr(find.TaskManager, "__init__", _only_ours(find.TaskManager.__init__))
     with pytest.raises(UserError, match=r"Unknown task .*TASK=folder/task\.yaml"):
         build_tasks([name])
 
 
 def test_file_of_an_unknown_tasks_name_is_named(elsewhere, monkeypatch):
-    monkeypatch.setattr(tasks.TaskManager, "__init__", _only_ours(tasks.TaskManager.__init__))
+    monkeypatch.setattr(find.TaskManager, "__init__", _only_ours(find.TaskManager.__init__))
     (elsewhere / "my_tasks").mkdir()
     file = elsewhere / "my_tasks" / "urgent_01.yaml"
     file.write_text(f"include: {TASKS_DIR}/sst2_01/sst2_01_mini.yaml\ntask: urgent_01\n")
@@ -130,7 +129,7 @@ def test_file_of_an_unknown_tasks_name_is_named(elsewhere, monkeypatch):
 
 @pytest.mark.parametrize("name", ["sst2", "mmlu_abstract_*", "acp_bench", "egymmlu_arabic_language_(general)", "ai2_arc"])
 def test_lm_evals_own_tasks_groups_and_tags_are_seen_in_its_files(name):
-    assert tasks._is_mentioned(name)
+    assert find._is_mentioned(name)
 
 
 def _only_ours(init):

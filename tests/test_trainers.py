@@ -11,8 +11,8 @@ from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples, shared_prefix
 from finetune.model import add_lora
 from finetune.trainers import PromptTrainer, why_prefix_is_not_shared
-from harness_ext.prompts import render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import render_prompt
 
 RECIPE = Recipe(kind="generative", learning_rate=1e-3, batch_size=8, steps={16: 300}, rank=2)
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]

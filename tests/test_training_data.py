@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from finetune.data import IGNORED, collate_prompts, encode_examples, length, plan_batches, shared_prefix
-from harness_ext.lm.answer import AnswerLM
-from harness_ext.prompts import chat_renderer, encode_completions, render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.backend.answer import AnswerLM
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import chat_renderer, encode_completions, render_prompt
 
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 

@@ -9,8 +9,8 @@ from builders import CHAT_TEMPLATE, SENTENCES, build_model, tsv_folder
 
 import finetune.__main__
 from finetune.job import plan_job, read_setting
-from harness_ext import evidence
-from harness_ext.models import ROOT
+from harness_ext.paths import ROOT
+from harness_ext.run import provenance
 
 ROWS = [(f"a {word} film {n}", label) for n in range(6) for label, word in enumerate(("bad", "good"))]
 
@@ -135,15 +135,15 @@ def test_what_a_task_asks_and_answers_counts(own, tmp_path):
 @pytest.mark.parametrize("package", ["transformers", "torch", "peft"])
 def test_versions_count(package, files, monkeypatch):
     before = key(files)
-    version = evidence._version
-    monkeypatch.setattr(evidence, "_version", lambda name: "0.0" if name == package else version(name))
+    version = provenance._version
+    monkeypatch.setattr(provenance, "_version", lambda name: "0.0" if name == package else version(name))
     assert key(files) != before
 
 
 def test_version_of_the_quantiser_counts_for_a_quantised_base_alone(files, monkeypatch):
     before = [key(files), key(files, "--set=quantise=nf4")]
-    version = evidence._version
-    monkeypatch.setattr(evidence, "_version", lambda name: "0.0" if name == "bitsandbytes" else version(name))
+    version = provenance._version
+    monkeypatch.setattr(provenance, "_version", lambda name: "0.0" if name == "bitsandbytes" else version(name))
     assert key(files) == before[0]
     assert key(files, "--set=quantise=nf4") != before[1]
 

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from harness_ext.errors import UserError
-from harness_ext.tsv import read_columns
+from harness_ext.task.tsv import read_columns
 
 HARD = [  # texts that a spreadsheet quotes
     'Hello team, the "quoted" text',

@@ -17,9 +17,9 @@ from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_mo
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness_ext import vllm_backend
+from harness_ext.backend import vllm as vllm_backend
 from harness_ext.errors import UserError
-from harness_ext.models import Checkpoint
+from harness_ext.model.checkpoints import Checkpoint
 
 STARTED: list[dict[str, Any]] = []  # the arguments of every fake engine
 

@@ -1,5 +1,5 @@
 """Hands the task YAML on to harness_ext; importing it registers the filter and the aggregations."""
 
-from harness_ext import filters  # noqa: F401
-from harness_ext.data import load_splits  # noqa: F401
-from harness_ext.metrics import score_document  # noqa: F401
+from harness_ext.task import filters  # noqa: F401
+from harness_ext.task.data import load_splits  # noqa: F401
+from harness_ext.task.metrics import score_document  # noqa: F401

@@ -45,7 +45,7 @@ def watch(seen: dict) -> None:
     if sys.argv[1] == "stock":
         HFLM.generate_until = timed(answer)
     else:
-        from harness_ext.lm.answer import AnswerLM
+        from harness_ext.backend.answer import AnswerLM
 
         AnswerLM.generate_until = timed(AnswerLM.generate_until)  # type: ignore[method-assign]
 
@@ -78,7 +78,7 @@ def main() -> None:
             "--batch_size", given.get("batch", "32"), "--log_samples", "--metadata", json.dumps({"data_dir": data}), *common,
         ]  # fmt: skip
         cli_evaluate()
-    from harness_ext.meter import peak_memory_bytes
+    from harness_ext.backend.meter import peak_memory_bytes
 
     seen["wall_s"] = time.perf_counter() - START
     seen["peak_bytes"] = peak_memory_bytes()["process"]

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from harness_ext.models import SHIPPED
-from harness_ext.prompts import render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.paths import SHIPPED
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import render_prompt
 
 VOCABULARY = 32_000
 SIZES: dict[str, dict[str, Any]] = {  # non-embedding parameters

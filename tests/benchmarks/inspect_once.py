@@ -11,8 +11,8 @@ import time
 
 from inspect_ai.model import GenerateConfig, get_model
 
-from harness_ext.prompts import render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import render_prompt
 
 AS_IT_IS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.__main__ import main
-from harness_ext.records import read_runs
+from harness_ext.results.records import read_runs
 
 WAYS = {
     "ours, bfloat16": ("bfloat16", "shared", "auto"),

@@ -16,8 +16,8 @@ import pytest
 import torch
 from bench_models import body_parameters, build
 
-from harness_ext.labels import read
-from harness_ext.models import ROOT
+from harness_ext.paths import ROOT
+from harness_ext.task.labels import read
 
 SCRIPT = Path(__file__).with_name("answer_once.py")
 SST2 = ROOT.parent / "shared" / "data" / "sst2"

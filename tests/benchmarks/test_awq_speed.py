@@ -8,7 +8,7 @@ import torch
 from quantised import quantised_twin
 from transformers import AutoModelForCausalLM
 
-from harness_ext.loading import WholeModel, quieten_libraries
+from harness_ext.model.loading import WholeModel, quieten_libraries
 
 SIZES: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 2}
 

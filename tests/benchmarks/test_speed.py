@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from harness_ext import leaderboard, records
-from harness_ext.labels import read
-from harness_ext.models import ROOT
+from harness_ext.paths import ROOT
+from harness_ext.results import leaderboard, records
+from harness_ext.task.labels import read
 
 TEXTS = {"plain": "so it is ", "blocks": "<think>0</think>", "never closed": "<think>0 "}
 

@@ -25,11 +25,11 @@ from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples, plan_batches, shared_prefix
 from finetune.model import add_lora
 from finetune.trainers import PromptTrainer
-from harness_ext.loading import quieten_libraries
-from harness_ext.meter import peak_memory_bytes
-from harness_ext.models import SHIPPED
-from harness_ext.prompts import render_prompt
-from harness_ext.tasks import build_tasks
+from harness_ext.backend.meter import peak_memory_bytes
+from harness_ext.model.loading import quieten_libraries
+from harness_ext.paths import SHIPPED
+from harness_ext.task.find import build_tasks
+from harness_ext.task.prompts import render_prompt
 
 BATCH, STEPS, WARM_UP = 16, 8, 2
 RECIPE = Recipe(kind="generative", learning_rate=1e-4, batch_size=BATCH, steps={16: STEPS})

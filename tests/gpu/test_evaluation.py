@@ -10,7 +10,7 @@ from quantised import SIZES, quantised_twin
 
 from gpu.alone import prompted, turned
 from gpu.conftest import DEVICE, DTYPES, ROOT, ROWS, free, read_run
-from harness_ext.lm.engine import PrefixReader
+from harness_ext.backend.engine import PrefixReader
 
 pytestmark = pytest.mark.gpu
 ROUNDING = {"float32": 1e-4, "bfloat16": 2**-4}  # share of the largest margin below which a label may turn

@@ -1,0 +1,55 @@
+"""What answers a 0/1 task from the sentence itself, whatever the prompt around it says.
+
+A question to be generated is answered with "0" or "1", a choice with the log-probability of that class, so every variant
+of the task works unchanged. Knows lm-eval's interface; how a sentence is classified is its subclasses' matter.
+"""
+
+from abc import abstractmethod
+
+from lm_eval.api.model import LM
+
+from harness_ext.errors import UserError
+from harness_ext.model.lengths import sentences_of
+
+
+class SentenceLM(LM):
+    """A classifier of sentences under lm-eval's interface."""
+
+    @abstractmethod
+    def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
+        """Return the log-probabilities of 0 and 1 for each sentence."""
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Answer each request with "0" or "1"."""
+        answers = [str(int(one > zero)) for zero, one in self._answer(requests, disable_tqdm)]
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, answer)
+        return answers
+
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return, for each request, the log-probability of the class that its continuation names, and if it is the larger.
+
+        Raises:
+            UserError: A continuation is neither "0" nor "1".
+        """
+        results = []
+        for request, row in zip(requests, self._answer(requests, disable_tqdm), strict=True):
+            continuation = request.args[1].strip()
+            if continuation not in ("0", "1"):
+                raise UserError(f"A classifier answers 0 or 1; the task asks for the likelihood of {continuation!r}.")
+            named = int(continuation)
+            result = (row[named], row[named] > row[1 - named])
+            self.cache_hook.add_partial("loglikelihood", request.args, result)
+            results.append(result)
+        return results
+
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+        """Refuse.
+
+        Raises:
+            UserError: Always: a classifier has no likelihood of a text.
+        """
+        raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
+
+    def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
+        return self.classify(sentences_of([request.doc for request in requests]), disable_tqdm)

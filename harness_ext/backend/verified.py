@@ -1,0 +1,120 @@
+"""A model that is compared, before it answers, with what it says when it is asked plainly; see `selfcheck`.
+
+A way of answering that fails is left for another: rows of one instead of padded batches, an adapter beside its base
+instead of merged. Where none is left the run ends.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from harness_ext.backend import batches, merging, selfcheck
+from harness_ext.backend.checked import CheckedLM
+from harness_ext.errors import UserError
+from harness_ext.task.prompts import encode_prompts
+
+# What transformers, and code that a checkpoint brings, raise where a model cannot be run in some way.
+CANNOT = (TypeError, ValueError, NotImplementedError, AttributeError, IndexError, KeyError)
+
+
+class VerifiedLM(CheckedLM):
+    """A causal language model, compared with itself.
+
+    Attributes:
+        self_check: How the last comparison came out: ``prompts``, ``difference``, ``tolerance``, ``passed`` and the like.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Load the model."""
+        super().__init__(*args, **kwargs)
+        self.self_check: dict[str, Any] | None = None
+        self._merging: dict[str, Any] | None = None
+        self._one_by_one: dict[str, bool] = {}
+
+    def samples_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise a few prompts to compare by: those with the most and the least padding, and one between."""
+        by_length = sorted(texts, key=len)
+        few = dict.fromkeys((by_length[0], by_length[-1], by_length[len(by_length) // 2]))
+        return encode_prompts(self.tokenizer, list(few), self.add_bos_token)
+
+    def merge_adapter(self, rows: Sequence[Sequence[int]]) -> None:
+        """Add an adapter's weights to the base's where that is exact, and see that it was; at the first call only.
+
+        Args:
+            rows: Prompts to compare by.
+        """
+        if self._merging is not None:
+            return
+        self._merging = {}
+        model: Any = self.model
+        if not merging.can_merge(model):
+            return
+        with torch.no_grad():
+            apart = [selfcheck.plain(model, self.device, row) for row in rows]
+            try:
+                model.merge_adapter()
+                difference = selfcheck.distance([selfcheck.plain(model, self.device, row) for row in rows], apart)
+            except CANNOT:  # a kind of adapter that has no such form
+                difference = float("inf")
+            if difference <= selfcheck.FLOOR:
+                with warnings.catch_warnings(action="ignore"):  # it says that there is nothing left to merge
+                    self._model: Any = model.merge_and_unload()
+                self._merging = {"merged_difference": difference}
+            else:
+                model.unmerge_adapter()
+
+    def examine(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
+        """Compare a way of answering with the plain model, and keep how that came out.
+
+        Raises:
+            torch.OutOfMemoryError: Not even the shortest prompt alone fits.
+        """
+        rows = sorted(rows, key=len)
+        while True:
+            try:
+                self.self_check = selfcheck.examine(self.model, self.device, rows, way) | (self._merging or {})
+                return bool(self.self_check["passed"])
+            except RuntimeError as error:
+                if not batches.is_out_of_memory(error) or len(rows) == 1:
+                    raise
+                rows = rows[: len(rows) // 2]
+            gc.collect()  # outside the handler, which would keep the tensors alive
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+        """Tell whether the stock way answers right only without padding, which some architectures do not know.
+
+        Args:
+            kind: Of request; each is examined once.
+            rows: Prompts to compare by.
+            way: Takes whether prompts are padded and read together.
+
+        Raises:
+            UserError: It answers right in no way.
+        """
+        if self.backend != "causal":
+            return False
+        if kind not in self._one_by_one:
+            with torch.no_grad():
+                self._one_by_one[kind] = self._find_batches(rows, way)
+        return self._one_by_one[kind]
+
+    def _find_batches(self, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+        for together in (False,) if self.batch_size == 1 else (True, False):
+            try:
+                if self.examine(rows, way(together)):
+                    return not together
+            except CANNOT as error:
+                self.self_check = {"prompts": len(rows), "passed": None, "why": f"{type(error).__name__}: {error}"[:200]}
+        check = self.self_check or {}
+        if check.get("passed") is None:
+            return True  # it cannot be compared: nothing about its padding is known
+        raise UserError(
+            f"The model's logits are not those that it gives when it is asked plainly (they differ by "
+            f"{check['difference']:.2g}, where {check['tolerance']:.2g} is rounding), so its answers would mean nothing. "
+            "Try DTYPE=float32, and without ADAPTER= or QUANT= to see which part it is."
+        )

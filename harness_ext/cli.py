@@ -1,0 +1,112 @@
+"""What every command line of this project does alike: one-line errors, exit codes, make's ARGS=."""
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from harness_ext.errors import UserError
+from harness_ext.run.shards import place
+
+PATIENCE_S = 5.0  # in which a second signal is taken for the same wish: make hands on what a scheduler sends to all
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        message = re.sub(r"invalid functools\.partial\(.*\) value", "invalid value", message)  # lm-eval's --seed
+        raise UserError(f"{message} (`{self.prog} --help` lists what there is)")
+
+
+def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> int:
+    """Parse a command line and call the ``func`` that its parser sets.
+
+    Args:
+        build_parser: Builds the parser.
+        argv: The words after the program's name.
+
+    Returns:
+        The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict":  # a console that is not UTF-8 lacks some of what we say
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    rank = place().rank
+    if rank or not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # SWIG's types, sentencepiece's among them, warn when they are made; with PYTHONWARNINGS=error that ends in a crash.
+    warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute", category=DeprecationWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
+    try:
+        with _signals_interrupt():
+            args = build_parser().parse_args(_unpack(argv))
+            args.func(args)
+    except UserError as error:
+        if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
+            raise
+        if rank == 0:
+            print("Error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM (a scheduler) and SIGHUP (a closed session) do what Ctrl-C does: end, and leave what can be continued.
+
+    A signal that is ignored stays so (nohup). The helpers of PROCS= keep the default, which ends them at once: they may
+    be waiting inside torch, where no handler of Python's runs.
+    """
+    first: list[float] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        if not first:
+            first.append(time.monotonic())
+            raise KeyboardInterrupt
+        if time.monotonic() - first[0] > PATIENCE_S:  # it did not end; whoever asks again means it
+            os._exit(1)
+
+    names = [] if place().rank or threading.current_thread() is not threading.main_thread() else ["SIGTERM", "SIGHUP"]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unpack(argv: Sequence[str]) -> list[str]:
+    """Replace ``--args='...'`` (make's ARGS=) by the words in it, split as a shell would, but never by a shell."""
+    words = []
+    for word in argv:
+        try:
+            words += shlex.split(word.removeprefix("--args=")) if word.startswith("--args=") else [word]
+        except ValueError as error:
+            raise UserError(f"ARGS {word.removeprefix('--args=')!r} cannot be split into words: {error}.") from None
+    return words

@@ -1,0 +1,1 @@
+"""What answers: checkpoints and adapters, found, checked and loaded. Knows no run."""

@@ -1,0 +1,111 @@
+"""Which of a classifier's two classes is the task's 1: told by their names or by the user, never guessed in silence."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness_ext.errors import UserError
+from harness_ext.model.adapters import head_classes
+from harness_ext.model.checkpoints import Checkpoint
+
+# What names say of 0 and of 1, as their beginnings in several languages, lower case and without accents.
+_SAY = (
+    (
+        ("neg", "отриц", "негат", "负", "消极", "差评", "ネガ", "부정"),
+        ("pos", "poz", "полож", "позит", "正", "积极", "好评", "ポジ", "긍정"),
+    ),
+    (("bad",), ("good",)),
+    (("false",), ("true",)),
+    (("no",), ("yes",)),
+)
+_NUMBERED = re.compile(r"(.*?)([01])")  # LABEL_0, class1, 0
+_WHOLE = {"bad", "good", "false", "true", "no", "yes"}  # words that begin others (notable) count only as they stand
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A classifier's two classes.
+
+    Attributes:
+        names: In the model's order.
+        one: The index of that which is the task's 1.
+        why: How that is known.
+    """
+
+    names: tuple[str, str]
+    one: int
+    why: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run's record says: the names of 0 and 1, the model's index of 1, and why."""
+        return {"0": self.names[1 - self.one], "1": self.names[self.one], "one": self.one, "why": self.why}
+
+
+def decide(names: Sequence[str], asked: str | int | None = None, words: Sequence[str] | None = None) -> Classes:
+    """Decide which class is 1.
+
+    Args:
+        names: Of the two classes, in the model's order.
+        asked: What the user says it is: its name or its index.
+        words: The task's own words for 0 and 1, if it has some.
+
+    Raises:
+        UserError: There are not two, `asked` is none of them, or nothing says which is which.
+    """
+    if len(names) != 2:
+        raise UserError(f"It has {len(names)} classes; the 0/1 task needs a classifier of two.")
+    pair = (str(names[0]), str(names[1]))
+    first, second = map(_plain, pair)
+    if asked is not None:
+        by_name = [index for index, name in enumerate((first, second)) if _plain(str(asked)) == name]
+        found = by_name or [index for index in (0, 1) if str(asked).strip() == str(index)]
+        if len(found) != 1:
+            raise UserError(f"positive={asked} is not one of its classes, {pair[0]} (0) and {pair[1]} (1).")
+        return Classes(pair, found[0], "as asked")
+    if words and first != second and [first, second] in ((ours := [_plain(word) for word in words]), ours[::-1]):
+        return Classes(pair, int([first, second] == ours), "by the task's own words")
+    for zeros, ones in _SAY:
+        for zero, one, index in ((first, second, 1), (second, first, 0)):
+            if _says(zero, zeros) and _says(one, ones):
+                return Classes(pair, index, "by their names")
+    numbered = [_NUMBERED.fullmatch(name) for name in (first, second)]
+    if numbered[0] and numbered[1] and numbered[0][1] == numbered[1][1] and numbered[0][2] != numbered[1][2]:
+        return Classes(pair, int(numbered[1][2] == "1"), "by their numbers; their names say no more")
+    raise UserError(
+        f"Its classes are called {pair[0]} and {pair[1]}, which does not say which of the two is 1: "
+        f"say so, as in ARGS='--model_args positive={pair[1]}' (or positive=0, positive=1 for the first, the second)."
+    )
+
+
+def of_checkpoint(base: Checkpoint, adapter: Checkpoint | None = None) -> list[str]:
+    """Return the names of the classes that a base, or an adapter on it, tells apart.
+
+    The record beside an adapter made here comes first; peft's own config holds no names, so that else the base's hold.
+    """
+    if adapter and isinstance(named := adapter.manifest.get("label_names"), dict):
+        return [str(named[index]) for index in sorted(named, key=int)]
+    stored = base.config.get("id2label")
+    names = [str(stored[index]) for index in sorted(stored, key=int)] if isinstance(stored, dict) and stored else []
+    count = (head_classes(adapter) if adapter else None) or len(names) or int(base.config.get("num_labels") or 2)
+    return names if len(names) == count else [f"LABEL_{index}" for index in range(count)]
+
+
+def words_of(task: Any) -> list[str] | None:
+    """Return a task's own words for 0 and 1, where its filters name some."""
+    for chain in task.config.filter_list or []:
+        for step in chain.get("filter", []):
+            if isinstance(words := step.get("words"), list) and len(words) == 2:
+                return [str(word) for word in words]
+    return None
+
+
+def _says(name: str, beginnings: Sequence[str]) -> bool:
+    return any(name == each if each in _WHOLE else name.startswith(_plain(each)) for each in beginnings)
+
+
+def _plain(name: str) -> str:
+    """Drop case, accents and blanks."""
+    spread = unicodedata.normalize("NFKD", name.strip().casefold())
+    return "".join(letter for letter in spread if not unicodedata.combining(letter))

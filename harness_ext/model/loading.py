@@ -1,0 +1,217 @@
+"""Loading weights, for training and for evaluation alike: whole, and quantised the same way in both."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from harness_ext import hub
+from harness_ext.errors import UserError, one_line_errors
+from harness_ext.model import files
+from harness_ext.model.adapters import brings_tokenizer
+from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.paths import SHIPPED, as_path, local_path
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
+# transformers has no argument against putting an adapter on that it finds beside weights, but one for where it may lie.
+NO_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": "no adapter is asked for"}}
+
+
+def quieten_libraries() -> None:
+    """Keep libraries from advising their own developers and on kernels; errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    if importlib.util.find_spec("logbar"):  # gptqmodel's logger, which writes to stdout
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="You passed `quantization_config`")  # as HFLM does with a checkpoint's own
+
+
+class WholeModel:
+    """Stands in for a transformers auto class, and loads only checkpoints that hold every weight, and nothing else.
+
+    transformers fills what is missing with random numbers and only logs it; and it puts an adapter whose files lie beside
+    the weights on top of them, also where they are left over from merging it.
+    """
+
+    def __init__(
+        self, auto_class: Any, may_lack: Iterable[str] = (), lacking: str = "Download them again.", **kwargs: Any
+    ) -> None:
+        """Prepare.
+
+        Args:
+            auto_class: Such as ``AutoModelForCausalLM``.
+            may_lack: Modules or weights that come from elsewhere: a head that will be trained, or an adapter. They may
+                also be there in other sizes.
+            lacking: What to do about others that are missing.
+            **kwargs: Further arguments of every call, such as a quantisation config.
+        """
+        self.auto_class, self.may_lack, self.lacking, self.kwargs = auto_class, frozenset(may_lack), lacking, kwargs
+        self.missing: list[str] = []  # of the last model loaded, those that it may lack
+
+    def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as the auto class does.
+
+        Raises:
+            UserError: Weights are missing, or have other sizes than the config says.
+        """
+        tolerant = {"ignore_mismatched_sizes": True} if self.may_lack else {}
+        try:
+            model, found = self.auto_class.from_pretrained(
+                *args, output_loading_info=True, **NO_ADAPTER, **tolerant, **{**kwargs, **self.kwargs}
+            )
+        except RuntimeError as error:
+            if "mismatch" not in str(error):
+                raise
+            raise _other_sizes() from error
+        resized = [key for key, *_ in found["mismatched_keys"]]
+        if not all(map(self._may_lack, resized)):
+            raise _other_sizes()
+        self.missing = sorted({*found["missing_keys"], *resized})
+        missing = [key for key in self.missing if not self._may_lack(key)]
+        if missing:
+            raise UserError(f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. {self.lacking}")
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # bitsandbytes repacks 4-bit weights for bfloat16 products at the first evaluation on such a CPU, whatever
+                # the dtype; its kernel has no gradient, so training after that would be silently wrong.
+                module.support_avx512bf16_for_cpu = False
+        return model
+
+    def _may_lack(self, key: str) -> bool:
+        return key in self.may_lack or not self.may_lack.isdisjoint(key.split("."))
+
+
+def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
+    """Put a PEFT adapter on a model, as peft alone does.
+
+    Args:
+        model: A transformers model; changed in place, and given the vocabulary that the adapter was made for.
+        adapter: The adapter's folder.
+        classifier: It is a classifier's, though its config may not say so; then peft takes the head it brings.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        UserWarning: The adapter lacks weights.
+        UserError: It brings a head or tables that have no place in the model.
+    """
+    from peft import PeftConfig, PeftModel
+
+    fit_embeddings(model, vocabulary_of(adapter, model))
+    config = PeftConfig.from_pretrained(adapter)
+    if classifier:
+        config.task_type = "SEQ_CLS"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        adapted = PeftModel.from_pretrained(model, adapter, config=config)
+        left = adapted.load_adapter(adapter, "default").unexpected_keys  # from_pretrained keeps that to itself
+    # What peft writes besides: learned prompts, which it loads another way, and copies of tables under other names.
+    written_besides = ("prompt_embeddings", "original_module", "modules_to_save", "base_layer")
+    if left := [key for key in left if not any(part in key for part in written_besides)]:
+        raise UserError(f"{len(left)} of its weights have no place in the model, first {left[0]}: it is for another base.")
+    return adapted
+
+
+def vocabulary_of(adapter: str, base: Any) -> int | None:
+    """Return the rows of the embedding or output layer that an adapter brings or changes; None if it leaves both alone.
+
+    Args:
+        adapter: Its folder.
+        base: The model that it is for, of whatever vocabulary.
+    """
+    from peft.utils import load_peft_weights
+
+    names = {module: name for name, module in base.named_modules()}
+    tables = [names[layer] for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer in names]
+    for key, weight in load_peft_weights(adapter, device="cpu").items():
+        layer, _, parameter = key.removeprefix("base_model.model.").partition(".lora_")
+        if any(layer.removesuffix(".weight").removesuffix(".base_layer").endswith(table) for table in tables):
+            rows = {"": 0, "embedding_A": 1, "B.weight": 0}  # of LoRA's matrices the other two have no side of this size
+            if parameter in rows:
+                return int(weight.shape[rows[parameter]])
+    return None
+
+
+def fit_embeddings(model: Any, rows: int | None) -> None:
+    """Resize a model's embedding and output layer to what an adapter was made for; never to a tokenizer's length.
+
+    A tokenizer often has fewer tokens than the model has rows (lm-eval's issue 2748).
+    """
+    if rows and model.get_input_embeddings().weight.shape[0] != rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def quantiser(name: str | None, dtype: Any, device: str | None = None) -> dict[str, Any]:
+    """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
+
+    Args:
+        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), ``int8`` (https://arxiv.org/abs/2208.07339), or
+            None for none.
+        dtype: In which nf4's products are computed.
+        device: Where to; None leaves it to the caller. By itself bitsandbytes takes the current GPU, also where the CPU
+            was asked for.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if name is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{name} needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
+    place = {"device_map": {"": device}} if device else {}
+    if name == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), **place}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": config, **place}
+
+
+def load_tokenizer(base: Checkpoint, remote_code: bool = False, adapter: Checkpoint | None = None) -> Any:
+    """Load the tokenizer that an adapter brings, else a model's own, or one of `find_tokenizer`.
+
+    Raises:
+        UserError: It does not load.
+    """
+    from transformers import AutoTokenizer
+
+    source = adapter if adapter and brings_tokenizer(adapter) else base
+    with one_line_errors(loading=f"The tokenizer of {source.name!r} does not load: "):
+        return AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=remote_code)
+
+
+def find_tokenizer(text: str) -> Checkpoint:
+    """Find a tokenizer that is used in place of a model's own, and pin its content.
+
+    Args:
+        text: What the user typed: a shipped model's name, a folder, or ``owner/name[@revision]``; not the model's revision.
+
+    Raises:
+        UserError: It cannot be found.
+    """
+    folder = SHIPPED.get(text) or as_path("Tokenizer", text)
+    if folder.is_dir():
+        return Checkpoint(folder.name, local_path(folder), files.hash_tokenizer(folder), {})
+    name, _, revision = text.partition("@")
+    try:
+        hub.look_up("model", name, revision or "main")
+        file = hub.fetch_config(name, revision or "main", TOKENIZER_CONFIG)
+    except UserError as error:
+        raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
+    return Checkpoint(name, name, file.parent.name, {})
+
+
+def _other_sizes() -> UserError:
+    return UserError("Its weights have other sizes than its config.json says: they do not belong together.")

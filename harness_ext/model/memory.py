@@ -1,0 +1,162 @@
+"""How much memory a model needs, estimated before anything is loaded, and how much there is.
+
+The estimate is for weights, cached keys and values, and logits: what grows with the model and the batch. Activations,
+the device's own libraries and a copy while weights are converted come on top, usually less than 1 GB together.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import UserError
+from harness_ext.model.checkpoints import Checkpoint
+
+GB = 1e9
+# Bytes for each weight of a linear layer. nf4: 4 bits, an 8-bit scale for each 64 weights, and 32 bits for each 256 of
+# these scales (https://arxiv.org/abs/2305.14314, section 3); int8 has one scale a row, which does not count.
+QUANTISED = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
+_ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+_SPREADS = {"parallelize", "device_map", "gguf_file"}  # model_args with which weights go elsewhere, or are others
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise: str | None = None) -> int:
+    """Estimate the memory of the weights.
+
+    Args:
+        config: The model's ``config.json``.
+        file_bytes: Size of its weight files.
+        dtype: To which they are converted; ``auto`` for none.
+        quantise: A name of `QUANTISED`, anything else for none; embedding and output layer stay as they are, as
+            bitsandbytes leaves them.
+
+    Returns:
+        Bytes. A checkpoint that is stored quantised takes what its files take.
+    """
+    if config.get("quantization_config"):
+        return file_bytes
+    stored = _item_size(stored_dtype(config))
+    item = stored if dtype == "auto" else _item_size(dtype)
+    weights = file_bytes // stored
+    if quantise not in QUANTISED:
+        return weights * item
+    text = text_config(config)
+    tables = 1 if text is None or text.tie_word_embeddings else 2
+    whole = min(weights, tables * text.vocab_size * text.hidden_size) if text is not None else 0
+    return int(whole * item + (weights - whole) * QUANTISED[quantise])
+
+
+def cache_bytes(config: dict[str, Any], tokens: int, dtype: str) -> int:
+    """Estimate the memory of the keys and values of one row.
+
+    Args:
+        config: The model's ``config.json``.
+        tokens: Length of prompt and answer.
+        dtype: In which the model computes.
+
+    Returns:
+        Bytes; 0 for an architecture that transformers does not know. A layer with a sliding window keeps no more than that.
+    """
+    text = text_config(config)
+    if text is None:
+        return 0
+    queries = getattr(text, "num_attention_heads", None)
+    if not queries:
+        return 0  # a recurrent model, such as RWKV or Mamba, keeps a state of fixed size
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    size = getattr(text, "head_dim", None) or text.hidden_size // queries
+    window = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None) or ["sliding" if window else "full"] * text.num_hidden_layers
+    kept = sum(_tokens_kept(kind, tokens, window) for kind in kinds)
+    return 2 * heads * size * kept * _item_size(stored_dtype(config) if dtype == "auto" else dtype)
+
+
+def logits_bytes(config: dict[str, Any], rows: int, positions: int) -> int:
+    """Estimate the memory of the logits, kept in float32 beside a copy, of `positions` tokens in each of `rows` rows."""
+    text = text_config(config)
+    return 0 if text is None else 2 * 4 * rows * positions * text.vocab_size
+
+
+def check_fits(model: Checkpoint, args: dict[str, Any]) -> None:
+    """Refuse a model whose weights alone are larger than all the memory of its device.
+
+    Args:
+        model: The checkpoint.
+        args: The arguments of lm-eval's model, ``device``, ``dtype`` and ``quantise`` among them.
+
+    Raises:
+        UserError: It cannot fit.
+    """
+    if _SPREADS & args.keys():
+        return
+    needed = weights_bytes(model.config, sum(model.weights.values()), args["dtype"], args.get("quantise"))
+    there = total(args["device"])
+    if needed > there:
+        instead = "Take a smaller model." if args.get("quantise") else "Quantise it (QUANT=nf4), or take a smaller model."
+        sizes = f"need about {in_words(needed)}, but {args['device']} has {in_words(there)}"
+        raise UserError(f"The weights of {model.name!r} {sizes}. {instead}")
+
+
+def total(device: str) -> int:
+    """Return all memory of a device in bytes; of a CPU with what can be swapped out."""
+    if device.startswith("cuda"):
+        return _cuda(device)[1]
+    import psutil
+
+    return min(psutil.virtual_memory().total, _cgroup_limit()) + psutil.swap_memory().total
+
+
+def available(device: str) -> int:
+    """Return the memory of a device in bytes that is free now."""
+    if device.startswith("cuda"):
+        return _cuda(device)[0]
+    import psutil
+
+    return min(psutil.virtual_memory().available, _cgroup_limit())
+
+
+def in_words(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 1e6:.1f} MB"
+
+
+def text_config(config: dict[str, Any]) -> Any:
+    """Let transformers fill in what a ``config.json`` leaves out; None for an architecture that it does not know."""
+    from transformers import AutoConfig
+
+    fields = {name: value for name, value in config.items() if name != "quantization_config"}
+    try:
+        return AutoConfig.for_model(**fields).get_text_config(decoder=True)
+    except Exception:  # what is wrong with a config is said when the model is loaded
+        return None
+
+
+def stored_dtype(config: dict[str, Any]) -> str:
+    """Return the dtype in which a checkpoint is stored, as far as its config says."""
+    text = config.get("text_config") or {}
+    named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    return str(named or "float32").removeprefix("torch.")
+
+
+def _tokens_kept(kind: str, tokens: int, window: int | None) -> int:
+    if "linear" in kind or "mamba" in kind or "conv" in kind:
+        return 0  # a state of fixed size
+    return min(tokens, window) if window and "full" not in kind else tokens
+
+
+def _item_size(dtype: str) -> int:
+    return _ITEM.get(dtype, 4)
+
+
+def _cuda(device: str) -> tuple[int, int]:
+    import torch
+
+    return torch.cuda.mem_get_info(device)
+
+
+def _cgroup_limit() -> int:
+    """Return the memory that a container leaves its processes."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
+        path = _CGROUP / file
+        if path.is_file() and (text := path.read_text().strip()).isdecimal():
+            return int(text)
+    return 2**63

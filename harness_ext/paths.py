@@ -1,0 +1,28 @@
+"""Where things lie: this checkout, its tasks and shipped models; and paths as a user types them."""
+
+from pathlib import Path
+
+from harness_ext.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS_DIR = ROOT / "tasks"
+SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tiny-base"}
+
+
+def as_path(what: str, text: str) -> Path:
+    """Read a path as the user typed it.
+
+    Raises:
+        UserError: No file system could hold it, or its ``~user`` does not exist.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{what} {text[:80]!r} is no path: {getattr(error, 'strerror', None) or error}.") from None
+    return path
+
+
+def local_path(folder: Path) -> str:
+    """Write a folder so that no library takes it for a Hub id and looks it up there."""
+    return str(folder) if folder.is_absolute() else f"./{folder}"

@@ -1,0 +1,1 @@
+"""From what a user asked to a finished record."""

@@ -1,0 +1,80 @@
+"""lm-eval's results of a run: written by its own tracker, checked, and read by filter."""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from logging.handlers import BufferingHandler
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import UserError
+from harness_ext.results.records import plain
+from harness_ext.run.redaction import hide
+
+
+def save(
+    tracker: Any, results: dict[str, Any], samples: list[dict], task: str, work: Path, secrets: Iterable[str] = ()
+) -> Path:
+    """Let lm-eval write its two files and check that they are there and whole; it only warns if they are not.
+
+    Args:
+        tracker: lm-eval's.
+        results: As ``simple_evaluate`` returns them.
+        samples: Its log of the documents.
+        task: Name of the task.
+        work: The run's workspace.
+        secrets: What must not be written.
+
+    Returns:
+        The folder with ``results.json`` and ``samples.jsonl``.
+    """
+    shutil.rmtree(work / "lm_eval", ignore_errors=True)
+    names = tracker.general_config_tracker  # it names a folder after the model, whatever that is called
+    names.model_name_sanitized = plain(names.model_name or "model", 100)
+    with _heard("lm_eval.loggers.evaluation_tracker") as heard:
+        tracker.save_results_aggregated(results=hide(results, secrets), samples={task: samples})
+        tracker.save_results_samples(task_name=plain(task, 80), samples=samples)
+    found = [*work.glob("lm_eval/*/results_*.json"), *work.glob("lm_eval/*/samples_*.jsonl")]
+    try:
+        summary, log = found
+        json.loads(summary.read_text(encoding="utf-8"))
+        with log.open(encoding="utf-8") as lines:
+            if sum(1 for _ in lines) != len(samples):
+                raise ValueError("samples are missing")
+    except ValueError:
+        reasons = [record.getMessage() for record in heard if "Error(" in record.getMessage()]
+        raise UserError(
+            f"Results could not be written to {work}: {' '.join(reasons) or 'files are missing or cut off'}. "
+            "Make room, or choose another folder with OUT=; the answers so far are kept."
+        ) from None
+    finished = summary.parent
+    summary.rename(finished / "results.json")
+    log.rename(finished / "samples.jsonl")
+    return finished
+
+
+def by_filter(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Turn lm-eval's ``metric,filter`` keys into metrics by filter."""
+    metrics: dict[str, dict[str, float]] = {}
+    for name, value in results.items():
+        metric, comma, kind = name.partition(",")
+        if comma and isinstance(value, int | float):
+            metrics.setdefault(kind, {})[metric] = float(value)
+    return metrics
+
+
+@contextlib.contextmanager
+def _heard(name: str) -> Iterator[list[logging.LogRecord]]:
+    """Collect what a logger says, and keep it from being printed."""
+    logger, handler = logging.getLogger(name), BufferingHandler(capacity=1000)
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before

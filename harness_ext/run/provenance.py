@@ -1,0 +1,125 @@
+"""What stands beside a run's numbers so that they can be trusted: label counts, versions, machine, code."""
+
+import functools
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness_ext import __version__
+from harness_ext.paths import ROOT
+from harness_ext.run.redaction import hide_in_command
+
+PACKAGES = ("lm_eval", "transformers", "tokenizers", "torch", "peft")
+KERNELS = ("bitsandbytes", "gptqmodel", "optimum")  # of quantised models
+
+
+def count_labels(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Count, for each filter, what lm-eval's per-document log of a 0/1 task holds.
+
+    Args:
+        samples: Rows of lm-eval's ``samples``, with the scores of `metrics.score_document`.
+
+    Returns:
+        By filter: ``correct``, ``positive`` and ``negative`` predictions, and ``not_following`` by kind.
+        Empty for other tasks.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        if "acc_following" not in sample:
+            return {}
+        count = counts.setdefault(sample["filter"], {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()})
+        correct, prediction = sample["acc_following"]
+        count["correct"] += correct
+        if prediction == 1:
+            count["positive"] += 1
+        elif prediction == 0:
+            count["negative"] += 1
+        else:
+            count["not_following"][sample["filtered_resps"][0].strip("[]")] += 1
+    return {name: {**count, "not_following": dict(count["not_following"])} for name, count in counts.items()}
+
+
+def versions(*more: str) -> dict[str, str | None]:
+    """Return the versions of the packages that can change a run's numbers, this project's first, `more` last."""
+    return {"harness": __version__} | {name: _version(name) for name in (*PACKAGES, *more)}
+
+
+def hardware(device: str | None) -> str:
+    """Name the processor that did the work, without anything that tells whose it is."""
+    if device is not None and device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()}, {_threads()} threads" if device == "cpu" else device or "elsewhere"
+
+
+@functools.cache
+def describe_machine_meanwhile() -> None:
+    """Let lm-eval find the description of the machine that it writes with every result already made.
+
+    It runs `pip list` and ten other programs for it after each task; here they run once, while the model loads.
+    """
+    from torch.utils import collect_env
+
+    collect_env.get_pretty_env_info = ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info).result
+
+
+@functools.cache
+def spare_git_elsewhere() -> None:
+    """Let lm-eval write this project's commit: it asks for that of the working folder, which may be none and then shouts."""
+    from lm_eval import evaluator
+
+    evaluator.get_git_commit_hash = commit
+
+
+def commit() -> str | None:
+    """Return this project's commit, ``+changes`` behind it if files differ from it; None outside a checkout."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command(module: str = "harness_ext") -> str:
+    """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end.
+
+    Secrets become ``***``.
+    """
+    return shlex.join(["python", "-m", module, *(without_folders(hide_in_command(word)) for word in sys.argv[1:])])
+
+
+def without_folders(word: str) -> str:
+    """Cut an absolute path, or a flag's, down to its end: the rest tells whose machine it is."""
+    return re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

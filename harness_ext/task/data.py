@@ -1,0 +1,164 @@
+"""Reading a binary text dataset: from the Hub (or its cache), from DATA_DIR, or as shipped.
+
+Whatever the source, the splits that come out have the columns ``sentence`` (stripped) and ``label``
+(0 or 1), every row checked. Knows nothing of prompts or models. There is no fallback from one source
+to another: a source that cannot be read is an error.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
+
+from harness_ext import hub as hub_client
+from harness_ext.errors import DataError, UserError
+from harness_ext.paths import TASKS_DIR, as_path
+from harness_ext.task import label_values, tsv
+
+GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
+
+
+def load_splits(
+    hub: str | None = None,
+    hub_config: str | None = None,
+    embedded: str | None = None,
+    text: str = "sentence",
+    label: str = "label",
+    classes: Sequence = (0, 1),
+    splits: dict[str, str] | None = None,
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    train_only: bool = False,
+    **_metadata: Any,
+) -> DatasetDict:
+    """Load the splits ``train`` and ``validation``; lm-eval's ``custom_dataset``.
+
+    The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands
+    them on as metadata, with whatever else it holds there).
+
+    Args:
+        hub: Dataset id on the Hub.
+        hub_config: Its configuration, where it has several.
+        embedded: Folder under ``tasks/`` with GLUE's two files, instead of `hub`.
+        text: Column of the text.
+        label: Column of the label.
+        classes: The values in `label` that stand for 0 and 1. On the Hub also the names of its classes.
+        splits: Names on the Hub of ``train`` and ``validation``, where they differ.
+        data_dir: The user's folder with ``train.tsv`` and ``dev.tsv``, instead of the Hub.
+        dataset: The user's choice of another Hub dataset with the same columns, ``owner/name[/config]``.
+        train_only: Leave the validation split unread; ``train`` then stands in its place too, so that lm-eval can
+            build the task. For training.
+
+    Returns:
+        Both splits; each names its source in ``info.description``.
+
+    Raises:
+        DataError: The data cannot be had or a row is wrong; names the file and row.
+    """
+    wanted = ["train"] if train_only else list(GLUE_FILES)
+    if embedded is not None and (data_dir or dataset):
+        raise DataError(
+            f"This task reads its own embedded sample ({embedded}), so DATA_DIR or another dataset has no effect. "
+            "Leave it out, or choose a task that reads the full data, such as TASK=sst2_01."
+        )
+    if data_dir or embedded:
+        folder = as_path("DATA_DIR", data_dir) if data_dir else TASKS_DIR / str(embedded)
+        shown = folder.resolve().name if data_dir else f"embedded {embedded}"
+        tables = {split: tsv.read_columns(folder / GLUE_FILES[split], text, label) for split in wanted}
+        sources = {split: f"{shown}/{file}" for split, file in GLUE_FILES.items()}
+    else:
+        name, config = _hub_name(dataset) if dataset else (str(hub), hub_config)
+        names = {split: (splits or {}).get(split, split) for split in wanted}
+        tables = _read_hub(name, config, text, label, names, classes)
+        sources = {split: f"{name} {split}" for split in tables}
+    checked = {split: _checked(tables[split], classes, sources[split]) for split in tables}
+    return DatasetDict({"train": checked["train"], "validation": checked["train" if train_only else "validation"]})
+
+
+def fingerprint(documents: Iterable[dict]) -> str:
+    """Identify a split by what is in it: SHA-256 over its rows in order, 16 hex digits."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(json.dumps(document, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def overlap(task: Any) -> int | None:
+    """Count the documents of a task whose text stands in its train split too; capitals and punctuation do not count.
+
+    Args:
+        task: A built task of ours.
+
+    Returns:
+        The count; None for a task that is not read by `load_splits`.
+    """
+    splits = task.dataset if isinstance(task.dataset, dict) else {}
+    if not {"train", "validation"} <= splits.keys() or "sentence" not in splits["train"].column_names:
+        return None
+    train = set(map(_bare, splits["train"]["sentence"]))
+    return sum(_bare(text) in train for text in splits["validation"]["sentence"])
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold()) or text  # a text of signs alone is compared as it is
+
+
+def _hub_name(dataset: str) -> tuple[str, str | None]:
+    """Split ``owner/name[/config]``."""
+    owner, _, rest = dataset.partition("/")
+    name, _, config = rest.partition("/")
+    if not (owner and name):
+        raise DataError(f"Dataset {dataset!r} is not of the form owner/name or owner/name/config (nyu-mll/glue/sst2).")
+    return f"{owner}/{name}", config or None
+
+
+def _read_hub(
+    name: str, config: str | None, text: str, label: str, splits: dict[str, str], classes: Sequence
+) -> dict[str, list[tuple[int, Any, Any]]]:
+    """Read splits of a Hub dataset, by our names for them; `datasets` honours its cache and the offline switches."""
+    try:
+        hub_client.look_up("dataset", name)
+    except UserError as error:
+        raise DataError(str(error)) from None
+    try:
+        loaded = load_dataset(name, config)
+    except ConnectionError:
+        raise DataError(
+            f"Cannot reach the Hub for dataset {name!r}, and the cache does not hold it. Give a folder with train.tsv and "
+            "dev.tsv (DATA_DIR=folder), or take the sentences that ship (TASK=sst2_01_mini)."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:  # a gated dataset, an unknown configuration, a damaged file
+        raise DataError(f"Dataset {name!r} does not load: {' '.join(str(error).split())[:300]}") from error
+    tables = {}
+    for split, source in splits.items():
+        if source not in loaded:
+            raise DataError(f"Dataset {name!r} has no split {source!r}, only {', '.join(loaded)}.")
+        rows = loaded[source]
+        if text not in rows.column_names or label not in rows.column_names:
+            raise DataError(f"Dataset {name!r} has the columns {rows.column_names}, without {text!r} or {label!r}.")
+        meanings = label_values.by_name(name, getattr(rows.features[label], "names", None), classes)
+        values = [meanings.get(value, value) for value in rows[label]] if meanings else rows[label]
+        tables[split] = list(zip(range(1, len(rows) + 1), rows[text], values, strict=True))
+    return tables
+
+
+def _checked(rows: list[tuple[int, Any, Any]], classes: Sequence, source: str) -> Dataset:
+    """Strip and check every row of a split."""
+    numbers = label_values.by_value(classes, source)
+    if not rows:
+        raise DataError(f"{source}: the split is empty.")
+    for number, sentence, value in rows:
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise DataError(f"{source}, row {number}: the sentence is empty.")
+        if label_values.plain(value) not in numbers:
+            raise DataError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
+    return Dataset.from_dict(
+        {
+            "sentence": [sentence.strip() for _, sentence, _ in rows],
+            "label": [numbers[label_values.plain(value)] for _, _, value in rows],
+        },
+        info=DatasetInfo(description=source),
+    )

@@ -115,7 +115,8 @@ bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go t
 	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
 	@exec .venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy, and who may import whom
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports

@@ -11,6 +11,7 @@ from typing import Any
 from finetune import data
 from finetune.config import RECIPES, Recipe, read_recipe
 from harness_ext.errors import UserError
+from harness_ext.keys import hash_of
 from harness_ext.model import generation_config, memory, quantisation
 from harness_ext.model.checkpoints import Checkpoint, find_model, is_generative, leftover
 from harness_ext.model.lengths import context_length
@@ -151,7 +152,7 @@ class Job:
     @property
     def key(self) -> str:
         """The hash of `key_parts`."""
-        return records.run_key(self.key_parts)
+        return hash_of(self.key_parts)
 
     @property
     def name(self) -> str:

@@ -21,9 +21,9 @@ from finetune.config import FEW_STEPS
 from finetune.job import Job, Setting
 from finetune.model import add_lora, draw_new_weights, heads_of, load_base
 from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
-from harness_ext.backend.meter import peak_memory_bytes, reset_peak_memory
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.model.loading import quieten_libraries
+from harness_ext.model.memory import peak_memory_bytes, reset_peak_memory
 from harness_ext.results import records
 from harness_ext.run import provenance
 

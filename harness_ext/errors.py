@@ -1,10 +1,11 @@
 """The one exception that means: the user's input is wrong; and what turns other libraries' errors into it."""
 
 import contextlib
+import difflib
 import errno
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MOST_SAID = 300  # characters of another library's error
@@ -22,6 +23,24 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """The labelled texts cannot be had, or are not what they should be."""
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 2, cutoff: float = 0.6) -> str:
+    """Suggest what a mistyped name may have meant, as a sentence behind a blank; empty where nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def whole_number(name: str, text: object, least: int = 1) -> int:
+    """Read a whole number as the user typed it.
+
+    Raises:
+        UserError: It is none, or below `least`.
+    """
+    digits = str(text)
+    if isinstance(text, bool) or not (digits.isascii() and digits.isdecimal()) or int(digits) < least:
+        raise UserError(f"{name} {digits!r} is not a whole number from {least} up.")
+    return int(digits)
 
 
 @contextlib.contextmanager

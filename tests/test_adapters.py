@@ -6,9 +6,9 @@ from typing import Any
 import peft
 import pytest
 import torch
-from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import build_model
 from peft import LoraConfig, get_peft_model
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "task_type": "CAUSAL_LM"}

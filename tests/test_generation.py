@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import CHAT_TEMPLATE, build_model, build_tokenizer
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 
 SHAPING: dict[str, Any] = {  # what a model's own settings may make of its text
     "bad_words_ids": [[20]], "begin_suppress_tokens": [20], "suppress_tokens": [20, 21], "forced_bos_token_id": 20,

@@ -10,8 +10,8 @@ from builders import CHAT_TEMPLATE, SENTENCES, answering_model, build_tokenizer,
 from lm_eval.config.task import FewshotConfig, TaskConfig
 
 from harness_ext.__main__ import _parser
+from harness_ext.keys import hash_of
 from harness_ext.paths import TASKS_DIR
-from harness_ext.results import records
 from harness_ext.run import provenance
 from harness_ext.run.plan import Asking, find_tasks
 from harness_ext.run.spec import read_request
@@ -20,6 +20,7 @@ from harness_ext.task import content
 TASK = f"include: {TASKS_DIR}/sst2_01/_template.yaml\ntask: mine\n"
 HELPER = """
 from harness_ext.task.metrics import score_document
+from harness_ext.keys import hash_of
 WEIGHT = 1
 def results(doc, results):  # ours
     return {name: value for name, value in score_document(doc, results).items()}
@@ -64,7 +65,7 @@ def key_of(
     request = read_request(_parser().parse_args(list(map(str, words))))
     (task,) = find_tasks(request.config, request.own, request.adapter)
     asking = Asking(request)
-    return records.run_key(asking.key_parts(task, asking.prepare(task)))
+    return hash_of(asking.key_parts(task, asking.prepare(task)))
 
 
 SHOTS = "num_fewshot: 2\n"
@@ -240,7 +241,7 @@ def test_rows_that_a_baseline_is_fitted_on_count_by_content(room, tmp_path):
         words = ("run", "--model", "tfidf", "--tasks", "mine", "--include_path", room / "tasks", "--data_dir", data)
         request = read_request(_parser().parse_args(list(map(str, words))))
         (task,) = find_tasks(request.config, request.own, None)
-        return records.run_key(Asking(request).key_parts(task, None))
+        return hash_of(Asking(request).key_parts(task, None))
 
     assert key(same) == key(same) != key(other)
 

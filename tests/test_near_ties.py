@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from prompting import PROMPTS, answer_lm, texts
 from builders import build_model
 from lm_eval.api.instance import Instance
+from prompting import PROMPTS, answer_lm, texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness_ext.backend.engine import PrefixReader, Row, write

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from prompting import answer_lm, plain_texts, texts
 from peft import LoraConfig, get_peft_model
+from prompting import answer_lm, plain_texts, texts
 from test_selfcheck import FAULTS, faulty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

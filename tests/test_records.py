@@ -4,13 +4,14 @@ import signal
 import pytest
 
 from harness_ext.errors import UserError
+from harness_ext.keys import hash_of
 from harness_ext.results import records
 
 
 def test_run_key_depends_on_every_part_and_on_no_order():
     parts = {"model": "m", "limit": None, "seeds": [0, 1]}
-    assert records.run_key(parts) == records.run_key(dict(reversed(parts.items())))
-    assert len({records.run_key(parts | change) for change in ({}, {"limit": 1}, {"seeds": [1, 0]}, {"new": None})}) == 4
+    assert hash_of(parts) == hash_of(dict(reversed(parts.items())))
+    assert len({hash_of(parts | change) for change in ({}, {"limit": 1}, {"seeds": [1, 0]}, {"new": None})}) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from builders import build_model, build_tokenizer
+from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness_ext.backend import selfcheck

@@ -4,12 +4,9 @@ Knows lm-eval's LM interface and nothing else; a backend that has no tokenizer o
 is timed all the same.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 REQUESTS = ("generate_until", "loglikelihood")
@@ -99,29 +96,3 @@ class Meter:
             return
         written = output[:, kwargs["context"].shape[1] :]
         self.tokens_out += int((written != lm.tokenizer.pad_token_id).sum())
-
-
-def peak_memory_bytes() -> dict[str, int]:
-    """Return the most memory this process has held, in main memory and on the GPUs it has used, all of them together."""
-    peak = {"process": _peak_bytes()}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-    return peak
-
-
-def reset_peak_memory() -> None:
-    """Forget what GPUs have held so far; what they hold now counts. A process's own peak cannot be reset."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        for gpu in range(torch.cuda.device_count()):
-            torch.cuda.reset_peak_memory_stats(gpu)
-
-
-def _peak_bytes() -> int:
-    """Read it where it is this program's alone: on Linux `ru_maxrss` begins at what the parent process held."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from harness_ext.results import records
+from harness_ext.keys import hash_of
 from harness_ext.results.tables import markdown_cell, visible
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> samples -> a score per seed
@@ -35,7 +35,7 @@ def by_samples(board: list[dict[str, Any]]) -> Scores:
         if _is_cut(row):  # the recipe's is this one or larger
             larger = [size for size in batches[row["content"]] if size >= batch]
             batch = larger[0] if len(larger) == 1 else batch
-        group = records.run_key([row["content"], batch])[:6]
+        group = hash_of([row["content"], batch])[:6]
         found[_name(row), f"{row['task']} on {row['data']}", group][str(row["train_samples"])].append(row["score"])
     twice = Counter((model, data) for model, data, _ in found)
     return {

@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -21,11 +20,6 @@ from harness_ext.errors import UserError, writing_to
 
 SCHEMA = 1  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
-
-
-def run_key(parts: Any) -> str:
-    """Hash all that can change a run's numbers: SHA-256 over canonical JSON, 64 hex digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
 def run_label(model: str, task: str) -> str:

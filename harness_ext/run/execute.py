@@ -14,8 +14,10 @@ from typing import Any
 
 from harness_ext.backend import served, vllm
 from harness_ext.backend.build import adjust, create_model
-from harness_ext.backend.meter import Meter, reset_peak_memory
+from harness_ext.backend.meter import Meter
 from harness_ext.errors import UserError, one_line_errors, writing_to
+from harness_ext.keys import hash_of
+from harness_ext.model.memory import reset_peak_memory
 from harness_ext.model.settings import Settings
 from harness_ext.results import advice, leaderboard, records
 from harness_ext.run import lm_eval_output, provenance, shards
@@ -84,7 +86,7 @@ class Session:
         if settings:
             self.team.check_device(settings.device)
         parts = self.asking.key_parts(task, settings)
-        key = records.run_key(parts)
+        key = hash_of(parts)
         out = Path(config.output_path)
         reset_peak_memory()
         shown = f"{request.model}+{request.adapter.name}" if request.adapter else request.model

@@ -11,12 +11,12 @@ from typing import Any
 
 from harness_ext.backend import served, vllm
 from harness_ext.errors import UserError, one_line_errors
+from harness_ext.keys import hash_of
 from harness_ext.model import classes, generation_config
 from harness_ext.model.adapters import brings_tokenizer
 from harness_ext.model.checkpoints import Checkpoint, is_generative, own_sampling
 from harness_ext.model.loading import find_tokenizer, load_tokenizer
 from harness_ext.model.settings import Settings, choose
-from harness_ext.results import records
 from harness_ext.run import provenance
 from harness_ext.run.passed_on import check_generation
 from harness_ext.run.redaction import hide, secrets_in
@@ -84,14 +84,14 @@ class Asking:
         from harness_ext.task.data import fingerprint
 
         request, config = self.request, self.request.config
-        named = records.run_key(config.model_args["pretrained"]) if request.is_served else None
+        named = hash_of(config.model_args["pretrained"]) if request.is_served else None
         shots = task.config.num_fewshot
         subset = self.subset(task)
         parts = {
             "task": task.task_name,
             "task_version": task.VERSION,
-            "task_config": records.run_key(content.task_content(task.config)),
-            "prompts": records.run_key(self.prompts(task, settings)),
+            "task_config": hash_of(content.task_content(task.config)),
+            "prompts": hash_of(self.prompts(task, settings)),
             "requests": self.requests(task, settings),
             "output_type": task.OUTPUT_TYPE,
             "num_fewshot": shots,

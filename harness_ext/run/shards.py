@@ -24,8 +24,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backend.meter import REQUESTS, Meter, peak_memory_bytes, reset_peak_memory
+from harness_ext.backend.meter import REQUESTS, Meter
 from harness_ext.errors import UserError
+from harness_ext.model.memory import peak_memory_bytes, reset_peak_memory
 from harness_ext.run.cache import kept_safely
 
 # As a launcher names them; taken out of the environment once read, or lm-eval and accelerate would deal out documents too.

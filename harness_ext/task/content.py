@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from harness_ext.keys import hash_of
 from harness_ext.paths import ROOT
-from harness_ext.results import records
 
 # Fields of lm-eval's TaskConfig that name things, or say where the documents come from: those are hashed themselves.
 NAMES = ("task", "task_alias", "tag")
@@ -61,7 +61,7 @@ def requests_hash(
         )
         requests = [content(request.args) for request in (asked if isinstance(asked, list) else [asked])]
         right = content(task.doc_to_target(document)) if task.config.doc_to_target is not None else None
-        digest.update(records.run_key([requests, right]).encode())
+        digest.update(hash_of([requests, right]).encode())
     return digest.hexdigest()
 
 

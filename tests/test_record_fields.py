@@ -79,6 +79,6 @@ def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch)
         reset_peak_memory_stats=lambda gpu: held.__setitem__(gpu, 0),
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
-    assert meter.peak_memory_bytes()["gpu"] == 12
-    meter.reset_peak_memory()
-    assert meter.peak_memory_bytes()["gpu"] == 0
+    assert memory.peak_memory_bytes()["gpu"] == 12
+    memory.reset_peak_memory()
+    assert memory.peak_memory_bytes()["gpu"] == 0

@@ -10,6 +10,7 @@ from builders import SENTENCES, tsv_folder
 from test_identity import TASK
 
 from harness_ext.backend import build, meter
+from harness_ext.model import memory
 from harness_ext.results.records import read_runs
 from harness_ext.run import execute, shards
 

@@ -21,7 +21,8 @@ ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 
 
 def request(sentence, *args):
-    return SimpleNamespace(doc_id=sentence, doc={"sentence": sentence}, args=("a prompt that is not read", *args))
+    idx = int(args[0] == " 1")
+    return SimpleNamespace(doc_id=sentence, doc={"sentence": sentence}, args=("a prompt that is not read", *args), idx=idx)
 
 
 @pytest.fixture(scope="module", params=["deberta-v2", "llama"])
@@ -42,12 +43,15 @@ def test_classifier_gives_transformers_log_probabilities_in_the_order_asked(clas
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     model = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     answers = lm.generate_until([request(text, {}) for text in TEXTS])
+    margins = lm.account.margins
+    lm.account.reset()
     scores = lm.loglikelihood([request(text, f" {digit}") for text in TEXTS for digit in "01"])
     for n, text in enumerate(TEXTS):
         with torch.no_grad():
             expected = model(**tokenizer(text, return_tensors="pt")).logits[0].log_softmax(-1).tolist()
         assert [scores[2 * n][0], scores[2 * n + 1][0]] == pytest.approx(expected, abs=1e-4)
         assert answers[n] == str(expected.index(max(expected)))
+        assert margins[text] == lm.account.margins[text] == pytest.approx(expected[1] - expected[0], abs=2e-4)
         assert [scores[2 * n][1], scores[2 * n + 1][1]] == [answers[n] == "0", answers[n] == "1"]
 
 

@@ -134,7 +134,7 @@ def test_near_ties_are_documents_whose_logits_the_dtype_hardly_tells_apart(
     model.save_pretrained(tmp_path)
     lm = ClassifierLM(str(tmp_path), dtype=dtype)
     requests = [
-        SimpleNamespace(doc_id=n, doc={"sentence": text}, args=("", f" {digit}"))
+        SimpleNamespace(doc_id=n, doc={"sentence": text}, args=("", f" {digit}"), idx=int(digit))
         for n, text in enumerate(TEXTS)
         for digit in "01"
     ]

@@ -13,10 +13,11 @@ from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
 from harness_ext.backend import answer, batches, selfcheck
-from harness_ext.backend.engine import Batch, PrefixReader, Row, common_prefix, write
+from harness_ext.backend.engine import Batch, PrefixReader, Row, write
 from harness_ext.backend.forced_choice import ForcedChoice
 from harness_ext.results.records import read_runs
 from harness_ext.task.labels import is_settled, read
+from harness_ext.task.prompts import common_prefix
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "gemma3", "gpt2")

@@ -8,8 +8,7 @@ from test_selfcheck import FAULTS, faulty
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness_ext.backend import selfcheck
-from harness_ext.backend.engine import common_prefix
-from harness_ext.task.prompts import encode_prompts
+from harness_ext.task.prompts import common_prefix, encode_prompts
 
 QUESTION = (
     "Does this sentence from a movie review express a positive or a negative opinion?\n"

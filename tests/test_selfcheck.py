@@ -11,9 +11,9 @@ from prompting import PROMPTS, answer_lm, choices, plain_texts, texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness_ext.backend import selfcheck
-from harness_ext.backend.engine import PrefixReader, common_prefix, last_logits
+from harness_ext.backend.engine import PrefixReader, last_logits
 from harness_ext.errors import UserError
-from harness_ext.task.prompts import encode_prompts
+from harness_ext.task.prompts import common_prefix, encode_prompts
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -22,13 +22,15 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from tqdm import tqdm
 
 from harness_ext.backend import batches, selfcheck
+from harness_ext.backend.account import answers_requests
 from harness_ext.backend.checked import finite, nan_error
 from harness_ext.backend.ending import Ending
-from harness_ext.backend.engine import PrefixReader, Row, common_prefix, write
-from harness_ext.backend.forced_choice import ForcedChoice, close_calls
+from harness_ext.backend.engine import PrefixReader, Row, write
+from harness_ext.backend.forced_choice import ForcedChoice, Margins, close_calls
 from harness_ext.backend.verified import CANNOT, VerifiedLM
 from harness_ext.model import generation_config
-from harness_ext.task.prompts import encode_prompts
+from harness_ext.model.lengths import window_below
+from harness_ext.task.prompts import common_prefix, encode_prompts
 
 CHUNK = 4096  # requests tokenised at a time, so that memory does not grow with their number
 STOCK_ROWS, STOCK_ROWS_THINKING = 32, 8  # per batch where the stock path runs and the user left it open
@@ -37,12 +39,7 @@ WRITTEN_AHEAD = 1024  # tokens a row is expected to write at the most when batch
 
 @register_model("hf-answer")
 class AnswerLM(VerifiedLM):
-    """A causal language model that answers a question.
-
-    Attributes:
-        path: How the last requests were run: ``path``, ``prefix_tokens`` and the like, or why the stock way.
-        near_ties: Of the last requests, how many documents' answers rounding could have turned; None: not counted.
-    """
+    """A causal language model that answers a question; its account says under ``path`` how, or why the stock way."""
 
     def __init__(self, *args: Any, engine: str = "shared", **kwargs: Any) -> None:
         """Load the model.
@@ -58,29 +55,33 @@ class AnswerLM(VerifiedLM):
         self._forced: ForcedChoice | None = None
         self._reader: PrefixReader | None = None
         self._equal_lengths = False
-        self.path: dict[str, Any] = {}
-        self.near_ties: int | None = None
+        self._answers: tuple[str, ...] = ()
 
-    def prepare(self, settled: Callable[[str], bool] | None, choices: Sequence[str] = ()) -> None:
+    def prepare(
+        self, settled: Callable[[str], bool] | None, choices: Sequence[str] = (), answers: Sequence[str] = ()
+    ) -> None:
         """Say what the next requests are for.
 
         Args:
             settled: Tells of the beginning of a response whether all filters have read enough; None: never.
             choices: Continuations whose log-probabilities will be asked for after the same prompts.
+            answers: The task's two answers as they follow its prompts, such as " 0" and " 1": margins are told between them.
         """
-        self._settled, self.near_ties = settled, None
+        self._settled, self.account.near_ties = settled, None
+        self._answers = tuple(answers)
         if choices:
             self._forced = ForcedChoice(choices, self.softmax_dtype)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
+    @answers_requests
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Answer requests as HFLM does; what differs is said at the top of this module.
 
         Raises:
             UserError: A prompt does not fit the context, logits are NaN, or a single row does not fit the memory.
         """
-        self.near_ties = None if requests else 0
+        self.account.near_ties = None if requests else 0
         if not requests:
             return []
         self._check_room(requests)
@@ -96,7 +97,7 @@ class AnswerLM(VerifiedLM):
                     if why := self._answer_all(requests, members, settings, answers, close, bar):
                         break
         if why is None:
-            self.near_ties = len({requests[number].doc_id for number in close})
+            self.account.near_ties = len({requests[number].doc_id for number in close})
             return answers
         pad = self.tokenizer.pad_token_id
         way = partial(selfcheck.generate_way, self.model, self.device, pad, tokenizer=self.tokenizer)
@@ -104,7 +105,8 @@ class AnswerLM(VerifiedLM):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
-        self.near_ties = None
+        self.account.near_ties = None
+        self.account.tokens_in += sum(len(context) + len(answer) for _, context, answer in requests)
         why = self._not_covered({})
         self._check_lengths(requests)
         by_length = sorted((context + answer[:-1] for _, context, answer in requests), key=len)
@@ -140,7 +142,7 @@ class AnswerLM(VerifiedLM):
         ending = Ending(
             self.tokenizer, self.tok_decode, ends=self._end_ids(), stops=stops, limit=limit, settled=self._settled
         )
-        shortages = stopped = 0
+        ran, stopped = batches.Ran(), 0
         members = sorted(members, key=lambda number: -len(requests[number].args[0]))
         for start in range(0, len(members), CHUNK):
             chunk = members[start : start + CHUNK]
@@ -158,8 +160,15 @@ class AnswerLM(VerifiedLM):
             def is_done(row: Row, heads: dict[int, list[int]] = heads) -> bool:
                 return ending.is_reached(heads[row.number], row.written)
 
-            def run(batch: list[Row], reader: PrefixReader = reader, heads: dict[int, list[int]] = heads) -> None:
-                watch = self._watcher(reader, requests[batch[0].number].args[0], bar)
+            margins = Margins(self._answers, {number: requests[number].args[0] for number in chunk}, self._encode_pair)
+
+            def run(
+                batch: list[Row],
+                reader: PrefixReader = reader,
+                heads: dict[int, list[int]] = heads,
+                margins: Margins = margins,
+            ) -> None:
+                watch = self._watcher(reader, requests[batch[0].number].args[0], bar, margins)
                 penalty = self.model.generation_config.repetition_penalty
                 self.write_rows(reader, batch, is_done, penalty, watch, ending.decides)
                 for row in batch:
@@ -168,10 +177,12 @@ class AnswerLM(VerifiedLM):
                     self.cache_hook.add_partial("generate_until", requests[row.number].args, answers[row.number])
                 bar.update(len(batch))
 
-            shortages += self._in_batches(rows, run, self._room(reader, min(limit, WRITTEN_AHEAD)))
+            ran += self._in_batches(rows, run, self._room(reader, min(limit, WRITTEN_AHEAD)))
             stopped += sum(not ending.is_plain(row.written) for row in rows)
             close |= {row.number for row in rows if row.near_tie}
-            self.path = self._path(reader, shortages) | {"stopped_when_settled": stopped}
+            self.account.margins |= {requests[number].doc_id: margin for number, margin in margins.found.items()}
+            self.account.path = self._path(reader, ran) | {"stopped_when_settled": stopped}
+        self.account.batches += ran.shapes
         return None
 
     def write_rows(
@@ -185,9 +196,6 @@ class AnswerLM(VerifiedLM):
     ) -> list[int]:
         """Write all rows of a batch to their end.
 
-        Returns:
-            The numbers of tokens written now.
-
         Raises:
             UserError: Logits are NaN.
         """
@@ -198,6 +206,8 @@ class AnswerLM(VerifiedLM):
                 write(reader, still_open, is_done, penalty, watch, self._resolution(), decides)
         except FloatingPointError:
             raise nan_error(self.model.dtype) from None
+        finally:
+            self.account.tokens_out += sum(len(row.written) for row in rows) - sum(before)
         return [len(row.written) - count for row, count in zip(rows, before, strict=True)]
 
     def encode_rows(self, prompts: list[str]) -> list[list[int]]:
@@ -206,7 +216,9 @@ class AnswerLM(VerifiedLM):
         Raises:
             UserError: The tokenizer is not this model's.
         """
-        rows = encode_prompts(self.tokenizer, prompts, self.add_bos_token)
+        with self.account.tokenising():
+            rows = encode_prompts(self.tokenizer, prompts, self.add_bos_token)
+        self.account.tokens_in += sum(map(len, rows))
         self._check_vocabulary(max(map(max, rows)))
         return rows
 
@@ -238,9 +250,9 @@ class AnswerLM(VerifiedLM):
                 blurs[number] = self._resolution() * self._forced.largest(context)
         seen = len(requests) - sum(map(len, waiting.values()))
         keep = max((len(requests[number][2]) for numbers in waiting.values() for number in numbers), default=1)
-        shortages = 0
+        ran = batches.Ran()
         keys = sorted(waiting, key=len, reverse=True)
-        self.path = {"path": "shared prefix", "from_generation": seen}
+        self.account.path = {"path": "shared prefix", "from_generation": seen}
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
             # Never so long that the first token of a continuation is inside: its logits are wanted.
@@ -262,15 +274,18 @@ class AnswerLM(VerifiedLM):
                         blurs[number] = self._resolution() * size
                     bar.update(len(waiting[chunk[row.number]]))
 
-            shortages += self._in_batches(rows, run, self._room(reader, 0))
-            self.path = self._path(reader, shortages) | {"from_generation": seen}
+            ran += self._in_batches(rows, run, self._room(reader, 0))
+            self.account.path = self._path(reader, ran) | {"from_generation": seen}
+        self.account.batches += ran.shapes
         for (text, _, _), result in zip(requests, results, strict=True):
             self.cache_hook.add_partial("loglikelihood", text, result)
-        self.near_ties = close_calls(requests, [score for score, _ in results], blurs)
+        self.account.near_ties = close_calls(requests, [score for score, _ in results], blurs)
         return results
 
-    def _watcher(self, reader: PrefixReader, context: str, bar: tqdm) -> Callable[[list[Row], torch.Tensor], None]:
-        """Return what watches a batch being written: it says how many rows are open, and collects the forced choice."""
+    def _watcher(
+        self, reader: PrefixReader, context: str, bar: tqdm, margins: Margins
+    ) -> Callable[[list[Row], torch.Tensor], None]:
+        """Return what watches a batch being written: says how many rows are open, collects margins and the forced choice."""
         collect = None
         if self._forced:
             continuations = [self._encode_pair(context, choice)[1] for choice in self._forced.choices]
@@ -279,6 +294,7 @@ class AnswerLM(VerifiedLM):
         def watch(rows: list[Row], logits: torch.Tensor) -> None:
             if not bar.disable and len(rows[0].written) % 32 == 0:
                 bar.set_postfix_str(f"{len(rows)} open at token {len(rows[0].written)}")
+            margins.collect(rows, logits)
             if collect:
                 collect(rows, logits)
 
@@ -308,10 +324,10 @@ class AnswerLM(VerifiedLM):
 
     def _reader_of(self, prompts: list[list[int]], limit: int, leave: int = 1) -> PrefixReader | None:
         """Return a reader of the prompts' common prefix, the last one if it fits; None if the model cannot do it."""
-        prefix = common_prefix(prompts)
-        prefix = prefix[: max(0, min(map(len, prompts)) - leave)]
+        prefix = common_prefix(prompts, leave)
         last = self._reader.prefix if self._reader else None
-        needs_equal = self._has_window_under(max(map(len, prompts)) + limit)
+        # Padding could push tokens out of an attention window.
+        needs_equal = window_below(self.model.config, max(map(len, prompts)) + limit) is not None
         if last and len(last) >= len(prefix) // 2 and prefix[: len(last)] == last and needs_equal <= self._equal_lengths:
             return self._reader
         extremes = [min(prompts, key=len), max(prompts, key=len)]
@@ -330,13 +346,7 @@ class AnswerLM(VerifiedLM):
                 raise
         return self._reader
 
-    def _has_window_under(self, tokens: int) -> bool:
-        """Whether padding could push tokens out of an attention window."""
-        config = self.model.config.get_text_config()
-        windows = (getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None))
-        return any(window and window < tokens for window in windows)
-
-    def _in_batches(self, rows: list[Row], run: Any, room: Callable[[int], int]) -> int:
+    def _in_batches(self, rows: list[Row], run: Any, room: Callable[[int], int]) -> batches.Ran:
         return batches.run_in_batches(rows, run, length=len, rows=room, equal_lengths=self._equal_lengths)
 
     def _room(self, reader: PrefixReader, ahead: int) -> Callable[[int], int]:
@@ -353,12 +363,12 @@ class AnswerLM(VerifiedLM):
 
         return rows
 
-    def _path(self, reader: PrefixReader, shortages: int) -> dict[str, Any]:
+    def _path(self, reader: PrefixReader, ran: batches.Ran) -> dict[str, Any]:
         return {
             "path": "shared prefix",
             "prefix_tokens": len(reader.prefix),
             "batches": "equal lengths" if self._equal_lengths else "padded",
-            "halved_for_memory": shortages,
+            "halved_for_memory": ran.shortages,
         }
 
     @contextmanager
@@ -381,7 +391,7 @@ class AnswerLM(VerifiedLM):
         HFLM's own ``auto`` tries the whole context first; a number of rows is kinder where the user left it open.
         """
         given: Any = self.batch_size
-        self.path = {"path": "stock", "why": why}
+        self.account.path = {"path": "stock", "why": why}
         if given == "auto":
             longest = max((request.args[1].get("max_gen_toks", 0) for request in requests), default=0)
             self.batch_size_per_gpu = STOCK_ROWS if longest <= WRITTEN_AHEAD else STOCK_ROWS_THINKING
@@ -390,7 +400,7 @@ class AnswerLM(VerifiedLM):
                 alone = self.must_go_one_by_one(kind, samples, way)
             if alone and self.batch_size != 1:
                 self.batch_size_per_gpu = 1
-                self.path["batches"] = "rows of one"
+                self.account.path["batches"] = "rows of one"
             yield
         finally:
             self.batch_size_per_gpu = given

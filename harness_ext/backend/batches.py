@@ -4,7 +4,9 @@ Knows torch; nothing of models, prompts or answers.
 """
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psutil
@@ -20,6 +22,27 @@ MOST_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 2048}
 # Of the memory that a device has beside the weights; the rest is for what cannot be foreseen. Not of what is free just
 # then: in 16 bits a batch's shape decides roundings, and with them answers; the same request is to make the same batches.
 SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How items were run.
+
+    Attributes:
+        shapes: How often each shape of a batch was run, as `shape` names it.
+        shortages: How often memory ran out.
+    """
+
+    shapes: Counter[str] = field(default_factory=Counter)
+    shortages: int = 0
+
+    def __add__(self, other: "Ran") -> "Ran":
+        return Ran(self.shapes + other.shapes, self.shortages + other.shortages)
+
+
+def shape(rows: int, tokens: int) -> str:
+    """Name the shape of a batch as records do."""
+    return f"{rows} x {tokens}"
 
 
 def free_bytes(device: torch.device) -> int:
@@ -63,7 +86,7 @@ def run_in_batches(
     length: Callable[[Item], int],
     rows: Callable[[int], int],
     equal_lengths: bool = False,
-) -> int:
+) -> Ran:
     """Run all items in batches, the longest first, so that a lack of memory shows at once.
 
     Args:
@@ -73,15 +96,12 @@ def run_in_batches(
         rows: From the longest length in a batch to how many items may be in it.
         equal_lengths: Never put items of different lengths together.
 
-    Returns:
-        How often memory ran out.
-
     Raises:
         torch.OutOfMemoryError: A single item does not fit (or the allocator's own RuntimeError on a CPU).
     """
     waiting = sorted(items, key=length, reverse=True)
     most: int | None = None
-    shortages = 0
+    shortages, shapes = 0, Counter[str]()
     while waiting:
         width = max(1, length(waiting[0]))
         size = min(rows(width), most or len(waiting))
@@ -90,6 +110,7 @@ def run_in_batches(
             batch = [item for item in batch if length(item) == length(batch[0])]
         try:
             run(batch)
+            shapes[shape(len(batch), width)] += 1
             del waiting[: len(batch)]
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:
@@ -101,7 +122,7 @@ def run_in_batches(
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    return shortages
+    return Ran(shapes, shortages)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

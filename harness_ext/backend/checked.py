@@ -19,6 +19,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import get_dtype
 from transformers import LogitsProcessor
 
+from harness_ext.backend import batches
+from harness_ext.backend.account import Account, Told, answers_requests
 from harness_ext.errors import UserError
 from harness_ext.model import generation_config
 from harness_ext.model.loading import WholeModel, put_on, quantiser
@@ -26,7 +28,7 @@ from harness_ext.task.labels import ends_open, markers_in
 from harness_ext.task.prompts import chat_renderer
 
 
-class CheckedLM(HFLM):
+class CheckedLM(Told, HFLM):
     """A causal language model; the arguments are HFLM's, and ``quantise`` (see `loading`)."""
 
     AUTO_MODEL_CLASS: Any = None  # HFLM finds it by the model's config
@@ -34,6 +36,7 @@ class CheckedLM(HFLM):
     def __init__(self, *args: Any, quantise: str | None = None, **kwargs: Any) -> None:
         """Load the model."""
         self._quantise = quantise
+        self.account = Account()
         super().__init__(*args, **kwargs)
         del self._model.tie_weights
         if getattr(self.model, "generation_config", None):
@@ -77,6 +80,11 @@ class CheckedLM(HFLM):
             tokens, skip_special_tokens = [token for token in tokens if token not in self._special], False
         return super().tok_decode(tokens, skip_special_tokens)
 
+    def tok_encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Encode as HFLM does."""
+        with self.account.tokenising():
+            return super().tok_encode(*args, **kwargs)
+
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,10 +96,12 @@ class CheckedLM(HFLM):
         Raises:
             UserError: A prompt does not fit the context, or the tokenizer is not this model's.
         """
-        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
+        with self.account.tokenising():
+            ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
         if left_truncate_len and ids.shape[1] > left_truncate_len:
             raise self._too_long(ids.shape[1], left_truncate_len)
         self._check_vocabulary(int(ids.max()))
+        self.account.tokens_in += int(mask.sum())
         return ids, mask
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
@@ -103,6 +113,7 @@ class CheckedLM(HFLM):
         self._check_room(requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
+    @answers_requests
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score as HFLM does."""
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
@@ -111,12 +122,16 @@ class CheckedLM(HFLM):
         self._check_lengths(requests)
         return super()._loglikelihood_tokens(requests, **kwargs)
 
-    def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return finite(super()._model_call(*args, **kwargs))
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits = finite(super()._model_call(inps, *args, **kwargs))
+        self.account.batches[batches.shape(*inps.shape)] += 1
+        return logits
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         given = {"logits_processor": [_FiniteLogits()], "tokenizer": self.tokenizer}  # the latter for its own stop strings
         output = super()._model_generate(context, max_length, stop, **given, **kwargs)
+        self.account.batches[batches.shape(*context.shape)] += 1
+        self.account.tokens_out += int((output[:, context.shape[1] :] != self.tokenizer.pad_token_id).sum())
         opened = len(self._opened_thinking(context[0].tolist()))
         head = context[:, context.shape[1] - opened :]
         return torch.cat([output[:, : context.shape[1]], head, output[:, context.shape[1] :]], dim=1)

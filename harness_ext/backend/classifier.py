@@ -51,10 +51,8 @@ class Way:
 class ClassifierLM(SentenceLM):
     """A model with a classification head of two classes, under lm-eval's interface.
 
-    Attributes:
-        path: What a record says of it: the classes and the way that was taken.
-        self_check: What the check against transformers and peft alone found; None before the first answer.
-        near_ties: How many documents of the last requests have two logits closer than the dtype resolves.
+    Its account says under ``path`` what the classes are and which way was taken, and counts as near ties the documents whose
+    two logits are closer than the dtype resolves.
     """
 
     def __init__(
@@ -108,12 +106,10 @@ class ClassifierLM(SentenceLM):
         if config.num_labels != 2 or classes is None:
             classes = decide([str(config.id2label[index]) for index in range(config.num_labels)]).record()
         self._order = [1 - classes["one"], classes["one"]]
-        self.path: dict[str, Any] = {"classes": classes}
+        self.account.path = {"classes": classes}
         virtual = sum(getattr(config, "num_virtual_tokens", None) or 0 for config in self._adapters())
         limit = context_length(config, self._base())
         self.max_length = limit and limit - virtual
-        self.self_check: dict[str, Any] | None = None
-        self.near_ties: int | None = None
         self._way = Way(merged=False, padding=None, alone=True)
         self._tied: set[str] = set()
 
@@ -123,7 +119,9 @@ class ClassifierLM(SentenceLM):
         Raises:
             UserError: A sentence is longer than the model reads, or the tokenizer is not this model's.
         """
-        found = self.tokenizer(sentences, return_attention_mask=True)
+        with self.account.tokenising():
+            found = self.tokenizer(sentences, return_attention_mask=True)
+        self.account.tokens_in += sum(map(len, found["input_ids"]))
         columns = [name for name in found if name in self._accepted]
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*(found[name] for name in columns), strict=True)]
         longest = max(len(row["input_ids"]) for row in rows)
@@ -142,7 +140,7 @@ class ClassifierLM(SentenceLM):
         """
         unique = list(dict.fromkeys(sentences))
         encoded = dict(zip(unique, self.encode_rows(unique), strict=True))
-        if self.self_check is None:
+        if self.account.self_check is None:
             self._check(encoded)
         found: dict[str, tuple[float, float]] = {}
         with tqdm(total=len(unique), desc="sentences", disable=disable_tqdm or not sys.stderr.isatty()) as bar:
@@ -159,14 +157,15 @@ class ClassifierLM(SentenceLM):
             def length(sentence: str) -> int:
                 return len(encoded[sentence]["input_ids"])
 
-            batches.run_in_batches(
+            ran = batches.run_in_batches(
                 unique, run, length=length, rows=self._row_limit(), equal_lengths=self._way.padding is None
             )
+        self.account.batches += ran.shapes
         return [found[sentence] for sentence in sentences]
 
     def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
         rows = super()._answer(requests, disable_tqdm)
-        self.near_ties = len({request.doc_id for request in requests if request.doc["sentence"] in self._tied})
+        self.account.near_ties = len({request.doc_id for request in requests if request.doc["sentence"] in self._tied})
         return rows
 
     def _check(self, encoded: dict[str, dict[str, list[int]]]) -> None:
@@ -185,8 +184,9 @@ class ClassifierLM(SentenceLM):
                 continue  # an architecture that cannot be asked so
             apart = float((ours - alone).abs().max())
             if apart <= allowed:
-                self.self_check = {"prompts": len(probes), "difference": apart, "tolerance": allowed, "passed": True}
-                self.path |= asdict(way)
+                check = {"prompts": len(probes), "difference": apart, "tolerance": allowed, "passed": True}
+                self.account.self_check = check
+                self.account.path |= asdict(way)
                 return
         raise UserError(
             "The model's answers differ each time it is asked the same, in every way tried: they would mean nothing."

@@ -199,14 +199,6 @@ def inner_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def common_prefix(rows: list[list[int]]) -> list[int]:
-    """Return the tokens that all rows begin with, but leave each row at least one of its own."""
-    first, last = min(rows), max(rows)  # of rows in lexical order, the two that differ first
-    most = min(map(len, rows)) - 1
-    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
-    return first[: min(same, most)]
-
-
 def _take(cache: DynamicCache, rows: torch.Tensor) -> None:
     """Make a cache hold these of its rows, any number of times; every kind of layer can do what beam search needs."""
     cache.reorder_cache(rows)  # type: ignore[arg-type]

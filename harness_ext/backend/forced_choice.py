@@ -1,7 +1,7 @@
 """The forced choice, answered from the log-probabilities that are seen while answers are written to the same prompts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,54 @@ class ForcedChoice:
                     begun[row, tokens[: step + 1]] = result
 
         return watch
+
+
+class Margins:
+    """Collects, while answers are written, by how much the second of a task's two answers is likelier than the first.
+
+    Of answers that differ in their last token only; what they begin with is seen if the model itself writes it.
+
+    Attributes:
+        found: The margins, by the number of the row.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[str],
+        prompts: Mapping[int, str],
+        encode_pair: Callable[[str, str], tuple[list[int], list[int]]],
+    ) -> None:
+        """Tokenise the answers, as they follow each prompt.
+
+        Args:
+            answers: Two texts; margins of any other number are not known.
+            prompts: By the number of their row.
+            encode_pair: From a prompt and an answer to the tokens of both, as lm-eval's.
+        """
+        self.found: dict[int, float] = {}
+        self._wanted: dict[int, tuple[list[int], list[int]]] = {}
+        by_end: dict[tuple[str, str], list[list[int]]] = {}  # tokens depend on the word before them, at the most
+        for number, prompt in prompts.items() if len(answers) == 2 else ():
+            end = (prompt.split()[-1:] or [""])[0], prompt[len(prompt.rstrip()) :]
+            if end not in by_end:
+                by_end[end] = [encode_pair(prompt, answer)[1] for answer in answers]
+            zero, one = by_end[end]
+            if zero[:-1] == one[:-1] and zero != one:
+                self._wanted[number] = zero[:-1], [zero[-1], one[-1]]
+
+    def collect(self, rows: list[Row], logits: torch.Tensor) -> None:
+        """Be shown rows and their logits ``(rows, vocabulary)`` before each token."""
+        due = {
+            row.number: (place, wanted[1])
+            for place, row in enumerate(rows)
+            if (wanted := self._wanted.get(row.number)) and row.written == wanted[0]
+        }
+        if not due:
+            return
+        places, tokens = zip(*due.values(), strict=True)
+        pairs = logits[torch.tensor(places, device=logits.device)].gather(1, torch.tensor(tokens, device=logits.device))
+        # Both are normalised by the same sum, so the difference of logits is that of log-probabilities.
+        self.found |= zip(due, (pairs[:, 1].float() - pairs[:, 0].float()).tolist(), strict=True)
 
 
 def close_calls(requests: Sequence[tuple], scores: Sequence[float], blurs: Sequence[float]) -> int:

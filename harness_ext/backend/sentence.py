@@ -8,17 +8,23 @@ from abc import abstractmethod
 
 from lm_eval.api.model import LM
 
+from harness_ext.backend.account import Account, Told, answers_requests
 from harness_ext.errors import UserError
 from harness_ext.model.lengths import sentences_of
 
 
-class SentenceLM(LM):
+class SentenceLM(Told, LM):
     """A classifier of sentences under lm-eval's interface."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.account = Account()
 
     @abstractmethod
     def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
         """Return the log-probabilities of 0 and 1 for each sentence."""
 
+    @answers_requests
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Answer each request with "0" or "1"."""
         answers = [str(int(one > zero)) for zero, one in self._answer(requests, disable_tqdm)]
@@ -26,6 +32,7 @@ class SentenceLM(LM):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
 
+    @answers_requests
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return, for each request, the log-probability of the class that its continuation names, and if it is the larger.
 
@@ -52,4 +59,7 @@ class SentenceLM(LM):
         raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
 
     def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
-        return self.classify(sentences_of([request.doc for request in requests]), disable_tqdm)
+        rows = self.classify(sentences_of([request.doc for request in requests]), disable_tqdm)
+        margins = {request.doc_id: one - zero for request, (zero, one) in zip(requests, rows, strict=True)}
+        self.account.margins |= margins
+        return rows

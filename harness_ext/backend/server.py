@@ -22,6 +22,7 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
+from harness_ext.backend.account import Account, answers_requests
 from harness_ext.backend.served import CHAT, COMPLETIONS, IN_FLIGHT, content_text, whole_characters
 from harness_ext.errors import UserError, one_line_errors
 
@@ -62,6 +63,7 @@ class ServedModel(TemplateAPI):
         self._in_flight, self._tries, self._timeout = num_concurrent, max_retries, timeout
         self._tokenizer_from = kwargs.get("tokenizer") or kwargs.get("pretrained")
         self._answered = 0
+        self.account = Account()
         # One at a time is another path in lm-eval's client; the places below keep the number here.
         super().__init__(
             num_concurrent=max(2, num_concurrent),
@@ -73,6 +75,11 @@ class ServedModel(TemplateAPI):
         )
         if not _client_log.isEnabledFor(logging.INFO):
             _client_log.setLevel(logging.CRITICAL)  # it logs every failed try as an error
+
+    @answers_requests
+    def generate_until(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Generate as lm-eval does."""
+        return super().generate_until(*args, **kwargs)
 
     async def get_batched_requests(self, *args: Any, **kwargs: Any) -> list:
         """Ask for all answers as lm-eval does.
@@ -142,6 +149,15 @@ class ServedModel(TemplateAPI):
             return f"{where} failed {self._tries} times in a row ({said}). Its own log says why."
         return f"{where} refuses the request for model {self.model!r} ({said})."
 
+    def _count(self, outputs: Any) -> None:
+        """Count the tokens that the server says it has read and written."""
+        usage = outputs.get("usage")
+        told = usage if isinstance(usage, dict) else {}
+        counts = (told.get(name) for name in ("prompt_tokens", "completion_tokens"))
+        read, wrote = (count if isinstance(count, int) else 0 for count in counts)
+        self.account.tokens_in += read
+        self.account.tokens_out += wrote
+
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict:
         payload = super()._create_payload(*args, **kwargs)
         return {name: value for name, value in payload.items() if name != "stop" or value}
@@ -156,6 +172,7 @@ class ChatServer(ServedModel, LocalChatCompletion):
         text = content_text(message.get("content")) if isinstance(message, dict) and message else None
         if text is None:
             raise ValueError("its choice has no message with text")
+        self._count(outputs)
         return super().parse_generations({"choices": [{"index": 0, "message": {"content": text}}]}, **kwargs)
 
 
@@ -168,8 +185,10 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
         text = content_text(choice.get("text")) if "text" in choice else None
         if text is None:
             raise ValueError("its choice has no text")
+        self._count(outputs)
         return super().parse_generations({"choices": [{"index": 0, "text": text}]}, **kwargs)
 
+    @answers_requests
     def loglikelihood(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
         """Score answers as lm-eval does; their tokens are counted with the model's tokenizer, which is loaded here.
 
@@ -213,6 +232,7 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
             scores = [(math.nan, False)]
         if not all(math.isfinite(score) for score, _ in scores):
             raise ValueError("its log-probabilities are not numbers")
+        self.account.tokens_in += len(tokens[0])
         return scores
 
 

@@ -21,16 +21,11 @@ CANNOT = (TypeError, ValueError, NotImplementedError, AttributeError, IndexError
 
 
 class VerifiedLM(CheckedLM):
-    """A causal language model, compared with itself.
-
-    Attributes:
-        self_check: How the last comparison came out: ``prompts``, ``difference``, ``tolerance``, ``passed`` and the like.
-    """
+    """A causal language model, compared with itself; how the last comparison came out its account says."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Load the model."""
         super().__init__(*args, **kwargs)
-        self.self_check: dict[str, Any] | None = None
         self._merging: dict[str, Any] | None = None
         self._one_by_one: dict[str, bool] = {}
 
@@ -75,8 +70,9 @@ class VerifiedLM(CheckedLM):
         rows = sorted(rows, key=len)
         while True:
             try:
-                self.self_check = selfcheck.examine(self.model, self.device, rows, way) | (self._merging or {})
-                return bool(self.self_check["passed"])
+                check = selfcheck.examine(self.model, self.device, rows, way) | (self._merging or {})
+                self.account.self_check = check
+                return bool(check["passed"])
             except RuntimeError as error:
                 if not batches.is_out_of_memory(error) or len(rows) == 1:
                     raise
@@ -109,8 +105,9 @@ class VerifiedLM(CheckedLM):
                 if self.examine(rows, way(together)):
                     return not together
             except CANNOT as error:
-                self.self_check = {"prompts": len(rows), "passed": None, "why": f"{type(error).__name__}: {error}"[:200]}
-        check = self.self_check or {}
+                why = f"{type(error).__name__}: {error}"[:200]
+                self.account.self_check = {"prompts": len(rows), "passed": None, "why": why}
+        check = self.account.self_check or {}
         if check.get("passed") is None:
             return True  # it cannot be compared: nothing about its padding is known
         raise UserError(

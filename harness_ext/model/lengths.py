@@ -33,6 +33,18 @@ def context_length(config: Any, model: Any = None) -> int | None:
     return named
 
 
+def window_below(config: Any, tokens: int) -> int | None:
+    """Return an attention window of fewer than so many tokens, out of which padding could push some; None if there is none.
+
+    Args:
+        config: A transformers config.
+        tokens: Of the longest row.
+    """
+    text = config.get_text_config()
+    windows = (getattr(text, "sliding_window", None), getattr(text, "attention_chunk_size", None))
+    return next((window for window in windows if window and window < tokens), None)
+
+
 def sentences_of(documents: Any) -> list[str]:
     """Return what a classifier reads of documents.
 

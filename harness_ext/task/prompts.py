@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -227,6 +227,14 @@ def encode_prompts(tokenizer: Any, prompts: list[str], add_bos: bool | None = No
     rows = tokenizer(prompts, **special)["input_ids"]
     check_bos(tokenizer, [rows[0], rows[-1]])
     return rows
+
+
+def common_prefix(rows: Sequence[list[int]], leave: int = 1) -> list[int]:
+    """Return the tokens that all rows begin with, but leave each row at least so many of its own."""
+    first, last = min(rows), max(rows)  # of rows in lexical order, the two that differ first
+    most = max(0, min(map(len, rows)) - leave)
+    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
+    return first[: min(same, most)]
 
 
 def check_bos(tokenizer: Any, rows: list[list[int]]) -> None:

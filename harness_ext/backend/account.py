@@ -1,0 +1,163 @@
+"""What a backend says of the requests it has answered: their number and cost, which way they went, and how clearly.
+
+Our models report to their account where the work happens; lm-eval's own are watched from outside. Knows lm-eval's LM
+interface; nothing of tasks, prompts or records.
+"""
+
+import dataclasses
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+
+@dataclasses.dataclass
+class Account:
+    """Running totals since `reset`.
+
+    Attributes:
+        requests: Answered by the model; those from lm-eval's response cache do not count.
+        answer_s: Seconds in answering them, tokenising included.
+        tokenise_s: Seconds in the tokenizer; of lm-eval's own backends they are not told apart.
+        tokens_in: Prompt tokens read, padding not counted.
+        tokens_out: Tokens written, end and padding tokens not counted.
+        near_ties: How many documents' answers rounding could have turned; None: not counted.
+        path: Which way requests are run, and why; holds beyond a reset, as the model does.
+        self_check: How the model compares with itself asked plainly; holds beyond a reset too.
+        margins: log p("1") - log p("0") after the prompt, by document; of a choice between two, second less first.
+        batches: How often each shape was run, ``rows x tokens``; a shared prefix is not counted.
+    """
+
+    requests: int = 0
+    answer_s: float = 0.0
+    tokenise_s: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    near_ties: int | None = None
+    path: dict[str, Any] = dataclasses.field(default_factory=dict)
+    self_check: dict[str, Any] | None = None
+    margins: dict[int, float] = dataclasses.field(default_factory=dict)
+    batches: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def reset(self) -> None:
+        """Start a new run with the same model."""
+        vars(self).update(vars(Account(path=self.path, self_check=self.self_check)))
+
+    @contextmanager
+    def tokenising(self) -> Iterator[None]:
+        """Count the seconds of a block as the tokenizer's."""
+        start = time.perf_counter()
+        yield
+        self.tokenise_s += time.perf_counter() - start
+
+    @classmethod
+    def total(cls, accounts: Sequence["Account"]) -> "Account":
+        """Add up what several processes say of their shares of a run.
+
+        Tokens, requests, margins and batches add up; of seconds the largest counts. Near ties are known if all that have
+        answered anything know theirs; the path and the self-check are those of the first that has.
+        """
+        busy = [account for account in accounts if account.requests]
+        near = [account.near_ties for account in busy]
+        total = cls(
+            near_ties=sum(ties for ties in near if ties is not None) if near and None not in near else None,
+            path=next((account.path for account in busy if account.path), {}),
+            self_check=next((account.self_check for account in busy if account.self_check), None),
+        )
+        for account in accounts:
+            total.requests += account.requests
+            total.tokens_in += account.tokens_in
+            total.tokens_out += account.tokens_out
+            total.answer_s = max(total.answer_s, account.answer_s)
+            total.tokenise_s = max(total.tokenise_s, account.tokenise_s)
+            total.margins |= account.margins
+            total.batches += account.batches
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields, as JSON can hold them; see `from_json`."""
+        return vars(self) | {"margins": {str(doc): margin for doc, margin in self.margins.items()}}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Account":
+        """Return the account that `to_json` has told."""
+        margins = {int(doc): margin for doc, margin in fields["margins"].items()}
+        return cls(**fields | {"margins": margins, "batches": Counter(fields["batches"])})
+
+
+def _of_account(name: str) -> Any:
+    return property(lambda lm: getattr(lm.account, name), lambda lm, value: setattr(lm.account, name, value))
+
+
+class Told:
+    """A model that keeps an account, and still tells some of it itself."""
+
+    path, near_ties, self_check = map(_of_account, ("path", "near_ties", "self_check"))
+
+
+def answers_requests(method: Callable) -> Callable:
+    """Let an account count what a model's method answers, and how long that takes.
+
+    Args:
+        method: ``generate_until`` or ``loglikelihood`` of a class whose instances have an ``account``.
+    """
+
+    @functools.wraps(method)
+    def answer(self: Any, requests: list, *args: Any, **kwargs: Any) -> list:
+        start = time.perf_counter()
+        answers = method(self, requests, *args, **kwargs)
+        self.account.answer_s += time.perf_counter() - start
+        self.account.requests += len(answers)
+        if answers and isinstance(answers[0], tuple):
+            self.account.margins |= _margins(requests, [score for score, _ in answers])
+        return answers
+
+    return answer
+
+
+def watch(lm: Any) -> Account:
+    """Return a model's account; one of lm-eval's own is given one first.
+
+    Args:
+        lm: lm-eval's; of those that keep no account methods are wrapped on the instance.
+    """
+    if not hasattr(lm, "account"):
+        lm.account = Account()
+        for name in ("generate_until", "loglikelihood"):
+            setattr(lm, name, MethodType(answers_requests(getattr(type(lm), name)), lm))
+        _count_tokens(lm)
+    return lm.account
+
+
+def _margins(requests: Sequence[Any], scores: Sequence[float]) -> dict[int, float]:
+    """Return the margins of documents whose two choices were scored, in lm-eval's order of a task's choices."""
+    by_document: dict[int, dict[int, float]] = {}
+    for request, score in zip(requests, scores, strict=True):
+        by_document.setdefault(request.doc_id, {})[request.idx] = score
+    return {doc: choices[1] - choices[0] for doc, choices in by_document.items() if choices.keys() == {0, 1}}
+
+
+def _count_tokens(lm: Any) -> None:
+    """Count tokens where lm-eval's ``hf`` and ``vllm`` run their model; others tell none."""
+    account, generate, score = lm.account, getattr(lm, "_model_generate", None), getattr(lm, "_loglikelihood_tokens", None)
+    if generate is None or score is None:
+        return
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        output = generate(*args, **kwargs)
+        if kwargs.get("generate"):  # vLLM's; without it it scores
+            account.tokens_in += sum(map(len, kwargs["requests"]))
+            account.tokens_out += sum(len(answer.outputs[0].token_ids) for answer in output)
+        elif "context" in kwargs:
+            account.tokens_in += int(kwargs["attention_mask"].sum())
+            account.tokens_out += int((output[:, kwargs["context"].shape[1] :] != lm.tokenizer.pad_token_id).sum())
+        return output
+
+    def scored(requests: list, *args: Any, **kwargs: Any) -> Any:
+        account.tokens_in += sum(len(context) + len(answer) for _, context, answer in requests)
+        return score(requests, *args, **kwargs)
+
+    lm._model_generate, lm._loglikelihood_tokens = counted, scored

@@ -19,7 +19,7 @@ from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.keys import hash_of
 from harness_ext.model.memory import reset_peak_memory
 from harness_ext.model.settings import Settings
-from harness_ext.results import advice, leaderboard, records
+from harness_ext.results import advice, leaderboard, outcomes, records
 from harness_ext.run import lm_eval_output, provenance, shards
 from harness_ext.run.cache import kept_safely
 from harness_ext.run.plan import Asking, find_tasks, multiturn
@@ -289,7 +289,7 @@ class Session:
             "n": n,
             "n_available": len(task.eval_docs),
             "train_overlap": data.overlap(task),
-            "counts": provenance.count_labels(samples),
+            "counts": outcomes.counts(outcomes.rows(samples, {})),
             "examples": advice.examples(samples),
             "metrics": metrics,
             "near_ties": near_ties,

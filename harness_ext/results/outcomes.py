@@ -86,7 +86,7 @@ def write(path: Path, outcomes: list[Outcome]) -> None:
 def read(path: Path) -> list[Outcome]:
     """Read what `write` wrote.
 
-    The file has the kinds of the first rule alone; where a stricter one finds no label beside the first, its kind is ``other``.
+    Kinds are kept of the first rule alone: where it has a label that a stricter one has not, the other's kind is ``other``.
 
     Raises:
         ValueError: It is no such file.

@@ -20,6 +20,7 @@ from harness_ext.keys import hash_of
 from harness_ext.model.memory import reset_peak_memory
 from harness_ext.model.settings import Settings
 from harness_ext.results import advice, leaderboard, outcomes, records
+from harness_ext.results.schema1 import upgrade
 from harness_ext.run import lm_eval_output, provenance, shards
 from harness_ext.run.cache import kept_safely
 from harness_ext.run.plan import Asking, find_tasks, multiturn
@@ -112,6 +113,7 @@ class Session:
                 "key": key,
                 "key_parts": parts,
             }
+            (manifest,) = upgrade([manifest])
             with writing_to(out):
                 records.write_json(finished / records.MANIFEST, manifest)
                 records.publish(work, finished, target)
@@ -271,7 +273,7 @@ class Session:
         near_ties = self.team.near_ties(getattr(self._lm, "near_ties", None)) if meter.requests == answers else None
         is_measured = meter.requests and not (engine or {}).get("from_generation")
         return {
-            "schema": records.SCHEMA,
+            "schema": 1,
             "status": "complete",
             "model": request.model,
             "adapter": adapter.name if adapter else None,

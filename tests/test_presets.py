@@ -221,8 +221,8 @@ def test_preset_runs_from_the_hub_on_a_small_twin(name: str, tmp_path: Path, eig
     (record,) = read_runs(tmp_path / "out")
     assert (record["model"], record["task"], record["n"]) == (preset.model, preset.task, 2)
     assert record["key_parts"]["weights"] == FakeHub.sha(preset.model)
-    assert record["choices"]["thinking"] == (preset.task == "sst2_01_think")
-    assert record["choices"]["batch_size"] == (preset.batch or "auto")
+    assert record["settings"]["thinking"] == (preset.task == "sst2_01_think")
+    assert record["settings"]["batch_size"] == (preset.batch or "auto")
 
 
 def test_reported_score_belongs_to_model_task_and_quantisation():

@@ -106,7 +106,7 @@ def test_run_quantised_is_a_run_of_its_own_and_says_so(name, full, door, eight_r
     flags = ("run", "--pretrained", full, "--data_dir", eight_rows, "-o", tmp_path)
     assert f"quantisation {name} (while loading)" in door(*flags, "--quantise", name).stderr
     assert "quantisation" not in door(*flags).stderr
-    runs = {run["choices"]["quantisation"]: run for run in read_runs(tmp_path)}
+    runs = {run["settings"]["quantisation"]: run for run in read_runs(tmp_path)}
     assert set(runs) == {name, None}
     assert runs[name]["key_parts"]["quantisation"] == name
     assert runs[name]["key_parts"]["versions"]["bitsandbytes"]
@@ -119,7 +119,7 @@ def test_run_adapter_keeps_the_quantisation_it_was_trained_on_unless_told(full, 
     for asked, used in ((None, "nf4"), ("int8", "int8"), ("none", None)):
         done = door(*flags, *(() if asked is None else ("--quantise", asked)))
         assert done.code == 0, done.stderr
-        assert [run["choices"]["quantisation"] for run in read_runs(tmp_path)].count(used) == 1
+        assert [run["settings"]["quantisation"] for run in read_runs(tmp_path)].count(used) == 1
 
 
 def test_run_sharded_checkpoint_is_quantised_too(full, door, eight_rows, tmp_path):

@@ -107,7 +107,7 @@ def test_run_thinking_is_switched_by_the_task_and_said(door, eight_rows, tmp_pat
     flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "-o", tmp_path, "--gen_kwargs", "max_gen_toks=12")
     assert "thinking off" in door(*flags).stderr
     assert "thinking on, ends at </think>" in door(*flags, "--tasks", "sst2_01_think").stderr
-    prompts = {run["task"]: run["choices"]["template_args"] for run in read_runs(tmp_path)}
+    prompts = {run["task"]: run["settings"]["template_args"] for run in read_runs(tmp_path)}
     assert prompts == {"sst2_01": {"enable_thinking": False}, "sst2_01_think": {"enable_thinking": True}}
 
 

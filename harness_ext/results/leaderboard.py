@@ -187,7 +187,7 @@ def _row(manifest: dict[str, Any], reported: list[dict[str, str]]) -> dict[str, 
     n = manifest["n"]
     low, high = wilson(main["correct"], n)
     training = manifest.get("training") or {}
-    quantisation = (manifest.get("choices") or {}).get("quantisation")
+    quantisation = manifest.get("quantisation")
     row = {
         "model": f"{manifest['model']} ({quantisation})" if quantisation else manifest["model"],
         **{name: manifest.get(name) for name in ("adapter", "train_samples", "seed", "task", "data")},

@@ -1,7 +1,7 @@
-"""Run records: the key that says when two runs are the same, and the folders that hold them.
+"""Run records: the folders that hold them, how one comes into place, and how it is read.
 
-``OUT/runs/<model>--<task>--<key8>/`` holds ``results.json`` and ``samples.jsonl`` (lm-eval's own schemas) and
-``run.json`` (ours). It is written elsewhere under OUT and renamed into place, so it is complete or not there.
+``OUT/runs/<model>--<task>--<key8>/`` holds ``results.json`` and ``samples.jsonl`` (lm-eval's own schemas), ``outcomes.csv``
+and ``run.json`` (ours). It is written elsewhere under OUT and renamed into place, so it is complete or not there.
 """
 
 import contextlib
@@ -17,19 +17,27 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness_ext.errors import UserError, writing_to
+from harness_ext.results.schema1 import upgrade
 
-SCHEMA = 1  # of run.json; goes up when a field changes its meaning
+SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
 
 
-def run_label(model: str, task: str) -> str:
-    """Name a run but for its key, short enough that the key fits behind it."""
-    return f"{plain(model, 100)}--{plain(task, 80)}"
+def run_label(
+    model: str, task: str, method: str = "prompted", train_samples: int | str | None = 0, seed: int | None = None
+) -> str:
+    """Name a run but for its key, short enough that the key fits behind it, as in ``tiny-base--lora-64-s0--sst2_01``.
 
-
-def run_name(model: str, task: str, key: str) -> str:
-    """Name a run's folder, as far as no other run has that name: see `place`."""
-    return f"{run_label(model, task)}--{key[:8]}"
+    Args:
+        model: As the user calls it.
+        task: Its name.
+        method: As `experiments.method_of` names it; what asks a model as it stands is not mentioned.
+        train_samples: How many labels it used, or ``all``; left out where it used none or that is not known.
+        seed: That of the labels.
+    """
+    labels = f"{method}{f'-{train_samples}' if train_samples else ''}{'' if seed is None else f'-s{seed}'}"
+    asked = [] if method in ("prompted", "classifier") else [plain(labels, 36)]
+    return "--".join([*([] if method == model else [plain(model, 80)]), *asked, plain(task, 60)])
 
 
 def plain(name: str, room: int) -> str:
@@ -43,24 +51,18 @@ def plain(name: str, room: int) -> str:
     return text.encode("utf-8", "replace")[-room:].decode("utf-8", "ignore").lstrip(".") or "_"
 
 
-def run_folder(out: Path, name: str) -> Path:
-    """Return where a finished run lies."""
-    return out / "runs" / name
-
-
 def place(parent: Path, label: str, key: str) -> Path:
-    """Return the folder of a key: its label and the key's first 8 digits, or more if those are another key's.
+    """Return the folder of a key: the one that has it, or its label and the key's first 8 digits, more if they are taken.
 
     Args:
         parent: Such as ``OUT/runs`` or ``OUT/adapters``.
-        label: As of `run_label`.
+        label: As of `run_label`; a folder that has the key may have another, as earlier versions called runs otherwise.
         key: All 64 digits.
     """
-    for digits in (8, 16):
-        folder = parent / f"{label}--{key[:digits]}"
-        if not _is_anothers(folder, key):
-            return folder
-    return parent / f"{label}--{key}"
+    if kept := [folder for folder in sorted(parent.glob(f"*--{key[:8]}*")) if _key_in(folder) == key]:
+        return kept[0]
+    places = [parent / f"{label}--{key[:digits]}" for digits in (8, 16, 64)]
+    return next((folder for folder in places if _key_in(folder) in (None, key)), places[-1])
 
 
 def is_complete(folder: Path, key: str | None = None) -> bool:
@@ -68,26 +70,24 @@ def is_complete(folder: Path, key: str | None = None) -> bool:
 
     A record that cannot be read counts as finished: whoever reads it says what is wrong with it.
     """
-    return (folder / MANIFEST).is_file() and not (key and _is_anothers(folder, key))
+    return (folder / MANIFEST).is_file() and (key is None or _key_in(folder) in (None, key))
 
 
-def _is_anothers(folder: Path, key: str) -> bool:
+def _key_in(folder: Path) -> str | None:
     try:
-        return read_run(folder).get("key", key) != key
+        return _read(folder).get("key")
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a finished run.
+    """Read the record of a finished run or adapter; one of schema 1 gets the fields of schema 2.
 
     Raises:
-        ValueError: It is no manifest of ours.
+        OSError: There is none.
+        ValueError: It is no record of ours.
     """
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"not a run record of schema {SCHEMA}")
-    return manifest
+    return upgrade([_read(folder)])[0]
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -100,11 +100,18 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
     for folder in (*sorted(out.glob("published/*")), *sorted(out.glob("runs/*"))):
         if is_complete(folder):
             try:
-                manifest = read_run(folder)
-                runs[manifest["key"]] = manifest
+                record = _read(folder)
+                runs[record["key"]] = record
             except (OSError, ValueError, KeyError) as error:
                 print(f"Left out {folder / MANIFEST}: {error}", file=sys.stderr)
-    return list(runs.values())
+    return upgrade(runs.values())
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA):
+        raise ValueError(f"not a run record of schema 1 or {SCHEMA}")
+    return record
 
 
 @contextlib.contextmanager
@@ -148,13 +155,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def publish(work: Path, finished: Path, target: Path) -> None:
-    """Move a complete folder into place, replacing an earlier run of the same key, and drop its workspace.
-
-    Args:
-        work: The workspace.
-        finished: The complete folder inside it.
-        target: Where the run shall lie.
-    """
+    """Move a complete folder from its workspace into place, replacing a run of the same key, and drop the workspace."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target.rename(work / "replaced")

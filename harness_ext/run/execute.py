@@ -19,7 +19,8 @@ from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.keys import hash_of
 from harness_ext.model.memory import reset_peak_memory
 from harness_ext.model.settings import Settings
-from harness_ext.results import advice, leaderboard, records
+from harness_ext.results import advice, leaderboard, outcomes, records
+from harness_ext.results.schema1 import upgrade
 from harness_ext.run import lm_eval_output, provenance, shards
 from harness_ext.run.cache import kept_safely
 from harness_ext.run.plan import Asking, find_tasks, multiturn
@@ -112,6 +113,7 @@ class Session:
                 "key": key,
                 "key_parts": parts,
             }
+            (manifest,) = upgrade([manifest])
             with writing_to(out):
                 records.write_json(finished / records.MANIFEST, manifest)
                 records.publish(work, finished, target)
@@ -271,7 +273,7 @@ class Session:
         near_ties = self.team.near_ties(getattr(self._lm, "near_ties", None)) if meter.requests == answers else None
         is_measured = meter.requests and not (engine or {}).get("from_generation")
         return {
-            "schema": records.SCHEMA,
+            "schema": 1,
             "status": "complete",
             "model": request.model,
             "adapter": adapter.name if adapter else None,
@@ -289,7 +291,7 @@ class Session:
             "n": n,
             "n_available": len(task.eval_docs),
             "train_overlap": data.overlap(task),
-            "counts": provenance.count_labels(samples),
+            "counts": outcomes.counts(outcomes.rows(samples, {})),
             "examples": advice.examples(samples),
             "metrics": metrics,
             "near_ties": near_ties,

@@ -1,4 +1,4 @@
-"""What stands beside a run's numbers so that they can be trusted: label counts, versions, machine, code."""
+"""What stands beside a run's numbers so that they can be trusted: versions, machine, code."""
 
 import functools
 import platform
@@ -6,11 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from harness_ext import __version__
 from harness_ext.paths import ROOT
@@ -18,32 +16,6 @@ from harness_ext.run.redaction import hide_in_command
 
 PACKAGES = ("lm_eval", "transformers", "tokenizers", "torch", "peft")
 KERNELS = ("bitsandbytes", "gptqmodel", "optimum")  # of quantised models
-
-
-def count_labels(samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Count, for each filter, what lm-eval's per-document log of a 0/1 task holds.
-
-    Args:
-        samples: Rows of lm-eval's ``samples``, with the scores of `metrics.score_document`.
-
-    Returns:
-        By filter: ``correct``, ``positive`` and ``negative`` predictions, and ``not_following`` by kind.
-        Empty for other tasks.
-    """
-    counts: dict[str, dict[str, Any]] = {}
-    for sample in samples:
-        if "acc_following" not in sample:
-            return {}
-        count = counts.setdefault(sample["filter"], {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()})
-        correct, prediction = sample["acc_following"]
-        count["correct"] += correct
-        if prediction == 1:
-            count["positive"] += 1
-        elif prediction == 0:
-            count["negative"] += 1
-        else:
-            count["not_following"][sample["filtered_resps"][0].strip("[]")] += 1
-    return {name: {**count, "not_following": dict(count["not_following"])} for name, count in counts.items()}
 
 
 def versions(*more: str) -> dict[str, str | None]:

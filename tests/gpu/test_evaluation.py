@@ -29,8 +29,8 @@ def test_answers_are_those_of_transformers_alone(engine, dtype, models, evaluate
     record_property("docs_per_s", run.record["docs_per_s"])
     assert {choice.label for choice in alone} == {"0", "1"}
     assert all(share < ROUNDING[dtype] for share in other), other
-    assert run.record["choices"]["dtype"] == dtype
-    assert run.record["choices"]["device"] == device
+    assert run.record["settings"]["dtype"] == dtype
+    assert run.record["settings"]["device"] == device
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -110,7 +110,7 @@ def test_second_device_alone_is_used_where_it_is_named(larger, evaluate, record_
     torch.cuda.reset_peak_memory_stats(0)
     run = evaluate("out", f"--pretrained={larger}", on="cuda:1")
     record_property("peak_memory_bytes", run.record["peak_memory_bytes"])
-    assert run.record["choices"]["device"] == "cuda:1"
+    assert run.record["settings"]["device"] == "cuda:1"
     assert torch.cuda.max_memory_allocated(0) - before < 2**20
     assert run.record["peak_memory_bytes"]["gpu"] > (larger / "model.safetensors").stat().st_size
 
@@ -150,5 +150,5 @@ def test_awq_model_answers_as_the_numbers_it_was_packed_from(evaluate, device, t
     run = evaluate("out", f"--pretrained={twin}")
     other = turned(run.predictions, prompted(reference, device, "float32"))
     record_property("labels_turned", len(other))
-    record_property("quantisation", run.record["choices"]["quantisation"])
+    record_property("quantisation", run.record["settings"]["quantisation"])
     assert all(share < ROUNDING["bfloat16"] for share in other), other

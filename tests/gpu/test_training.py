@@ -46,7 +46,7 @@ def test_qlora_adapter_answers_as_peft_alone_makes_of_it(train, evaluate, device
     run = evaluate("scored", f"--adapter={adapter}", "--dtype=bfloat16")
     other = turned(run.predictions, prompted(base, device, "bfloat16", adapter=adapter, nf4=True))
     record_property("labels_turned", len(other))
-    record_property("quantisation", run.record["choices"]["quantisation"])
+    record_property("quantisation", run.record["settings"]["quantisation"])
     assert all(share < ROUNDING["bfloat16"] for share in other), other
 
 

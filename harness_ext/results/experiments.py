@@ -1,0 +1,71 @@
+"""Which runs are one experiment: they differ in the seed alone, so their scores may be averaged.
+
+Pure functions on what a record says; knows no files. A curve is what experiments have in common that differ in the number
+of labels alone.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from harness_ext.keys import hash_of
+
+CLASSIFIER = "hf-classifier"
+BASELINES = ("tfidf", "majority")
+# An adapter's version is a hash of its weights, and so of the seed.
+_OF_THE_SEED = ("seeds", "train_rows", "adapter")
+_OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the subset
+
+
+def method_of(parts: Mapping[str, Any]) -> str:
+    """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, or a baseline's name.
+
+    Args:
+        parts: The run's key parts. Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere.
+    """
+    backend = parts.get("backend")
+    if parts.get("adapter"):
+        return "lora"
+    if backend in BASELINES:
+        return str(backend)
+    if backend == CLASSIFIER:
+        return "classifier"
+    return "examples" if parts.get("num_fewshot") else "prompted"
+
+
+def experiment_of(
+    parts: Mapping[str, Any], training: Mapping[str, Any] | None, train_samples: int | str | None, adapter: str | None
+) -> tuple[str, str]:
+    """Return a run's experiment and curve, 64 hex digits each: its key without the seed, then without the number of labels.
+
+    In place of what follows from the seed stands how the run was trained: an adapter's own experiment and curve; for a
+    record of schema 1 base, data and settings; for an adapter that was made elsewhere its version, as no more is known.
+
+    Args:
+        parts: The run's key parts.
+        training: As the record has it: what the adapter's own record says.
+        train_samples: The number of labels, ``all``, or None where it is not known.
+        adapter: The adapter's name; that of a checkpoint ends in ``/checkpoint-<steps>``, and is no seed of the whole one.
+    """
+    made = training or {}
+    kept = {name: part for name, part in parts.items() if name not in _OF_THE_SEED}
+    steps = re.search(r"/checkpoint-(\d+)$", adapter or "")
+    common = [kept, steps and steps[1]]
+    if made.get("experiment") and made.get("curve"):
+        return hash_of([*common, made["experiment"]]), hash_of([*common, made["curve"]])
+    if settings := made.get("settings"):
+        data = made.get("data_fingerprint") or made.get("data")
+        common.append([made.get("base_version"), made.get("task"), data, settings])
+    else:
+        common.append(parts.get("adapter"))
+    return hash_of([*common, train_samples]), hash_of(common)
+
+
+def adapter_experiment(parts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return an adapter's experiment and curve, 64 hex digits each.
+
+    Args:
+        parts: The adapter's key parts.
+    """
+    kept = {name: part for name, part in parts.items() if name not in _OF_AN_ADAPTERS_SEED}
+    return hash_of(kept), hash_of({name: part for name, part in kept.items() if name != "samples"})

@@ -1,0 +1,131 @@
+"""What one run said of each document of a 0/1 task: read from lm-eval's per-document log, counted, and kept as a CSV file.
+
+Knows lm-eval's log and the scores that `task.metrics` puts into it; nothing of models. Documents carry lm-eval's own hash,
+so that the logs of any two runs can be paired.
+"""
+
+import csv
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "outcomes.csv"
+_CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run said of one document.
+
+    Attributes:
+        doc: lm-eval's ``doc_id``.
+        hash: lm-eval's ``doc_hash``, over the whole row.
+        gold: 0 or 1.
+        labels: By rule, as lm-eval names its filters: 0, 1, or None where the output has no label.
+        kinds: By rule: ``label``, or why there is none (`task.labels.KINDS`).
+        margin: log p("1") - log p("0") after the prompt; None where it is not known.
+    """
+
+    doc: int
+    hash: str
+    gold: int
+    labels: dict[str, int | None]
+    kinds: dict[str, str]
+    margin: float | None = None
+
+
+def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> list[Outcome]:
+    """Read the outcomes of a run, by number of the document; none where the task is no 0/1 task.
+
+    Args:
+        samples: Rows of lm-eval's ``samples``, one for each document and filter, in memory or as its file has them.
+        margins: By ``doc_id``, where the backend knows more than the log: a forced choice's log holds its own.
+    """
+    by_doc: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for sample in samples:
+        if "acc_following" not in sample:
+            return []
+        by_doc[sample["doc_id"]].append(sample)
+    return [_outcome(by_doc[doc], margins.get(doc)) for doc in sorted(by_doc)]
+
+
+def counts(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
+    """Count by rule: ``correct``, ``positive`` and ``negative`` labels, and ``not_following`` by kind."""
+    found: dict[str, dict[str, Any]] = {}
+    for outcome in outcomes:
+        for rule, label in outcome.labels.items():
+            count = found.setdefault(rule, {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()})
+            if label is None:
+                count["not_following"][outcome.kinds[rule]] += 1
+            else:
+                count["correct"] += label == outcome.gold
+                count["positive" if label else "negative"] += 1
+    return {rule: {**count, "not_following": dict(count["not_following"])} for rule, count in found.items()}
+
+
+def write(path: Path, outcomes: list[Outcome]) -> None:
+    """Write one row a document so that it is on disk when this returns; ``kind`` is that of the first rule.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        rules = list(outcomes[0].labels) if outcomes else []
+        table.writerow(["doc", "hash", "gold", *("choice" if rule == _CHOICE else rule for rule in rules), "kind", "margin"])
+        for each in outcomes:
+            labels = [each.labels[rule] for rule in rules]
+            table.writerow([each.doc, each.hash, each.gold, *labels, each.kinds[rules[0]], each.margin])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Outcome]:
+    """Read what `write` wrote.
+
+    Kinds are kept of the first rule alone: where it has a label that a stricter one has not, the other's kind is ``other``.
+
+    Raises:
+        ValueError: It is no such file.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *lines = csv.reader(file)
+    rules = [_CHOICE if name == "choice" else name for name in head[3:-2]]
+    found = []
+    for doc, digest, gold, *said, kind, margin in lines:
+        labels = {rule: int(label) if label else None for rule, label in zip(rules, said, strict=True)}
+        missing = "other" if kind == "label" else kind
+        kinds = {rule: missing if label is None else "label" for rule, label in labels.items()}
+        found.append(Outcome(int(doc), digest, int(gold), labels, kinds, float(margin) if margin else None))
+    return found
+
+
+def _outcome(samples: list[dict[str, Any]], margin: float | None) -> Outcome:
+    first = samples[0]
+    predictions = {sample["filter"]: sample["mcc"][1] for sample in samples}
+    said = {sample["filter"]: sample["filtered_resps"] for sample in samples}
+    return Outcome(
+        doc=first["doc_id"],
+        hash=first["doc_hash"],
+        gold=first["mcc"][0],
+        labels={rule: label if label in (0, 1) else None for rule, label in predictions.items()},
+        kinds={rule: "label" if label in (0, 1) else _kind(said[rule][0]) for rule, label in predictions.items()},
+        margin=_margin(first["filtered_resps"]) if margin is None else margin,
+    )
+
+
+def _kind(prediction: Any) -> str:
+    """Say why there is no label; a task of one's own may have another filter than ours, or none."""
+    is_ours = isinstance(prediction, str) and prediction.startswith("[") and prediction.endswith("]")
+    return prediction[1:-1] if is_ours else "other"
+
+
+def _margin(predictions: list[Any]) -> float | None:
+    """Take a forced choice's margin from its pairs (log-likelihood, is greedy); in a file they are texts."""
+    if isinstance(predictions[0], str):
+        return None
+    (negative, _), (positive, _) = predictions
+    return float(positive) - float(negative)

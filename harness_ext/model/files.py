@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.model.hashes import hash_file
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -191,8 +192,7 @@ def _read(folder: Path, of_adapter: bool) -> list[Path]:
 def _hash(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
     return f"sha256:{digest.hexdigest()[:16]}"
 
 

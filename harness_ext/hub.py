@@ -15,16 +15,16 @@ OFFLINE_HINT = (
 )
 
 
-def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, dict[str, int]] | None:
-    """Ask the Hub for a repository's commit and files.
+def look_up(kind: str, name: str, revision: str = "main") -> dict[str, int] | None:
+    """Ask the Hub for a repository's files.
 
     Args:
         kind: ``"model"`` or ``"dataset"``.
-        name: ``owner/name``.
+        name: ``owner/name``, or for the oldest models ``name``.
         revision: Branch, tag or commit.
 
     Returns:
-        Commit, and bytes by file name, or None if the Hub cannot be reached; then this process has gone offline.
+        Bytes by file name, or None if the Hub cannot be reached; then this process has gone offline.
 
     Raises:
         UserError: The Hub answers that there is no such repository or revision, or that it is gated.
@@ -33,47 +33,44 @@ def look_up(kind: str, name: str, revision: str = "main") -> tuple[str, dict[str
 
     try:
         info = HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5, files_metadata=True)
-        return str(info.sha), {file.rfilename: file.size or 0 for file in getattr(info, "siblings", None) or []}
+        return {file.rfilename: file.size or 0 for file in getattr(info, "siblings", None) or []}
     except errors.GatedRepoError:
-        raise gated(kind, name) from None
+        raise _gated(kind, name) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"The {kind} {name!r} has no revision {revision!r} on the Hub.") from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"The Hub has no {kind} {name!r} (or it is private and HF_TOKEN is not set).") from None
     except Exception:  # no connection, no route, a proxy's or a server's error: the client has a type for each
-        _go_offline()
+        _go_offline(kind, name)
         return None
 
 
 def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
-    """Fetch a model's ``config.json``, or another file, or find it in the cache; its folder is named after the commit.
-
-    Raises:
-        UserError: It is gated, not there, or neither reachable nor cached.
-    """
+    """Fetch a model's ``config.json``, or another file, or find it in the cache; its folder is named after the commit."""
     from huggingface_hub import errors, hf_hub_download
 
     try:
         return Path(hf_hub_download(name, file, revision=revision))
     except errors.GatedRepoError:
-        raise gated("model", name) from None
+        raise _gated("model", name) from None
     except errors.RemoteEntryNotFoundError:
         raise UserError(f"Model {name!r} has no {file} on the Hub: transformers cannot load it.") from None
     except OSError:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
         raise UserError(f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. {OFFLINE_HINT}") from None
 
 
-def gated(kind: str, name: str) -> UserError:
-    """Say what to do about a gated repository."""
+def _gated(kind: str, name: str) -> UserError:
     return UserError(
         f"The {kind} {name!r} is gated: accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."
     )
 
 
-def _go_offline() -> None:
-    from huggingface_hub import constants
+def _go_offline(kind: str, name: str) -> None:
+    from huggingface_hub import constants, file_download
 
-    if not constants.HF_HUB_OFFLINE:
+    # A name of one word that is not in the cache is no Hub id but a slip, which the error that follows says better.
+    cached = Path(constants.HF_HUB_CACHE, file_download.repo_folder_name(repo_id=name, repo_type=kind))
+    if not constants.HF_HUB_OFFLINE and ("/" in name or cached.is_dir()):
         print("The Hub cannot be reached: working from the local cache.", file=sys.stderr)
     os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
     constants.HF_HUB_OFFLINE = True

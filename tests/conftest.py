@@ -23,6 +23,7 @@ for _name in [name for name in os.environ if name.startswith(_UNSET)]:
     del os.environ[_name]
 os.environ |= {
     "HF_HOME": _HF_HOME,
+    "XDG_CACHE_HOME": _HF_HOME,  # hashes of weights are kept there
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",

@@ -144,6 +144,6 @@ def test_mistyped_name_of_one_word_is_told_what_is_near_before_the_hub(elsewhere
 def test_sizes_and_pickles_are_those_that_would_be_loaded(model: Path):
     torch.save({}, model / "pytorch_model.bin")
     (model / "adapter_model.safetensors").write_bytes(b"x" * 10)
-    found, problems = inspect_model(str(model))
-    assert not problems
-    assert found.weights == {"model.safetensors": (model / "model.safetensors").stat().st_size}
+    found = inspect_model(str(model))
+    assert not found.problems
+    assert found.checkpoint.weights == {"model.safetensors": (model / "model.safetensors").stat().st_size}

@@ -113,6 +113,26 @@ def test_unreachable_hub_without_a_cache_is_one_line_in_seconds(tmp_path: Path, 
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "is_cached", "is_said"), [("smollm", False, False), ("gpt2", True, True), ("org/name", False, True)]
+)
+def test_name_that_cannot_be_the_hubs_is_not_answered_with_the_hubs_state(
+    name: str,
+    is_cached: bool,
+    is_said: bool,
+    here_online: None,
+    tmp_path: Path,
+    door: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", CLOSED)
+    if is_cached:
+        (tmp_path / "home" / f"models--{name}").mkdir(parents=True)
+    outcome = door("run", f"--pretrained={name}")
+    assert f"Cannot reach the Hub for model '{name}'" in outcome.error
+    assert ("The Hub cannot be reached" in outcome.stderr) == is_said
+
+
 @pytest.mark.slow  # waits for the client to give up
 def test_hub_that_accepts_and_never_answers_counts_as_unreachable(tmp_path: Path, hub: FakeHub, cli: Callable[..., Outcome]):
     with socket.create_server(("127.0.0.1", 0)) as silent:

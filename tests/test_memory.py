@@ -71,7 +71,7 @@ def test_weights_stored_quantised_take_what_their_files_take():
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama", "gemma3", "gpt2"])
 def test_cache_is_as_large_as_the_tensors_that_the_model_keeps(architecture, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(build_model(tmp_path / "model", architecture))
-    config = inspect_model(str(tmp_path / "model"))[0].config
+    config = inspect_model(str(tmp_path / "model")).checkpoint.config
     estimate, real = memory.cache_bytes(config, 100, "float32"), cache_of(model, 100)
     if architecture == "gemma3":  # windows of 64; a layer keeps one token less than its window
         kinds = model.config.layer_types
@@ -85,7 +85,7 @@ def test_cache_is_as_large_as_the_tensors_that_the_model_keeps(architecture, tmp
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize(("stored", "dtype"), [("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_weights_are_as_large_as_the_tensors_loaded(tie, stored, dtype, tmp_path):
-    checkpoint = inspect_model(str(build_model(tmp_path / "model", "llama", stored, tie=tie)))[0]
+    checkpoint = inspect_model(str(build_model(tmp_path / "model", "llama", stored, tie=tie))).checkpoint
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=getattr(torch, dtype))
     estimate = memory.weights_bytes(checkpoint.config, sum(checkpoint.weights.values()), dtype)
     assert estimate == pytest.approx(weights_of(model), rel=0.1)  # the file's header is 3 kB of a file of 80
@@ -94,7 +94,7 @@ def test_weights_are_as_large_as_the_tensors_loaded(tie, stored, dtype, tmp_path
 
 @pytest.mark.parametrize("quantise", ["nf4", "int8"])
 def test_weights_quantised_are_as_large_as_bitsandbytes_makes_them(quantise, tmp_path):
-    checkpoint = inspect_model(str(build_model(tmp_path / "model", "llama", "bfloat16", **LARGER)))[0]
+    checkpoint = inspect_model(str(build_model(tmp_path / "model", "llama", "bfloat16", **LARGER))).checkpoint
     nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     config = BitsAndBytesConfig(**(nf4 if quantise == "nf4" else {"load_in_8bit": True}))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16, quantization_config=config)
@@ -107,7 +107,7 @@ def test_shards_are_added_up_and_copies_in_other_formats_are_not(tmp_path):
     whole = (folder / "model.safetensors").stat().st_size
     (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (folder / "pytorch_model.bin").write_bytes(b"x" * 1000)
-    assert inspect_model(str(folder))[0].weights == {"model.safetensors": whole}
+    assert inspect_model(str(folder)).checkpoint.weights == {"model.safetensors": whole}
 
 
 def test_memory_of_the_cpu_is_the_machines_within_a_containers_limit(monkeypatch, tmp_path):

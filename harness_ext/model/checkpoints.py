@@ -5,9 +5,12 @@ a folder without weights, a Git LFS pointer, a cut-off download, pickled weights
 nothing of tasks or runs.
 """
 
+import contextlib
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,37 +63,45 @@ class Checkpoint:
     @property
     def holds_adapter(self) -> bool:
         """Whether an adapter's files lie beside a model's weights, left over from merging them or meant to go on top."""
-        return files.adapter_among(self.files) and "config.json" in self.files
+        return self.files.keys() >= {files.ADAPTER_CONFIG, "config.json"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What would keep a checkpoint from loading: its files, config, quantisation, weights or tokenizer; and what to do."""
+
+    part: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint as it was found, of a folder without its version; its config is empty where that cannot be read."""
+
+    checkpoint: Checkpoint
+    problems: tuple[Problem, ...]
 
 
 def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Checkpoint:
-    """Find a model by shipped name, folder, preset's short name or Hub id, and check it.
+    """Find a model and pin its content.
 
     Args:
-        text: What the user typed.
+        text: What the user typed: a shipped name, a folder, a preset's short name or a Hub id.
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Accept weights that are not safetensors; loading them can run code.
-
-    Returns:
-        The checkpoint, its content pinned.
 
     Raises:
         UserError: It cannot be found or would not load; says why and what to do.
     """
-    model, problems = inspect_model(text, revision, allow_pickle=allow_pickle)
-    for problem in problems.values():
-        raise problem
+    found = inspect_model(text, revision, allow_pickle=allow_pickle)
+    if found.problems:
+        raise UserError(found.problems[0].said)
+    model = found.checkpoint
     return model if model.version else replace(model, version=files.hash_folder(Path(model.path)))
 
 
-def inspect_model(
-    text: str, revision: str = "main", *, allow_pickle: bool = False
-) -> tuple[Checkpoint, dict[str, UserError]]:
+def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Inspection:
     """Find a model as `find_model` does, but go on after a problem, and read no weights.
-
-    Returns:
-        The checkpoint, of a folder without its version, and what would keep it from loading: by ``files``, ``config``,
-        ``quantisation``, ``weights`` and ``tokenizer``. Without a config it is empty.
 
     Raises:
         UserError: It cannot be found, so that nothing can be said about it.
@@ -101,7 +112,7 @@ def inspect_model(
     if preset := presets.find(text):
         text, folder = preset.model, as_path("Model", preset.model)
     if _HUB_ID.fullmatch(text) and not folder.exists():
-        return _find_on_hub(text, revision, allow_pickle)
+        return _inspect_on_hub(text, revision, allow_pickle)
     kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
     raise UserError(f"Model {text!r} is {kind}.{near_folders(folder)}")
 
@@ -127,84 +138,18 @@ def is_classifier(base: Checkpoint, adapter: Checkpoint | None = None) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in _classes(base))
 
 
-def own_sampling(model: Checkpoint) -> dict[str, Any]:
-    """Return how a model is meant to draw its tokens, by its own ``generation_config.json``.
-
-    Returns:
-        ``do_sample`` and the settings that shape the distribution; empty where the model asks for none, or says nothing.
-    """
-    settings = generation_config.read_own(model.path, model.revision)
-    if settings is None:
-        return {}
-    named = {name: getattr(settings, name, None) for name in SAMPLING}
-    return {name: value for name, value in named.items() if value is not None} if settings.do_sample else {}
-
-
-def _classes(checkpoint: Checkpoint) -> list[str]:
-    listed = checkpoint.config.get("architectures")
-    return [str(name) for name in listed] if isinstance(listed, list) else []
-
-
-def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> tuple[Checkpoint, dict[str, UserError]]:
-    problems: dict[str, UserError] = {}
-    config: dict[str, Any] = {}
-    for what, check in (
-        ("files", lambda: files.check_no_pointers(folder)),
-        ("config", lambda: config.update(files.read_json(folder, "config.json"))),
-        ("quantisation", lambda: quantisation.check_stored(f"Model {name!r}", config)),
-        ("weights", lambda: files.check_weights(folder, allow_pickle)),
-        ("tokenizer", lambda: files.check_tokenizer(folder)),
-    ):
-        try:
-            check()
-        except UserError as error:
-            problems[what] = error
-    if "config" in problems and (folder / files.ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
-        raise UserError(f"Model {name!r} is an adapter: give it with ADAPTER=, and its base, if need be, with MODEL=.")
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    return Checkpoint(name, local_path(folder), "", config, files=sizes), problems
-
-
-def _find_on_hub(name: str, revision: str, allow_pickle: bool) -> tuple[Checkpoint, dict[str, UserError]]:
-    """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
-    found = None
-    try:
-        found = hub.look_up("model", name, revision)
-        # By the name of the revision, not its commit: the cache is to know the name too when there is no connection.
-        config = hub.fetch_config(name, revision)
-    except UserError as error:
-        if found and files.adapter_among(found[1]):
-            raise UserError(
-                f"Model {name!r} is an adapter: fetch it (`hf download {name} --local-dir FOLDER`) and give it with "
-                "ADAPTER=FOLDER; its base, if need be, with MODEL=."
-            ) from None
-        near = near_folders(Path(name))
-        if "/" not in name:  # hardly any model on the Hub is called so: most likely a preset or a folder is meant
-            what = f"Model {name!r} is no preset (`make models` lists them) and no folder."
-            raise UserError(f"{what}{near} As a Hub id: {error}") from None
-        raise UserError(f"{error} There is no folder {name!r} here either.{near}") from None
-    there = found[1] if found else {path.name: path.stat().st_size for path in config.parent.iterdir() if path.is_file()}
-    problems = {}
-    weights = files.weights_among(there)
-    if not weights or (weights[0].endswith(".bin") and not allow_pickle):
-        pickle = files.first_pickle(there)
-        where = "on the Hub" if found else "in the local cache (an incomplete download?)"
-        if not pickle:
-            problems["weights"] = UserError(f"Model {name!r} has no weights {where}: no *.safetensors file to load.")
-        elif not allow_pickle:
-            problems["weights"] = files.pickles_only(f"Model {name!r}", pickle)
-    fields = files.read_json(config.parent, "config.json")
-    try:
-        quantisation.check_stored(f"Model {name!r}", fields)
-    except UserError as error:
-        problems["quantisation"] = error
-    return Checkpoint(name, name, config.parent.name, fields, files=there), problems
-
-
 def is_version(model: Checkpoint, version: str) -> bool:
     """Tell whether a model is the one that an adapter's record names, by today's hash or by that of earlier records."""
     folder = Path(model.path)
     return version == model.version or (folder.is_dir() and version == files.hash_as_before(folder))
+
+
+def own_sampling(model: Checkpoint) -> dict[str, Any]:
+    """Return the `SAMPLING` settings of a model's own ``generation_config.json``; empty where it does not ask to sample."""
+    settings = generation_config.read_own(model.path, model.revision)
+    if settings is None or not settings.do_sample:
+        return {}
+    return {name: value for name in SAMPLING if (value := getattr(settings, name, None)) is not None}
 
 
 def leftover(model: Checkpoint) -> str | None:
@@ -227,3 +172,71 @@ def near_folders(path: Path) -> str:
     near += [each for each in named if len(text) > 2 and text in each][:6]
     near += difflib.get_close_matches(text, named, n=1, cutoff=0.7)
     return f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def _classes(checkpoint: Checkpoint) -> list[str]:
+    listed = checkpoint.config.get("architectures")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> Inspection:
+    sizes = _sizes(folder)
+    if files.ADAPTER_CONFIG in sizes and "config.json" not in sizes:
+        raise UserError(f"Model {name!r} is an adapter: give it with ADAPTER=, and its base, if need be, with MODEL=.")
+    config: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # it is among the problems
+        config = files.read_json(folder, "config.json")
+    problems = _problems(
+        files=partial(files.check_no_pointers, folder),
+        config=partial(files.read_json, folder, "config.json"),
+        quantisation=partial(quantisation.check_stored, f"Model {name!r}", config),
+        weights=partial(files.check_weights, folder, allow_pickle),
+        tokenizer=partial(files.check_tokenizer, folder),
+    )
+    return Inspection(Checkpoint(name, local_path(folder), "", config, files=sizes), problems)
+
+
+def _inspect_on_hub(name: str, revision: str, allow_pickle: bool) -> Inspection:
+    """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
+    listed = None
+    try:
+        listed = hub.look_up("model", name, revision)
+        # By the name of the revision, not its commit: the cache is to know the name too when there is no connection.
+        file = hub.fetch_config(name, revision)
+    except UserError as error:
+        raise _not_found(name, error, is_adapter=files.ADAPTER_CONFIG in (listed or ())) from None
+    config, sizes = files.read_json(file.parent, "config.json"), _sizes(file.parent) if listed is None else listed
+    what = f"Model {name!r}"
+    where = "on the Hub" if listed else "in the local cache (an incomplete download?)"
+    problems = _problems(
+        weights=partial(files.check_listed, what, where, sizes, allow_pickle),
+        quantisation=partial(quantisation.check_stored, what, config),
+    )
+    return Inspection(Checkpoint(name, name, file.parent.name, config, files=sizes), problems)
+
+
+def _not_found(name: str, error: UserError, is_adapter: bool) -> UserError:
+    if is_adapter:
+        return UserError(
+            f"Model {name!r} is an adapter: fetch it (`hf download {name} --local-dir FOLDER`) and give it with "
+            "ADAPTER=FOLDER; its base, if need be, with MODEL=."
+        )
+    near = near_folders(Path(name))
+    if "/" not in name:  # hardly any model on the Hub is called so: most likely a preset or a folder is meant
+        what = f"Model {name!r} is no preset (`make models` lists them) and no folder."
+        return UserError(f"{what}{near} As a Hub id: {error}")
+    return UserError(f"{error} There is no folder {name!r} here either.{near}")
+
+
+def _problems(**checks: Callable[[], object]) -> tuple[Problem, ...]:
+    found = []
+    for part, check in checks.items():
+        try:
+            check()
+        except UserError as error:
+            found.append(Problem(part, str(error)))
+    return tuple(found)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.model.hashes import hash_file
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,12 +51,7 @@ def weights_among(names: Collection[str]) -> list[str]:
 
 
 def weights_in(folder: Path, *, of_adapter: bool = False) -> list[str]:
-    """Return the files in a folder that hold the weights to be loaded, the index of shards among them.
-
-    Args:
-        folder: Of a model or an adapter.
-        of_adapter: Those that peft loads, rather than transformers.
-    """
+    """Return the files in a folder of a model or an adapter that hold the weights to be loaded, the index of shards too."""
     names = _names(folder)
     if of_adapter:
         return [name for name in _ADAPTER_WEIGHTS if name in names][:1]
@@ -70,17 +66,8 @@ def weights_in(folder: Path, *, of_adapter: bool = False) -> list[str]:
     return [*shards, index]
 
 
-def adapter_among(names: Collection[str]) -> bool:
-    """Tell whether there are an adapter's files among a model's."""
-    return ADAPTER_CONFIG in names
-
-
 def read_json(folder: Path, file: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: The file is not there, or holds something else.
-    """
+    """Read a JSON object, and say what to do about a file that is not there or holds something else."""
     path = folder / file
     if not path.is_file():
         raise UserError(f"Folder '{folder}' has no {file}: it is not a checkpoint that transformers can load.")
@@ -94,11 +81,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Check that a model's folder holds a tokenizer.
-
-    Raises:
-        UserError: It does not.
-    """
+    """Check that a model's folder holds a tokenizer."""
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise UserError(
             f"Model folder '{folder}' has no tokenizer (none of {', '.join(TOKENIZER_FILES)}): copy its files there."
@@ -106,11 +89,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_weights(folder: Path, allow_pickle: bool, *, of_adapter: bool = False) -> None:
-    """Check that the weights are there, whole and safe to load.
-
-    Raises:
-        UserError: They are not; says what to do.
-    """
+    """Check that the weights are there, whole and safe to load."""
     names, files = _names(folder), weights_in(folder, of_adapter=of_adapter)
     for index in fnmatch.filter(files, "*.index.json"):
         shards = read_json(folder, index).get("weight_map")
@@ -125,7 +104,7 @@ def check_weights(folder: Path, allow_pickle: bool, *, of_adapter: bool = False)
         return
     pickles = files or sorted(filter(_PICKLES.fullmatch, names))
     if pickles and not allow_pickle:
-        raise pickles_only(f"Folder '{folder}'", pickles[0])
+        raise _pickles_only(f"Folder '{folder}'", pickles[0])
     if not files:
         expected = _ADAPTER_WEIGHTS[0] if of_adapter else "model.safetensors"
         others = pickles or sorted(fnmatch.filter(names, "*.safetensors"))
@@ -133,25 +112,19 @@ def check_weights(folder: Path, allow_pickle: bool, *, of_adapter: bool = False)
         raise UserError(f"Folder '{folder}' has no weights (no {expected}, as *.safetensors files are named{more}).")
 
 
-def pickles_only(what: str, example: str) -> UserError:
-    """Say that all weights are pickled, and what to do."""
-    return UserError(
-        f"{what} has only pickled weights ({example}), and loading a pickle can run code. "
-        "Convert it to safetensors, or accept the risk with ARGS=--allow_pickle."
-    )
-
-
-def first_pickle(names: Collection[str]) -> str | None:
-    """Return one of the pickled files, for a message."""
-    return next(filter(_PICKLES.fullmatch, sorted(names)), None)
+def check_listed(what: str, where: str, names: Collection[str], allow_pickle: bool) -> None:
+    """Check that there are weights to load among the files of `what`, which the Hub lists or the cache holds."""
+    weights, pickles = weights_among(names), sorted(filter(_PICKLES.fullmatch, names))
+    if weights and (allow_pickle or weights[0].endswith(".safetensors")):
+        return
+    if not pickles:
+        raise UserError(f"{what} has no weights {where}: no *.safetensors file to load.")
+    if not allow_pickle:
+        raise _pickles_only(what, pickles[0])
 
 
 def check_no_pointers(folder: Path, *, of_adapter: bool = False) -> None:
-    """Check that no file that would be loaded is Git LFS's stand-in for it.
-
-    Raises:
-        UserError: One is.
-    """
+    """Check that no file that would be loaded is Git LFS's stand-in for it."""
     for path in _read(folder, of_adapter):
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
@@ -174,6 +147,13 @@ def hash_as_before(folder: Path) -> str:
     return _hash([path for path in names if path.suffix in _BEFORE and path.name not in _NOT_BEFORE and path.is_file()])
 
 
+def _pickles_only(what: str, example: str) -> UserError:
+    return UserError(
+        f"{what} has only pickled weights ({example}), and loading a pickle can run code. "
+        "Convert it to safetensors, or accept the risk with ARGS=--allow_pickle."
+    )
+
+
 def _names(folder: Path) -> set[str]:
     """Name a folder's files, but not the hidden ones, such as macOS's ``._model.safetensors``."""
     return {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
@@ -191,8 +171,7 @@ def _read(folder: Path, of_adapter: bool) -> list[Path]:
 def _hash(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
     return f"sha256:{digest.hexdigest()[:16]}"
 
 

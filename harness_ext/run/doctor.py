@@ -134,22 +134,23 @@ class Examination:
     def _base(self, adapter: Checkpoint | None) -> Checkpoint | None:
         text, revision = str(self.args.get("pretrained", "tiny")), str(self.args.get("revision", "main"))
         try:
-            base, problems = inspect_model(text, revision, allow_pickle=self.own["allow_pickle"])
+            found = inspect_model(text, revision, allow_pickle=self.own["allow_pickle"])
         except UserError as error:
             if adapter is None:
                 raise
             self._say("model", PROBLEM, f"{error} Give the adapter's base with MODEL=.")
             return None
+        base, parts = found.checkpoint, {problem.part for problem in found.problems}
         where = f"on the Hub at {base.version}" if base.version else f"folder {base.path}"
         self._say("model", OK, f"{base.name!r}, {where}")
-        for name, problem in problems.items():
-            self._say(name, PROBLEM, str(problem))
-        if "weights" not in problems:
+        for problem in found.problems:
+            self._say(problem.part, PROBLEM, problem.said)
+        if "weights" not in parts:
             size = in_words(sum(base.weights.values()))
             self._say("weights", OK, f"{len(base.weights)} file{'s'[: len(base.weights) > 1]}, {size}")
         if said := leftover(base):
             self._say("leftover", NOTE, said)
-        self.has_tokenizer = not problems.keys() & {"files", "tokenizer"}
+        self.has_tokenizer = not parts & {"files", "tokenizer"}
         return base
 
     def _architecture(self, base: Checkpoint, adapter: Checkpoint | None) -> None:

@@ -298,6 +298,6 @@ def _precision(asked: str | None, settings: Settings, base: Checkpoint, recipe: 
         raise UserError(
             f"DTYPE=bfloat16 is not for a classifier on {settings.device}, which has no products in it. Leave it out."
         )
-    stored = base.config.get("dtype") or base.config.get("torch_dtype")
+    stored = memory.stored_dtype(base.config)
     wanted = asked == "bfloat16" or (asked != "float32" and mixed and stored == "bfloat16")
     return ("bfloat16" if wanted and recipe.kind == "generative" else "float32"), mixed

@@ -18,6 +18,7 @@ from finetune.config import Recipe
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.loading import ID2LABEL, WholeModel, quantiser
+from harness_ext.model.memory import without_weights
 
 TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
 
@@ -147,9 +148,7 @@ def target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> st
 
 def _head_names(checkpoint: Checkpoint) -> list[str]:
     """Name the modules that a classifier of this base has and its language model has not."""
-    from accelerate import init_empty_weights
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint.path, revision=checkpoint.revision)
-    with init_empty_weights():
-        return heads_of(AutoModelForSequenceClassification.from_config(config))
+    return heads_of(without_weights(config, AutoModelForSequenceClassification))

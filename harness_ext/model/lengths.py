@@ -4,28 +4,27 @@ A RoBERTa of 514 positions reads 512 tokens, as positions begin behind that of t
 with ALiBi, whose positions are relative, has no limit, whatever its config names.
 """
 
+import contextlib
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.model.memory import without_weights
 
 _TABLES = {"position_embeddings", "position_embedding", "embed_positions", "wpe", "positions_embed", "pos_embed"}
 _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim", "rotary_pct", "rotary_emb_base")
 
 
 def context_length(config: Any, model: Any = None) -> int | None:
-    """Return how many tokens a model reads at the most.
-
-    Args:
-        config: A transformers config.
-        model: The model, as a classifier; without it one without weights is made of the config.
-
-    Returns:
-        None where positions are relative, so that nothing but memory sets a limit.
-    """
+    """Return how many tokens a model of a transformers config reads; None where nothing but memory sets a limit."""
     text = config.get_text_config()
     named = getattr(text, "max_position_embeddings", None)
     named = named if isinstance(named, int) and named > 0 else None  # XLNet says -1
-    rows = _rows(model if model is not None else _without_weights(config))
+    if model is None:
+        from transformers import AutoModelForSequenceClassification
+
+        with contextlib.suppress(Exception):  # what is wrong with a config is said when the model is loaded
+            model = without_weights(config, AutoModelForSequenceClassification)
+    rows = _rows(model)
     if rows is not None:
         return min(rows, named or rows)
     if getattr(text, "alibi", False) or not any(getattr(text, name, None) for name in _ROTARY):
@@ -46,22 +45,14 @@ def window_below(config: Any, tokens: int) -> int | None:
 
 
 def sentences_of(documents: Any) -> list[str]:
-    """Return what a classifier reads of documents.
-
-    Raises:
-        UserError: They have no column of that name.
-    """
+    """Return what a classifier reads of documents."""
     if any("sentence" not in document for document in documents):
         raise UserError("A classifier reads the column 'sentence', which this task's documents do not have.")
     return [document["sentence"] for document in documents]
 
 
 def check_sentence(longest: int, room: int | None) -> None:
-    """Check that the longest sentence can be read whole.
-
-    Raises:
-        UserError: It has more tokens than the model reads.
-    """
+    """Check that the longest sentence can be read whole, both in tokens."""
     if room is not None and longest > room:
         raise UserError(
             f"A sentence has {longest} tokens, but the model reads {room}. "
@@ -78,14 +69,3 @@ def _rows(model: Any) -> int | None:
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's and its relatives'
             return module.num_embeddings - skipped - int(getattr(module, "offset", 0))  # OPT's and BART's offset
     return None
-
-
-def _without_weights(config: Any) -> Any:
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        with init_empty_weights():
-            return AutoModelForSequenceClassification.from_config(config)
-    except Exception:  # what is wrong with a config is said when the model is loaded
-        return None

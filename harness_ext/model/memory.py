@@ -21,6 +21,32 @@ _SPREADS = {"parallelize", "device_map", "gguf_file"}  # model_args with which w
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def stored_dtype(config: dict[str, Any]) -> str:
+    """Return the dtype in which a checkpoint is stored, as far as its ``config.json`` says; else float32."""
+    text = config.get("text_config") or {}
+    named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    return str(named or "float32").removeprefix("torch.")
+
+
+def text_config(config: dict[str, Any]) -> Any:
+    """Let transformers fill in what a ``config.json`` leaves out; None for an architecture that it does not know."""
+    from transformers import AutoConfig
+
+    fields = {name: value for name, value in config.items() if name != "quantization_config"}
+    try:
+        return AutoConfig.for_model(**fields).get_text_config(decoder=True)
+    except Exception:  # what is wrong with a config is said when the model is loaded
+        return None
+
+
+def without_weights(config: Any, auto_class: Any) -> Any:
+    """Build a model of a transformers config, as one of its auto classes does, on torch's device without memory."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return auto_class.from_config(config)
+
+
 def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise: str | None = None) -> int:
     """Estimate the memory of the weights.
 
@@ -28,8 +54,7 @@ def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise:
         config: The model's ``config.json``.
         file_bytes: Size of its weight files.
         dtype: To which they are converted; ``auto`` for none.
-        quantise: A name of `QUANTISED`, anything else for none; embedding and output layer stay as they are, as
-            bitsandbytes leaves them.
+        quantise: A name of `QUANTISED`, anything else for none.
 
     Returns:
         Bytes. A checkpoint that is stored quantised takes what its files take.
@@ -37,38 +62,30 @@ def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise:
     if config.get("quantization_config"):
         return file_bytes
     stored = _item_size(stored_dtype(config))
-    item = stored if dtype == "auto" else _item_size(dtype)
-    weights = file_bytes // stored
-    if quantise not in QUANTISED:
-        return weights * item
-    text = text_config(config)
-    tables = 1 if text is None or text.tie_word_embeddings else 2
-    whole = min(weights, tables * text.vocab_size * text.hidden_size) if text is not None else 0
-    return int(whole * item + (weights - whole) * QUANTISED[quantise])
+    weights, item = file_bytes // stored, stored if dtype == "auto" else _item_size(dtype)
+    linear = min(weights, _linear_weights(config)) if quantise in QUANTISED else 0
+    return int((weights - linear) * item + linear * QUANTISED.get(str(quantise), 0))
 
 
 def cache_bytes(config: dict[str, Any], tokens: int, dtype: str) -> int:
-    """Estimate the memory of the keys and values of one row.
-
-    Args:
-        config: The model's ``config.json``.
-        tokens: Length of prompt and answer.
-        dtype: In which the model computes.
+    """Estimate the memory of the keys and values of one row of so many tokens, prompt and answer together.
 
     Returns:
         Bytes; 0 for an architecture that transformers does not know. A layer with a sliding window keeps no more than that.
     """
     text = text_config(config)
-    if text is None:
-        return 0
     queries = getattr(text, "num_attention_heads", None)
     if not queries:
         return 0  # a recurrent model, such as RWKV or Mamba, keeps a state of fixed size
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
     heads = getattr(text, "num_key_value_heads", None) or queries
     size = getattr(text, "head_dim", None) or text.hidden_size // queries
-    window = getattr(text, "sliding_window", None)
-    kinds = getattr(text, "layer_types", None) or ["sliding" if window else "full"] * text.num_hidden_layers
-    kept = sum(_tokens_kept(kind, tokens, window) for kind in kinds)
+    try:
+        layers = [layer for layer in DynamicCache(config=text).layers if isinstance(layer, DynamicLayer)]
+        kept = sum(min(tokens, getattr(layer, "sliding_window", tokens)) for layer in layers)
+    except (KeyError, TypeError):  # of kinds that only the model's own code knows, or a window that is not there
+        kept = tokens * text.num_hidden_layers
     return 2 * heads * size * kept * _item_size(stored_dtype(config) if dtype == "auto" else dtype)
 
 
@@ -121,28 +138,34 @@ def in_words(size: int) -> str:
     return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 1e6:.1f} MB"
 
 
-def text_config(config: dict[str, Any]) -> Any:
-    """Let transformers fill in what a ``config.json`` leaves out; None for an architecture that it does not know."""
-    from transformers import AutoConfig
+def peak_memory_bytes() -> dict[str, int]:
+    """Return the most memory this process has held, in main memory and on the GPUs it has used, all of them together."""
+    peak = {"process": _peak_bytes()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
+    return peak
 
-    fields = {name: value for name, value in config.items() if name != "quantization_config"}
+
+def reset_peak_memory() -> None:
+    """Forget what GPUs have held so far; what they hold now counts. A process's own peak cannot be reset."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
+
+
+def _linear_weights(config: dict[str, Any]) -> int:
+    """Count the weights of a model's linear layers: embedding and output layer stay as they are when it is quantised."""
+    from torch import nn
+    from transformers import AutoModel
+    from transformers.pytorch_utils import Conv1D
+
     try:
-        return AutoConfig.for_model(**fields).get_text_config(decoder=True)
-    except Exception:  # what is wrong with a config is said when the model is loaded
-        return None
-
-
-def stored_dtype(config: dict[str, Any]) -> str:
-    """Return the dtype in which a checkpoint is stored, as far as its config says."""
-    text = config.get("text_config") or {}
-    named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
-    return str(named or "float32").removeprefix("torch.")
-
-
-def _tokens_kept(kind: str, tokens: int, window: int | None) -> int:
-    if "linear" in kind or "mamba" in kind or "conv" in kind:
-        return 0  # a state of fixed size
-    return min(tokens, window) if window and "full" not in kind else tokens
+        model = without_weights(text_config(config), AutoModel)
+    except Exception:  # of an architecture that transformers does not know
+        return sys.maxsize
+    return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
 
 
 def _item_size(dtype: str) -> int:
@@ -162,23 +185,6 @@ def _cgroup_limit() -> int:
         if path.is_file() and (text := path.read_text().strip()).isdecimal():
             return int(text)
     return 2**63
-
-
-def peak_memory_bytes() -> dict[str, int]:
-    """Return the most memory this process has held, in main memory and on the GPUs it has used, all of them together."""
-    peak = {"process": _peak_bytes()}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["gpu"] = sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-    return peak
-
-
-def reset_peak_memory() -> None:
-    """Forget what GPUs have held so far; what they hold now counts. A process's own peak cannot be reset."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        for gpu in range(torch.cuda.device_count()):
-            torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def _peak_bytes() -> int:

@@ -1,9 +1,13 @@
 import hashlib
+import random
 import re
+from types import SimpleNamespace
+
+from datasets import Dataset
 
 from harness_ext.paths import TASKS_DIR
 from harness_ext.results.leaderboard import SST2_VALIDATION
-from harness_ext.task.data import GLUE_FILES, fingerprint, load_splits
+from harness_ext.task.data import GLUE_FILES, fingerprint, load_splits, overlap
 
 
 def rows(split):
@@ -73,3 +77,36 @@ def test_reported_numbers_are_the_originals_own(shared):
         hashlib.sha256(ours.read_bytes()).digest()
         == hashlib.sha256((shared / "reference/reported.csv").read_bytes()).digest()
     )
+
+
+def test_overlap_counts_as_a_plain_comparison_of_letters_does():
+    rng = random.Random(0)
+    letters = [
+        "a",
+        "B",
+        "é",
+        "É",
+        "ß",
+        "ẞ",
+        "İ",
+        "ǅ",
+        "x_",
+        "_",
+        " ",
+        "!",
+        "…",
+        "1",
+        "²",
+        "Ⅷ",
+        "中",
+        "\u0301",
+        "\U0001d400",
+        "😀",
+    ]
+    texts = ["".join(rng.choices(letters, k=rng.randint(1, 4))) for _ in range(4000)]
+    train, validation = texts[:3000], texts[3000:]
+    splits = {name: Dataset.from_dict({"sentence": rows}) for name, rows in (("train", train), ("validation", validation))}
+    plain = [re.sub(r"[\W_]", "", text.casefold()) or text for text in texts]
+    seen = set(plain[:3000])
+    assert 0 < sum(text in seen for text in plain[3000:]) < 1000
+    assert overlap(SimpleNamespace(dataset=splits)) == sum(text in seen for text in plain[3000:])

@@ -26,9 +26,6 @@ def find_adapter(text: str, *, allow_pickle: bool = False) -> Checkpoint:
 
     Returns:
         The adapter. Its config's ``task_type`` is what its content says.
-
-    Raises:
-        UserError: It is no PEFT adapter or its weights are not whole.
     """
     folder = as_path("Adapter", text)
     if not folder.is_dir():

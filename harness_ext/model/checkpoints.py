@@ -89,9 +89,6 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
         text: What the user typed: a shipped name, a folder, a preset's short name or a Hub id.
         revision: Branch, tag or commit on the Hub.
         allow_pickle: Accept weights that are not safetensors; loading them can run code.
-
-    Raises:
-        UserError: It cannot be found or would not load; says why and what to do.
     """
     found = inspect_model(text, revision, allow_pickle=allow_pickle)
     if found.problems:

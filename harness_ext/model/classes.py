@@ -44,15 +44,12 @@ class Classes:
 
 
 def decide(names: Sequence[str], asked: str | int | None = None, words: Sequence[str] | None = None) -> Classes:
-    """Decide which class is 1.
+    """Decide which class is 1, or say what the user can do where nothing tells.
 
     Args:
         names: Of the two classes, in the model's order.
         asked: What the user says it is: its name or its index.
         words: The task's own words for 0 and 1, if it has some.
-
-    Raises:
-        UserError: There are not two, `asked` is none of them, or nothing says which is which.
     """
     if len(names) != 2:
         raise UserError(f"It has {len(names)} classes; the 0/1 task needs a classifier of two.")

@@ -39,15 +39,7 @@ def take_over(settings: Any) -> None:
 
 
 def read_own(path: str, revision: str | None = "main") -> Any:
-    """Read a model's ``generation_config.json``; None where it has none.
-
-    Args:
-        path: Folder or Hub id.
-        revision: Hub commit.
-
-    Raises:
-        UserError: transformers cannot read it.
-    """
+    """Read the ``generation_config.json`` of a folder or Hub id; None where there is none."""
     from transformers import GenerationConfig
 
     try:
@@ -60,15 +52,7 @@ def read_own(path: str, revision: str | None = "main") -> Any:
 
 
 def check_own(settings: Any, name: str) -> None:
-    """Check that a model can write as its own generation config says.
-
-    Args:
-        settings: From `read_own`.
-        name: The model's.
-
-    Raises:
-        UserError: It cannot.
-    """
+    """Check that a model of this name can write as its own generation config, from `read_own`, says."""
     if refused := named(settings, REFUSED):
         raise UserError(
             f"{name!r} asks for {refused[0]} in its generation_config.json, which is not supported: "
@@ -77,15 +61,7 @@ def check_own(settings: Any, name: str) -> None:
 
 
 def give_end_token(tokenizer: Any, *settings: Any) -> None:
-    """Give a tokenizer that names no end token the model's own.
-
-    Args:
-        tokenizer: Changed in place.
-        *settings: Where to look, such as a ``GenerationConfig`` and a model's config, objects or dictionaries.
-
-    Raises:
-        UserError: None of them names a token that the tokenizer knows.
-    """
+    """Give a tokenizer that names no end token the one that a generation config or a model's config names."""
     if tokenizer.eos_token_id is not None:
         return
     known = len(tokenizer)
@@ -102,11 +78,7 @@ def give_end_token(tokenizer: Any, *settings: Any) -> None:
 
 
 def check_nothing_behind(tokenizer: Any) -> None:
-    """Check that a tokenizer ends no text by itself: behind an end token a causal model begins another text.
-
-    Raises:
-        UserError: It does.
-    """
+    """Check that a tokenizer ends no text by itself: behind an end token a causal model begins another text."""
     bare, whole = (tokenizer("a b", add_special_tokens=special)["input_ids"] for special in (False, True))
     if len(whole) <= len(bare) or whole[-1] == bare[-1]:
         return

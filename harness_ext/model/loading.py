@@ -8,7 +8,7 @@ from typing import Any
 
 from harness_ext import hub
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.model import files
+from harness_ext.model import files, quantisation
 from harness_ext.model.adapters import brings_tokenizer
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.paths import SHIPPED, as_path, local_path
@@ -38,30 +38,25 @@ class WholeModel:
 
     transformers fills what is missing with random numbers and only logs it; and it puts an adapter whose files lie beside
     the weights on top of them, also where they are left over from merging it.
+
+    Attributes:
+        may_lack: Modules or weights that come from elsewhere: a head that will be trained, or an adapter. They may also be
+            there in other sizes.
+        lacking: What to do about others that are missing.
+        kwargs: Further arguments of every call, such as a quantisation config.
+        missing: Of the last model loaded, those that it may lack.
     """
 
     def __init__(
         self, auto_class: Any, may_lack: Iterable[str] = (), lacking: str = "Download them again.", **kwargs: Any
     ) -> None:
-        """Prepare.
-
-        Args:
-            auto_class: Such as ``AutoModelForCausalLM``.
-            may_lack: Modules or weights that come from elsewhere: a head that will be trained, or an adapter. They may
-                also be there in other sizes.
-            lacking: What to do about others that are missing.
-            **kwargs: Further arguments of every call, such as a quantisation config.
-        """
         self.auto_class, self.may_lack, self.lacking, self.kwargs = auto_class, frozenset(may_lack), lacking, kwargs
-        self.missing: list[str] = []  # of the last model loaded, those that it may lack
+        self.missing: list[str] = []
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as the auto class does.
-
-        Raises:
-            UserError: Weights are missing, or have other sizes than the config says.
-        """
+        """Load a model as the auto class does, or say what is wrong with its weights."""
         tolerant = {"ignore_mismatched_sizes": True} if self.may_lack else {}
+        other_sizes = UserError("Its weights have other sizes than its config.json says: they do not belong together.")
         try:
             model, found = self.auto_class.from_pretrained(
                 *args, output_loading_info=True, **NO_ADAPTER, **tolerant, **{**kwargs, **self.kwargs}
@@ -69,10 +64,10 @@ class WholeModel:
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
-            raise _other_sizes() from error
+            raise other_sizes from error
         resized = [key for key, *_ in found["mismatched_keys"]]
         if not all(map(self._may_lack, resized)):
-            raise _other_sizes()
+            raise other_sizes
         self.missing = sorted({*found["missing_keys"], *resized})
         missing = [key for key in self.missing if not self._may_lack(key)]
         if missing:
@@ -89,15 +84,12 @@ class WholeModel:
 
 
 def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
-    """Put a PEFT adapter on a model, as peft alone does.
+    """Put a PEFT adapter on a model, as peft alone does, and return the PEFT model.
 
     Args:
         model: A transformers model; changed in place, and given the vocabulary that the adapter was made for.
         adapter: The adapter's folder.
         classifier: It is a classifier's, though its config may not say so; then peft takes the head it brings.
-
-    Returns:
-        The PEFT model.
 
     Raises:
         UserWarning: The adapter lacks weights.
@@ -121,12 +113,7 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
 
 
 def vocabulary_of(adapter: str, base: Any) -> int | None:
-    """Return the rows of the embedding or output layer that an adapter brings or changes; None if it leaves both alone.
-
-    Args:
-        adapter: Its folder.
-        base: The model that it is for, of whatever vocabulary.
-    """
+    """Return the rows of its base's embedding or output layer that an adapter (a folder) brings; None if it leaves both."""
     from peft.utils import load_peft_weights
 
     names = {module: name for name, module in base.named_modules()}
@@ -158,33 +145,19 @@ def quantiser(name: str | None, dtype: Any, device: str | None = None) -> dict[s
         dtype: In which nf4's products are computed.
         device: Where to; None leaves it to the caller. By itself bitsandbytes takes the current GPU, also where the CPU
             was asked for.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
     """
     if name is None:
         return {}
+    quantisation.check_installed(name, "bitsandbytes")
     from transformers import BitsAndBytesConfig
 
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{name} needs bitsandbytes: `.venv/bin/pip install bitsandbytes`.") from error
-    place = {"device_map": {"": device}} if device else {}
-    if name == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), **place}
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    return {"quantization_config": config, **place}
+    nf4 = {"bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    config = BitsAndBytesConfig(load_in_8bit=True) if name == "int8" else BitsAndBytesConfig(load_in_4bit=True, **nf4)
+    return {"quantization_config": config, **({"device_map": {"": device}} if device else {})}
 
 
 def load_tokenizer(base: Checkpoint, remote_code: bool = False, adapter: Checkpoint | None = None) -> Any:
-    """Load the tokenizer that an adapter brings, else a model's own, or one of `find_tokenizer`.
-
-    Raises:
-        UserError: It does not load.
-    """
+    """Load the tokenizer that an adapter brings, else a model's own, or one of `find_tokenizer`."""
     from transformers import AutoTokenizer
 
     source = adapter if adapter and brings_tokenizer(adapter) else base
@@ -197,9 +170,6 @@ def find_tokenizer(text: str) -> Checkpoint:
 
     Args:
         text: What the user typed: a shipped model's name, a folder, or ``owner/name[@revision]``; not the model's revision.
-
-    Raises:
-        UserError: It cannot be found.
     """
     folder = SHIPPED.get(text) or as_path("Tokenizer", text)
     if folder.is_dir():
@@ -211,7 +181,3 @@ def find_tokenizer(text: str) -> Checkpoint:
     except UserError as error:
         raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
     return Checkpoint(name, name, file.parent.name, {})
-
-
-def _other_sizes() -> UserError:
-    return UserError("Its weights have other sizes than its config.json says: they do not belong together.")

@@ -96,15 +96,7 @@ def logits_bytes(config: dict[str, Any], rows: int, positions: int) -> int:
 
 
 def check_fits(model: Checkpoint, args: dict[str, Any]) -> None:
-    """Refuse a model whose weights alone are larger than all the memory of its device.
-
-    Args:
-        model: The checkpoint.
-        args: The arguments of lm-eval's model, ``device``, ``dtype`` and ``quantise`` among them.
-
-    Raises:
-        UserError: It cannot fit.
-    """
+    """Refuse a model whose weights alone are larger than all the memory of the device in lm-eval's arguments."""
     if _SPREADS & args.keys():
         return
     needed = weights_bytes(model.config, sum(model.weights.values()), args["dtype"], args.get("quantise"))

@@ -1,7 +1,6 @@
 """The models of the original experiment: short names, and what cannot be detected of each (`presets.yaml`)."""
 
 import dataclasses
-import difflib
 import functools
 import os
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, did_you_mean
 
 FILE = Path(__file__).with_name("presets.yaml")
 
@@ -66,14 +65,7 @@ def find(text: str) -> Preset | None:
 
 @functools.cache
 def load(path: Path = FILE) -> dict[str, Preset]:
-    """Read and check the presets.
-
-    Returns:
-        By short name.
-
-    Raises:
-        UserError: A field is unknown (names the near misses), missing, or of the wrong type; two presets share a model.
-    """
+    """Read and check the presets, by short name."""
     presets = {name: _read(name, fields) for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     models = [preset.model for preset in presets.values()]
     if twice := {model for model in models if models.count(model) > 1}:
@@ -82,15 +74,11 @@ def load(path: Path = FILE) -> dict[str, Preset]:
 
 
 def show(width: int | None = None) -> None:
-    """Print the presets as a table that fits the terminal.
-
-    Args:
-        width: As for `tables.show_table`.
-    """
+    """Print the presets as a table that fits so many cells, by default the terminal's."""
     from harness_ext.results.leaderboard import read_reported
     from harness_ext.results.tables import Column, show_table
 
-    prompted = {row["model"]: row["score"] for row in read_reported() if row["group"] == "zero-shot"}
+    prompted = {row["model"]: f"{100 * float(row['score']):.2f}" for row in read_reported() if row["group"] == "zero-shot"}
     columns = [
         Column("MODEL=", is_left=True),
         Column("Hub id", is_name=True),
@@ -102,22 +90,20 @@ def show(width: int | None = None) -> None:
         Column("task", is_name=True, dropped=1),
         Column("command", is_left=True, dropped=2),
     ]
-    rows = []
-    for preset in load().values():
-        score = prompted.get(preset.reported)
-        rows.append(
-            (
-                preset.name,
-                preset.model,
-                f"{preset.parameters:g}B",
-                f"{preset.memory_gb:g} GB",
-                "by labels" if score is None else f"{100 * float(score):.2f}",
-                preset.quantise or preset.stored or "",
-                "yes" if preset.gated else "",
-                preset.task,
-                preset.command,
-            )
+    rows = [
+        (
+            each.name,
+            each.model,
+            f"{each.parameters:g}B",
+            f"{each.memory_gb:g} GB",
+            prompted.get(each.reported, "by labels"),
+            each.quantise or each.stored or "",
+            "yes" if each.gated else "",
+            each.task,
+            each.command,
         )
+        for each in load().values()
+    ]
     show_table(columns, rows, "make models in a wider window; what to type is make eval MODEL=its short name", width)
 
 
@@ -125,10 +111,9 @@ def _read(name: str, fields: Any) -> Preset:
     known = {field.name: field.type for field in dataclasses.fields(Preset) if field.name != "name"}
     if not isinstance(fields, dict):
         raise UserError(f"Preset {name!r} is no mapping of fields.")
-    for unknown in fields.keys() - known.keys():
-        near = difflib.get_close_matches(str(unknown), known, n=1) or sorted(known)
-        raise UserError(f"Preset {name!r} has no field {unknown!r}. Did you mean {' or '.join(near)}?")
     for field, value in fields.items():
+        if field not in known:
+            raise UserError(f"Preset {name!r} has no field {field!r}.{did_you_mean(str(field), known)}")
         allowed = float | int if known[field] is float else known[field]
         if not isinstance(value, allowed):  # type: ignore[arg-type]
             raise UserError(f"Preset {name!r}: {field} {value!r} is of the wrong type.")

@@ -14,32 +14,19 @@ BITS = {"awq": (4,), "gptq": (2, 3, 4, 8)}
 
 
 def check_asked(name: str | None) -> None:
-    """Check the value of QUANT.
-
-    Raises:
-        UserError: It is none of `ASKED`.
-    """
+    """Check the value of QUANT; None where it is not given."""
     if name is not None and name not in ASKED:
         known = ", ".join(f"{kind} ({bits})" for kind, bits in ASKED.items())
         raise UserError(f"QUANT {name!r} is not one of {known}. A checkpoint stored in AWQ or GPTQ needs no QUANT.")
 
 
 def check_possible(name: str, config: dict[str, Any], asked: str | None) -> None:
-    """Check that a model can be quantised while it loads.
-
-    Args:
-        name: The model's, for the message.
-        config: Its ``config.json``.
-        asked: ``nf4`` or ``int8``; None for neither.
-
-    Raises:
-        UserError: It is quantised already, or bitsandbytes is not installed.
-    """
+    """Check that a model of this name and ``config.json`` can be quantised to ``nf4`` or ``int8`` while it loads."""
     if asked is None:
         return
     if method := stored(config):
         raise UserError(f"Model {name!r} is quantised already ({method}), so QUANT={asked} cannot apply. Leave it out.")
-    _check_installed(f"QUANT={asked}", "bitsandbytes")
+    check_installed(f"QUANT={asked}", "bitsandbytes")
 
 
 def stored(config: dict[str, Any]) -> str | None:
@@ -53,15 +40,7 @@ def stored(config: dict[str, Any]) -> str | None:
 
 
 def check_stored(what: str, config: dict[str, Any]) -> None:
-    """Check that a checkpoint's quantisation is whole, known, and that what reads it is installed.
-
-    Args:
-        what: Names the model, for the message.
-        config: Its ``config.json``.
-
-    Raises:
-        UserError: It is not.
-    """
+    """Check that a checkpoint's quantisation, by its ``config.json``, is whole and known, and what reads it installed."""
     fields = config.get("quantization_config")
     if not fields:
         return
@@ -72,25 +51,20 @@ def check_stored(what: str, config: dict[str, Any]) -> None:
         raise UserError(f"{what} has a quantization_config that does not say its quant_method. Download it again.")
     if method in BITS:
         # transformers would guess 4 bits and groups of 128, and read noise where that is wrong.
-        for field in ("bits", "group_size"):
-            if not isinstance(fields.get(field), int):
-                raise UserError(
-                    f"{what} has a quantization_config without a whole number for {field!r}. Download its config.json again."
-                )
+        if lacking := [field for field in ("bits", "group_size") if not isinstance(fields.get(field), int)]:
+            told = f"a quantization_config without a whole number for {lacking[0]!r}"
+            raise UserError(f"{what} has {told}. Download its config.json again.")
         if fields["bits"] not in BITS[method]:
             raise UserError(
                 f"{what} is stored in {method} with {fields['bits']} bits; there are kernels for "
                 f"{', '.join(map(str, BITS[method]))}. Choose another checkpoint of the model."
             )
-        _check_installed(f"{what} is stored in {method}, which", "gptqmodel", "optimum")
-    elif fields.get("load_in_4bit") or fields.get("load_in_8bit"):
-        _check_installed(f"{what} is stored in {method}, which", "bitsandbytes")
-    else:
-        _check_known(what, method)
-
-
-def _check_known(what: str, method: str) -> None:
-    """Refuse what transformers does not know: it would leave the weights out and say so in its log alone."""
+        check_installed(f"{what} is stored in {method}, which", "gptqmodel", "optimum")
+        return
+    if fields.get("load_in_4bit") or fields.get("load_in_8bit"):
+        check_installed(f"{what} is stored in {method}, which", "bitsandbytes")
+        return
+    # What transformers does not know it would leave out, and say so in its log alone.
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     if method not in AUTO_QUANTIZER_MAPPING:
@@ -98,7 +72,8 @@ def _check_known(what: str, method: str) -> None:
         raise UserError(f"{what} is quantised by {method!r}, which transformers does not know. Choose one in {known}.")
 
 
-def _check_installed(what: str, *packages: str) -> None:
+def check_installed(what: str, *packages: str) -> None:
+    """Check that packages are there, and say with which command they are installed."""
     extra = {"gptqmodel": "make setup EXTRAS=awq", "optimum": "make setup EXTRAS=awq"}
     for package in packages:
         if importlib.util.find_spec(package) is None:

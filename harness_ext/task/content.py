@@ -26,11 +26,7 @@ NOT_ASKED = ("metadata",)  # its version stands in the key by itself, and what e
 
 
 def task_content(config: Any) -> dict[str, Any]:
-    """Return all of a task's configuration that can change its numbers, functions by their source.
-
-    Args:
-        config: lm-eval's ``TaskConfig``, with what the command line says of it applied.
-    """
+    """Return all of a ``TaskConfig``, the command line applied, that can change its numbers, functions by their source."""
     left_out = (*NAMES, *DATA, *NOT_ASKED)
     return {
         field.name: content(getattr(config, field.name))

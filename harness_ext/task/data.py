@@ -53,9 +53,6 @@ def load_splits(
 
     Returns:
         Both splits; each names its source in ``info.description``.
-
-    Raises:
-        DataError: The data cannot be had or a row is wrong; names the file and row.
     """
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):
@@ -155,15 +152,13 @@ def _checked(rows: list[tuple[int, Any, Any]], classes: Sequence, source: str) -
     numbers = label_values.by_value(classes, source)
     if not rows:
         raise DataError(f"{source}: the split is empty.")
+    sentences, labels = [], []
     for number, sentence, value in rows:
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"{source}, row {number}: the sentence is empty.")
-        if label_values.plain(value) not in numbers:
+        label = numbers.get(label_values.plain(value))
+        if label is None:
             raise DataError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
-    return Dataset.from_dict(
-        {
-            "sentence": [sentence.strip() for _, sentence, _ in rows],
-            "label": [numbers[label_values.plain(value)] for _, _, value in rows],
-        },
-        info=DatasetInfo(description=source),
-    )
+        sentences.append(sentence.strip())
+        labels.append(label)
+    return Dataset.from_dict({"sentence": sentences, "label": labels}, info=DatasetInfo(description=source))

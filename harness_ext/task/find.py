@@ -5,7 +5,6 @@ task file in silence, so that the mistake resurfaces as "Tasks not found". Here 
 indexed only when one of them is asked for, and a file that does not load is reported with its reason.
 """
 
-import difflib
 import glob
 import logging
 import os
@@ -20,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, did_you_mean
 from harness_ext.paths import TASKS_DIR
 from harness_ext.task.prompts import render_completion, render_prompt
 
@@ -28,18 +27,12 @@ from harness_ext.task.prompts import render_completion, render_prompt
 def build_tasks(
     names: list[str], include_path: str | None = None, metadata: dict[str, Any] | None = None
 ) -> list[ConfigurableTask]:
-    """Build tasks by name, glob pattern or path of a YAML file.
+    """Build tasks by name, glob pattern or path of a YAML file; groups and tags are replaced by their members.
 
     Args:
         names: As after lm-eval's ``--tasks``.
-        include_path: A further folder of tasks, beside our own.
+        include_path: Further folders of tasks, beside our own, separated by colons.
         metadata: What lm-eval hands to each task's ``custom_dataset``.
-
-    Returns:
-        The tasks, groups and tags replaced by their members.
-
-    Raises:
-        UserError: A task is unknown (names the near misses) or its file is broken (says why).
     """
     manager = task_manager(names, include_path, metadata)
     wanted = [name for given in names for name in (manager.match_tasks([given]) or [given])]
@@ -64,7 +57,7 @@ def task_manager(
     manager = TaskManager(include_path=paths, include_defaults=False, metadata=metadata)
     missing = [name for name in names or [] if not _known(manager, name)]
     for name in missing:
-        near = difflib.get_close_matches(name, manager.all_tasks, n=3, cutoff=0.8)
+        near = did_you_mean(name, manager.all_tasks, most=3, cutoff=0.8)
         if near or name.endswith((".yaml", ".yml")) or any(broken_files(paths)) or not _is_mentioned(name):
             raise _unknown(name, near, paths)
     if missing or names is None:
@@ -72,16 +65,12 @@ def task_manager(
         manager = TaskManager(include_path=paths, metadata=metadata)
         for name in missing:
             if not _known(manager, name):
-                raise _unknown(name, difflib.get_close_matches(name, manager.all_tasks, n=3), paths)
+                raise _unknown(name, did_you_mean(name, manager.all_tasks, most=3), paths)
     return manager
 
 
 def validate(names: list[str], include_path: str | None = None, data_dir: str | None = None) -> None:
-    """Build each task and print the first prompt as a model without a chat template would get it.
-
-    Raises:
-        UserError: A task is unknown or broken.
-    """
+    """Build each task and print the first prompt as a model without a chat template would get it."""
     for task in build_tasks(names, include_path, {"data_dir": data_dir} if data_dir else None):
         task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)
         try:
@@ -122,11 +111,11 @@ def _is_mentioned(name: str) -> bool:
     return False
 
 
-def _unknown(name: str, near: list[str], paths: list[str | Path]) -> UserError:
+def _unknown(name: str, near: str, paths: list[str | Path]) -> UserError:
     if broken := "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths)):
         return UserError(f"Unknown task {name!r}.{broken}")
     if near:
-        return UserError(f"Unknown task {name!r}. Did you mean {' or '.join(near)}?")
+        return UserError(f"Unknown task {name!r}.{near}")
     stem = glob.escape(Path(name).stem)
     mine = next((path for depth in ("", "*/", "*/*/") for path in sorted(Path().glob(f"{depth}{stem}.y*ml"))), None)
     hint = (

@@ -24,15 +24,7 @@ def plain(value: Any) -> str:
 
 
 def by_value(classes: Sequence, source: str) -> dict[str, int]:
-    """Return 0 or 1 for each value that stands for it, as `plain` writes it.
-
-    Args:
-        classes: The task's ``classes``.
-        source: Whose labels they are.
-
-    Raises:
-        DataError: They are not two different values.
-    """
+    """Return 0 or 1 for each value of a task's ``classes`` that stands for it, as `plain` writes it."""
     numbers = {plain(value): index for index, value in enumerate(classes)}
     if len(classes) != 2 or len(numbers) != 2:
         raise DataError(f"{source}: 'classes' must name two different values, not {list(classes)}.")
@@ -54,15 +46,10 @@ def wanted(value: Any, classes: Sequence) -> str:
 
 
 def by_name(dataset: str, names: Sequence[str] | None, classes: Sequence) -> dict[Any, Any]:
-    """Decide by a Hub data set's own names of its classes what its numbers mean.
-
-    Args:
-        dataset: Its name.
-        names: Names of 0, 1, ...; None where the column has none.
-        classes: The task's ``classes``.
+    """Decide by a Hub data set's own names of its classes 0, 1, ... what its numbers mean.
 
     Returns:
-        What stands for each number: a value of `classes`; empty where the numbers are taken as they are.
+        What stands for each number: a value of the task's ``classes``; empty where the numbers are taken as they are.
     """
     if not names:
         return {}

@@ -1,4 +1,7 @@
-"""Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here."""
+"""Prompts and answers as text and as tokens: what is trained is what is evaluated, because both come from here.
+
+First what a task asks of a document, then chat templates around it, then tokens. Knows tokenizers; nothing of models.
+"""
 
 import contextlib
 import hashlib
@@ -28,7 +31,7 @@ def render_prompt(
     system_instruction: str | None = None,
     fewshot_as_multiturn: bool = True,
 ) -> str:
-    """Render the prompt of a document exactly as lm-eval does in a run.
+    """Render the prompt of a document exactly as lm-eval does in a run: the text a model continues with its answer.
 
     Args:
         task: A built task; its ``num_fewshot`` applies.
@@ -36,9 +39,6 @@ def render_prompt(
         chat_template: Renders messages to text, such as ``HFLM.apply_chat_template``; None for plain text.
         system_instruction: Text put first, as after ``--system_instruction``.
         fewshot_as_multiturn: With a chat template, give each few-shot example turns of its own.
-
-    Returns:
-        The text a model continues with its answer.
     """
     return task.fewshot_context(
         document,
@@ -49,6 +49,12 @@ def render_prompt(
         chat_template=chat_template,
         gen_prefix=task.doc_to_prefix(document),
     )
+
+
+def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
+    """Render the right answer as it follows `render_prompt`: with the task's delimiter, bare in a chat turn."""
+    choice = task.doc_to_choice(document)[task.doc_to_target(document)]
+    return choice if chat else f"{task.config.target_delimiter}{choice}"
 
 
 def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[..., str]:
@@ -66,21 +72,20 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         ways = [messages, fold_system(messages)] if messages[0]["role"] == "system" else [messages]
-        failed: TemplateError | None = None
-        lost = ""
-        for number, way in enumerate([*ways, *map(_as_parts, ways)]):
+        failed, lost = [], []
+        for way in (*ways, *map(_as_parts, ways)):
             try:
                 rendered = _render(tokenizer, template_args, way, add_generation_prompt)
             except TemplateError as error:
-                failed = error if number < len(ways) else failed  # what it says of lists is no one's concern
+                failed.append(error)
                 continue
             missing = _lost(messages, rendered)
             if not missing:
                 return rendered
-            lost = lost or missing
+            lost.append(missing)
         if lost:
-            raise UserError(f"the text of the {lost} is not in what it renders")
-        raise failed or TemplateError("it renders nothing")
+            raise UserError(f"the text of the {lost[0]} is not in what it renders")
+        raise failed[len(ways) - 1]  # what it says of lists of parts is no one's concern
 
     return render
 
@@ -99,6 +104,16 @@ def asks_for_date(tokenizer: Any) -> bool:
     return "strftime_now" in str(tokenizer.chat_template)
 
 
+def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """Stand in for the chat template of a server, which gets the messages themselves."""
+    return json.dumps([messages, add_generation_prompt], ensure_ascii=False)
+
+
+def template_hash(tokenizer: Any) -> str:
+    """Identify the chat template that `chat_renderer` applies: ``sha256:`` and 16 hex digits over its text."""
+    return f"sha256:{hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]}"
+
+
 def renders_differently(tokenizer: Any, template_args: dict[str, Any], others: dict[str, Any]) -> bool:
     """Tell whether a chat template renders a question differently if its arguments are others."""
     with contextlib.suppress(TemplateError, UserError):
@@ -114,15 +129,9 @@ def prompt_end(tokenizer: Any, template_args: dict[str, Any]) -> str:
 
 
 def check_sentence(prompt: str, sentence: str, what: str) -> None:
-    """Check that a prompt holds the text that it asks about; case and white space do not matter.
+    """Check that a prompt holds the text it asks about; `what` rendered it, such as ``"'tiny''s chat template"``.
 
-    Args:
-        prompt: As a model gets it.
-        sentence: The text.
-        what: Rendered it, to be named in the error: ``"'tiny''s chat template"``.
-
-    Raises:
-        UserError: It does not.
+    Case and white space do not matter.
     """
     if _squeezed(sentence) not in _squeezed(prompt):
         raise UserError(
@@ -140,7 +149,6 @@ def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write each message's content as a list of one part."""
     return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
@@ -179,47 +187,25 @@ def _squeezed(text: str) -> str:
 @contextlib.contextmanager
 def _stopped_clock() -> Iterator[None]:
     """Let it be `DATE` for transformers' ``strftime_now``; an argument of that name would reach the template as text."""
-    from transformers.utils import chat_template_utils as utils
+    from transformers.utils import chat_template_utils
 
     class Stopped(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return DATE
 
-    clock, name = utils.datetime, "datetime"
-    setattr(utils, name, Stopped)
+    utils: Any = chat_template_utils
+    clock, utils.datetime = utils.datetime, Stopped
     try:
         yield
     finally:
-        setattr(utils, name, clock)
-
-
-def show_messages(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-    """Stand in for the chat template of a server, which gets the messages themselves."""
-    return json.dumps([messages, add_generation_prompt], ensure_ascii=False)
-
-
-def template_hash(tokenizer: Any) -> str:
-    """Identify the chat template that `chat_renderer` applies: ``sha256:`` and 16 hex digits over its text."""
-    return f"sha256:{hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]}"
-
-
-def render_completion(task: ConfigurableTask, document: dict, chat: bool = False) -> str:
-    """Render the right answer as it follows `render_prompt`: with the task's delimiter, bare in a chat turn."""
-    choice = task.doc_to_choice(document)[task.doc_to_target(document)]
-    return choice if chat else f"{task.config.target_delimiter}{choice}"
+        utils.datetime = clock
 
 
 def encode_prompts(tokenizer: Any, prompts: list[str], add_bos: bool | None = None) -> list[list[int]]:
-    """Tokenise prompts exactly as ``HFLM.tok_batch_encode`` does for a causal model: one BOS, wherever it comes from.
+    """Tokenise prompts, at least one, exactly as ``HFLM.tok_batch_encode`` does for a causal model.
 
-    Args:
-        tokenizer: The model's.
-        prompts: At least one.
-        add_bos: HFLM's ``add_bos_token``; None leaves it to the tokenizer.
-
-    Raises:
-        UserError: The first or the last begins with two BOS tokens.
+    That is with one BOS token, wherever it comes from; `add_bos`, HFLM's ``add_bos_token``, may leave it to the tokenizer.
     """
     special = {} if add_bos is None else {"add_special_tokens": add_bos}
     if has_bos_prefix(prompts[0], getattr(tokenizer, "bos_token", None)):
@@ -238,15 +224,7 @@ def common_prefix(rows: Sequence[list[int]], leave: int = 1) -> list[int]:
 
 
 def check_bos(tokenizer: Any, rows: list[list[int]]) -> None:
-    """Check that no prompt begins with two BOS tokens, which no model has seen in training.
-
-    Args:
-        tokenizer: What the rows were made with.
-        rows: Token ids of prompts, without padding.
-
-    Raises:
-        UserError: One does.
-    """
+    """Check that no prompt, as token ids without padding, begins with two BOS tokens: no model has seen that in training."""
     bos = tokenizer.bos_token_id
     if bos is not None and any(row[:2] == [bos, bos] for row in rows):
         raise UserError(

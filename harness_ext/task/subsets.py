@@ -41,11 +41,7 @@ class Subset:
 
 
 def check_samples(samples: str) -> None:
-    """Check what the user typed after SAMPLES=, without any data.
-
-    Raises:
-        UserError: It is neither an even number above 0 nor ``all``.
-    """
+    """Check what the user typed after SAMPLES=, without any data."""
     if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
         raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
 
@@ -61,12 +57,6 @@ def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
         labels: 0 or 1 for each row of the train split.
         samples: An even number above 0, or ``"all"``.
         seed: Decides the rows.
-
-    Returns:
-        The subset, with the rows held out for this seed.
-
-    Raises:
-        UserError: `samples` is neither, or the split has too few rows.
     """
     check_samples(samples)
     by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
@@ -77,13 +67,12 @@ def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
     if half < 1 or smaller <= half:
         raise UserError(f"The train split has {smaller} rows of its rarer class: too few to train on and hold some out.")
     held_out = sorted(row for rows in by_class for row in rows[:half])
-    room = 2 * (smaller - half)
     if samples == "all":
-        chosen = [row for rows in by_class for row in rows[half:]]
-    elif int(samples) > room:
+        return Subset(sorted(row for rows in by_class for row in rows[half:]), held_out, samples)
+    wanted, room = int(samples), 2 * (smaller - half)
+    if wanted > room:
         raise UserError(
             f"SAMPLES {samples} is more than the {room} balanced rows of this train split ({2 * half} are held out)."
         )
-    else:
-        chosen = [row for rows in by_class for row in rows[half : half + int(samples) // 2]]
-    return Subset(sorted(chosen), held_out, str(int(samples)) if samples != "all" else samples)
+    chosen = sorted(row for rows in by_class for row in rows[half : half + wanted // 2])
+    return Subset(chosen, held_out, str(wanted))

@@ -16,27 +16,19 @@ _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n][^\t\n]*)?)(\t|\n|\Z)')
 _WHOLE = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')  # a cell in quotes with doubled ones inside
 
 
-class Cell(NamedTuple):
-    """A cell's text, and whether it stood in quotes."""
-
-    text: str
-    is_quoted: bool = False
+class Quoted(str):
+    """A cell that stood in quotes, without them."""
 
 
 class Row(NamedTuple):
     """The line on which a row begins, and its cells."""
 
     line: int
-    cells: list[Cell]
+    cells: list[str]
 
 
 def read_columns(path: Path, text: str, label: str) -> list[tuple[int, str, str]]:
-    """Read two columns.
-
-    Args:
-        path: The file.
-        text: Name of the column of texts; in the header capitals and space around a name do not count.
-        label: Name of the column of labels.
+    """Read the columns of texts and labels; in the header capitals and space around a name do not count.
 
     Returns:
         Line number, text and label of every row.
@@ -49,7 +41,7 @@ def read_columns(path: Path, text: str, label: str) -> list[tuple[int, str, str]
     quoted, stopped_at = _split_quoted(content) if _BEGINS.search(content) else ([], 1)
     first, second = _find_columns(path, (quoted or raw)[0].cells, text, label)
     rows = _choose(path, raw, quoted, stopped_at, first)
-    return [(row.line, row.cells[first].text, row.cells[second].text) for row in rows[1:]]
+    return [(line, cells[first], cells[second]) for line, cells in rows[1:]]
 
 
 def _decode(path: Path) -> str:
@@ -75,8 +67,8 @@ def _decode(path: Path) -> str:
     return content if "\n" in content else content.replace("\r", "\n")
 
 
-def _find_columns(path: Path, header: list[Cell], text: str, label: str) -> tuple[int, int]:
-    names = [cell.text.strip() for cell in header]
+def _find_columns(path: Path, header: list[str], text: str, label: str) -> tuple[int, int]:
+    names = [name.strip() for name in header]
     folded = [name.casefold() for name in names]
     found = []
     for wanted in (text, label):
@@ -96,21 +88,10 @@ def _find_columns(path: Path, header: list[Cell], text: str, label: str) -> tupl
 
 
 def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, column: int) -> list[Row]:
-    """Decide between two readings of a file.
-
-    Args:
-        path: Its name.
-        raw: Its rows, quotes being text.
-        quoted: Its rows as CSV.
-        stopped_at: The line from which on it is no CSV; 0 if all of it is.
-        column: Where the texts are.
-
-    Raises:
-        DataError: Neither holds, or both could be meant.
-    """
+    """Decide between two readings of a file: its rows with quotes as text, or as CSV up to the line where it is none."""
     raw_error, quoted_error = _even_out(path, raw), _even_out(path, quoted)
-    texts = [Row(row.line, [row.cells[column]]) for row in quoted[1:] if len(row.cells) > column]
-    breaks = any(cell.is_quoted and re.search("[\t\n]", cell.text) for row in quoted for cell in row.cells)
+    texts = [(row.line, row.cells[column]) for row in quoted[1:] if len(row.cells) > column]
+    breaks = any(isinstance(cell, Quoted) and re.search("[\t\n]", cell) for row in quoted for cell in row.cells)
     if stopped_at or quoted_error or (breaks and not raw_error):
         if raw_error:
             raise raw_error
@@ -120,17 +101,16 @@ def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, colu
                 "does it. Put the whole cell in quotes and double those inside, or quote no cell."
             )
         return raw
-    in_quotes = [row for row in texts if row.cells[0].is_quoted]
-    bare = [row for row in texts if '"' in row.cells[0].text and not row.cells[0].is_quoted]
-    doubled = [row for row in in_quotes if '"' in row.cells[0].text]
+    in_quotes = [(line, text) for line, text in texts if isinstance(text, Quoted)]
+    bare = any('"' in text and not isinstance(text, Quoted) for _, text in texts)
+    doubled = [(line, text) for line, text in in_quotes if '"' in text]
     if raw_error or len(in_quotes) == len(texts) or not (in_quotes or bare) or (doubled and not bare):
         return quoted
     if bare and not doubled:
         return raw
-    has_comma = ["," in row.cells[0].text for row in texts]
-    if not bare and has_comma == [row.cells[0].is_quoted for row in texts]:  # what Excel quotes
+    if not bare and all(("," in text) == isinstance(text, Quoted) for _, text in texts):  # what Excel quotes
         return quoted
-    line = (doubled or in_quotes)[0].line
+    line, _ = (doubled or in_quotes)[0]
     raise DataError(
         f"{path}, row {line}: the text is in quotes, but not every text that could be is: are they part of it? If not, "
         'quote every text or none; if so, double them and quote the cell: """so""".'
@@ -138,20 +118,17 @@ def _choose(path: Path, raw: list[Row], quoted: list[Row], stopped_at: int, colu
 
 
 def _split_raw(content: str) -> list[Row]:
-    lines = content.removesuffix("\n").split("\n")
-    return [Row(number, [Cell(text) for text in line.split("\t")]) for number, line in enumerate(lines, start=1)]
+    return [Row(number, line.split("\t")) for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1)]
 
 
 def _split_quoted(content: str) -> tuple[list[Row], int]:
-    """Split as CSV with tabs.
-
-    Returns:
-        The rows, and the line of the first cell that is no CSV, where the rows end; 0 if there is none.
-    """
-    rows, cells, line, begun_at, at, end = [], [], 1, 1, 0, len(content.removesuffix("\n"))
+    """Split as CSV with tabs, up to the line of the first cell that is none, which is returned too; 0 if there is none."""
+    rows: list[Row] = []
+    cells: list[str] = []
+    line, begun_at, at, end = 1, 1, 0, len(content.removesuffix("\n"))
     while found := _CELL.match(content, at, end):
         in_quotes, plain, then = found.groups()
-        cells.append(Cell(plain or "") if in_quotes is None else Cell(in_quotes.replace('""', '"'), is_quoted=True))
+        cells.append(plain or "" if in_quotes is None else Quoted(in_quotes.replace('""', '"')))
         at, line = found.end(), line + found[0].count("\n")
         if then != "\t":
             rows.append(Row(begun_at, cells))
@@ -163,18 +140,14 @@ def _split_quoted(content: str) -> tuple[list[Row], int]:
 
 def _even_out(path: Path, rows: list[Row]) -> DataError | None:
     """Drop blank rows at the end and blank cells behind the header's last; return what is wrong with the others."""
-
-    def is_blank(cells: list[Cell]) -> bool:
-        return not any(cell.text.strip() for cell in cells)
-
-    while rows and is_blank(rows[-1].cells):
+    while rows and not "".join(rows[-1].cells).strip():
         rows.pop()
     header = rows[0].cells if rows else []
-    while header and is_blank(header[-1:]):
+    while header and not header[-1].strip():
         header.pop()
     for row in rows:
         n = len(row.cells)
-        if n != len(header) and (n < len(header) or not is_blank(row.cells[len(header) :])):
+        if n < len(header) or "".join(row.cells[len(header) :]).strip():
             return DataError(
                 f"{path}, row {row.line}: {n} tab-separated field{'s'[: n > 1]} where the header has {len(header)}."
             )
@@ -183,7 +156,7 @@ def _even_out(path: Path, rows: list[Row]) -> DataError | None:
 
 def _looks_quoted(rows: list[Row], column: int) -> int:
     """Return a line that shows that a file was written with quoting; 0 if none does."""
-    texts = [(row.line, row.cells[column].text.strip()) for row in rows[1:]]
+    texts = [(row.line, row.cells[column].strip()) for row in rows[1:]]
     if texts and all(len(text) > 1 and text[0] == text[-1] == '"' for _, text in texts):
         return texts[0][0]
     return next((line for line, text in texts if _WHOLE.fullmatch(text)), 0)

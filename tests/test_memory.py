@@ -146,6 +146,12 @@ def test_run_of_a_model_larger_than_the_memory_is_refused_before_it_is_loaded(
     assert [fragment for fragment in fragments if fragment not in error] == []
 
 
+def test_layers_that_keep_nothing_of_their_own_do_not_count():
+    # Gemma 3n: of 35 layers the last 15 read what others keep; of the first 20 every fifth keeps all, the others 512.
+    token = 2 * 2 * 256 * 4  # keys and values x key heads x their size x 4 bytes
+    assert memory.cache_bytes({"model_type": "gemma3n_text"}, 5000, "float32") == token * (4 * 5000 + 16 * 512)
+
+
 @pytest.mark.parametrize("kind", ["rwkv", "mamba", "mamba2", "falcon_mamba"])
 def test_model_without_attention_keeps_no_keys_and_values(kind):
     assert memory.cache_bytes({"model_type": kind}, tokens=100, dtype="float32") == 0

@@ -29,26 +29,15 @@ _NOT_GENERATIVE = re.compile(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model or adapter that can be loaded.
+    """A model or adapter that can be loaded."""
 
-    Attributes:
-        name: How it is called in tables: a Hub id, a shipped name or a folder's name.
-        path: What ``from_pretrained`` takes: the Hub id or the folder.
-        version: What pins its content: a Hub commit, or ``sha256:`` and 16 digits over a folder's files; empty if these
-            have not been read.
-        config: Its ``config.json`` or ``adapter_config.json``.
-        manifest: The ``run.json`` that `finetune` left beside an adapter, else empty.
-        files: Bytes by file name.
-        tensors: Shapes by name, of an adapter.
-    """
-
-    name: str
-    path: str
-    version: str
-    config: dict[str, Any]
-    manifest: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
-    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    name: str  # in tables: a Hub id, a shipped name or a folder's name
+    path: str  # what from_pretrained takes: the Hub id or the folder
+    version: str  # a Hub commit, or sha256: and 16 digits over a folder's files; empty if these have not been read
+    config: dict[str, Any]  # config.json or adapter_config.json
+    manifest: dict[str, Any] = field(default_factory=dict)  # the run.json that `finetune` left beside an adapter
+    files: dict[str, int] = field(default_factory=dict)  # bytes by file name
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes by name, of an adapter
 
     @property
     def revision(self) -> str:

@@ -26,17 +26,11 @@ _WHOLE = {"bad", "good", "false", "true", "no", "yes"}  # words that begin other
 
 @dataclass(frozen=True)
 class Classes:
-    """A classifier's two classes.
+    """A classifier's two classes."""
 
-    Attributes:
-        names: In the model's order.
-        one: The index of that which is the task's 1.
-        why: How that is known.
-    """
-
-    names: tuple[str, str]
-    one: int
-    why: str
+    names: tuple[str, str]  # in the model's order
+    one: int  # the index of that which is the task's 1
+    why: str  # how that is known
 
     def record(self) -> dict[str, Any]:
         """Return what a run's record says: the names of 0 and 1, the model's index of 1, and why."""

@@ -109,20 +109,12 @@ def check_fits(model: Checkpoint, args: dict[str, Any]) -> None:
 
 def total(device: str) -> int:
     """Return all memory of a device in bytes; of a CPU with what can be swapped out."""
-    if device.startswith("cuda"):
-        return _cuda(device)[1]
-    import psutil
-
-    return min(psutil.virtual_memory().total, _cgroup_limit()) + psutil.swap_memory().total
+    return _free_and_all(device)[1]
 
 
 def available(device: str) -> int:
     """Return the memory of a device in bytes that is free now."""
-    if device.startswith("cuda"):
-        return _cuda(device)[0]
-    import psutil
-
-    return min(psutil.virtual_memory().available, _cgroup_limit())
+    return _free_and_all(device)[0]
 
 
 def in_words(size: int) -> str:
@@ -164,10 +156,15 @@ def _item_size(dtype: str) -> int:
     return _ITEM.get(dtype, 4)
 
 
-def _cuda(device: str) -> tuple[int, int]:
-    import torch
+def _free_and_all(device: str) -> tuple[int, int]:
+    if device.startswith("cuda"):
+        import torch
 
-    return torch.cuda.mem_get_info(device)
+        return torch.cuda.mem_get_info(device)
+    import psutil
+
+    there, limit = psutil.virtual_memory(), _cgroup_limit()
+    return min(there.available, limit), min(there.total, limit) + psutil.swap_memory().total
 
 
 def _cgroup_limit() -> int:

@@ -16,37 +16,21 @@ FILE = Path(__file__).with_name("presets.yaml")
 
 @dataclass(frozen=True)
 class Preset:
-    """A model of the original experiment.
-
-    Attributes:
-        name: Short name.
-        model: Hub id.
-        parameters: In billions.
-        memory_gb: Estimated need on a GPU with the preset's task, at `batch` or 64 rows.
-        reported: Its name in ``results/reported.csv``.
-        task: That asks as the original did.
-        revision: Hub commit; the newest where it is None.
-        quantise: How the weights are quantised while they load, as `loading.quantisation` names it.
-        stored: How the checkpoint itself is quantised.
-        batch: Rows per batch for `task`, where the batch that is otherwise chosen might not fit 24 GB.
-        gated: The Hub asks for a licence to be accepted.
-        finetune: It cannot be prompted, only fine-tuned.
-        pickled: Its weights are no safetensors.
-    """
+    """A model of the original experiment."""
 
     name: str
-    model: str
-    parameters: float
-    memory_gb: float
-    reported: str
-    task: str = "sst2_01"
-    revision: str | None = None
-    quantise: str | None = None
-    stored: str | None = None
-    batch: int | None = None
-    gated: bool = False
-    finetune: bool = False
-    pickled: bool = False
+    model: str  # Hub id
+    parameters: float  # in billions
+    memory_gb: float  # estimated need on a GPU with `task`, at `batch` or 64 rows
+    reported: str  # its name in results/reported.csv
+    task: str = "sst2_01"  # that asks as the original did
+    revision: str | None = None  # Hub commit; the newest where it is None
+    quantise: str | None = None  # as the weights are quantised while they load: a key of `quantisation.ASKED`
+    stored: str | None = None  # as the checkpoint itself is quantised
+    batch: int | None = None  # rows per batch for `task`, where the batch that is otherwise chosen might not fit 24 GB
+    gated: bool = False  # the Hub asks for a licence to be accepted
+    finetune: bool = False  # it cannot be prompted, only fine-tuned
+    pickled: bool = False  # its weights are no safetensors
 
     @property
     def command(self) -> str:

@@ -65,15 +65,10 @@ _DIGIT = re.compile("[01]")
 
 
 class Reading(NamedTuple):
-    """What a response says.
+    """What a response says."""
 
-    Attributes:
-        label: ``"0"``, ``"1"`` or None where the response does not follow the instruction.
-        kind: ``"label"``, or why there is none: one of `KINDS`.
-    """
-
-    label: str | None
-    kind: str
+    label: str | None  # "0", "1" or None where the response does not follow the instruction
+    kind: str  # "label", or why there is none: one of `KINDS`
 
 
 def read(
@@ -90,9 +85,6 @@ def read(
 
     Returns:
         The label and kind. Digits inside a thinking block, closed or not, are never read.
-
-    Raises:
-        ValueError: `rule` is unknown.
     """
     if rule not in RULES:
         raise ValueError(f"Unknown rule {rule!r}: expected one of {', '.join(RULES)}.")
@@ -111,15 +103,10 @@ def read(
 
 
 def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False) -> bool:
-    """Tell whether `read` gives the same label and kind, whatever text follows.
+    """Tell whether `read` gives the same of the beginning of a response, whatever text follows.
 
-    Args:
-        text: The beginning of a response; its last character may be incomplete (U+FFFD).
-        rule: ``"lenient"`` or ``"strict"``.
-        thinking: As for `read`.
-
-    Returns:
-        True only if nothing that follows can change the reading; False may also mean that it is not known yet.
+    Its last character may be incomplete (U+FFFD). True only if nothing that follows can change the reading; False may also
+    mean that it is not known yet.
     """
     text = _without_pending(text)
     if thinking and not _MARKER.search(_with_markers(text)):
@@ -139,10 +126,6 @@ def split_thinking(text: str, *, thinking: bool = False) -> tuple[str, bool]:
 
     Inside a block only tags of its own family count, and they nest: the block ends where the last one opened is closed.
     Channels do not nest: each ends where its message ends or another begins.
-
-    Args:
-        text: The raw response.
-        thinking: As for `read`.
 
     Returns:
         The text outside all thinking, and whether the response ends within thinking or before its final message.

@@ -17,17 +17,11 @@ SHARE_HELD_OUT = 6
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows of the train split.
+    """Rows of the train split, as indices in ascending order."""
 
-    Attributes:
-        rows: Row indices to train on, in ascending order.
-        held_out: Row indices that no subset of this seed contains, in ascending order.
-        name: What the user asked for: ``"64"`` or ``"all"``.
-    """
-
-    rows: list[int]
-    held_out: list[int]
-    name: str
+    rows: list[int]  # to train on
+    held_out: list[int]  # that no subset of this seed contains
+    name: str  # what the user asked for: "64" or "all"
 
     @property
     def hash(self) -> str:

@@ -32,11 +32,7 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 2, cutoff: float =
 
 
 def whole_number(name: str, text: object, least: int = 1) -> int:
-    """Read a whole number as the user typed it.
-
-    Raises:
-        UserError: It is none, or below `least`.
-    """
+    """Read a whole number, at least `least`, as the user typed it."""
     digits = str(text)
     if isinstance(text, bool) or not (digits.isascii() and digits.isdecimal()) or int(digits) < least:
         raise UserError(f"{name} {digits!r} is not a whole number from {least} up.")

@@ -10,11 +10,7 @@ SHIPPED = {"tiny": ROOT / "models" / "tiny", "tiny-base": ROOT / "models" / "tin
 
 
 def as_path(what: str, text: str) -> Path:
-    """Read a path as the user typed it.
-
-    Raises:
-        UserError: No file system could hold it, or its ``~user`` does not exist.
-    """
+    """Read a path as the user typed it; one that no file system could hold, or of an unknown ``~user``, is refused."""
     try:
         path = Path(text).expanduser()
         path.exists()

@@ -20,12 +20,7 @@ _OF_A_TUNER = re.compile(r"\.(lora_|ia3_|hada_|lokr_|oft_|vera_|boft_|prompt_|ba
 def find_adapter(text: str, *, allow_pickle: bool = False) -> Checkpoint:
     """Find a PEFT adapter folder, or a checkpoint folder inside one, and check it.
 
-    Args:
-        text: What the user typed.
-        allow_pickle: Accept weights that are not safetensors; loading them can run code.
-
-    Returns:
-        The adapter. Its config's ``task_type`` is what its content says.
+    Its config's ``task_type`` is then what its content says.
     """
     folder = as_path("Adapter", text)
     if not folder.is_dir():

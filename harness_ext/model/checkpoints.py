@@ -72,12 +72,9 @@ class Inspection:
 
 
 def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Checkpoint:
-    """Find a model and pin its content.
+    """Find a model by a shipped name, a folder, a preset's short name or a Hub id, check it, and pin its content.
 
-    Args:
-        text: What the user typed: a shipped name, a folder, a preset's short name or a Hub id.
-        revision: Branch, tag or commit on the Hub.
-        allow_pickle: Accept weights that are not safetensors; loading them can run code.
+    Weights that are not safetensors need `allow_pickle`: loading them can run code.
     """
     found = inspect_model(text, revision, allow_pickle=allow_pickle)
     if found.problems:
@@ -87,11 +84,7 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
 
 
 def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Inspection:
-    """Find a model as `find_model` does, but go on after a problem, and read no weights.
-
-    Raises:
-        UserError: It cannot be found, so that nothing can be said about it.
-    """
+    """Find a model as `find_model` does, but go on after a problem where it is found at all, and read no weights."""
     folder = SHIPPED.get(text) or as_path("Model", text)
     if text and folder.is_dir():
         return _inspect_folder(folder, text if text in SHIPPED else folder.resolve().name, allow_pickle)

@@ -38,12 +38,9 @@ class Classes:
 
 
 def decide(names: Sequence[str], asked: str | int | None = None, words: Sequence[str] | None = None) -> Classes:
-    """Decide which class is 1, or say what the user can do where nothing tells.
+    """Decide which of a model's classes is 1, or say what the user can do where nothing tells.
 
-    Args:
-        names: Of the two classes, in the model's order.
-        asked: What the user says it is: its name or its index.
-        words: The task's own words for 0 and 1, if it has some.
+    What the user `asked` for, by name or index, comes first, then the task's own words for 0 and 1, if it has some.
     """
     if len(names) != 2:
         raise UserError(f"It has {len(names)} classes; the 0/1 task needs a classifier of two.")

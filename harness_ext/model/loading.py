@@ -40,15 +40,15 @@ class WholeModel:
     the weights on top of them, also where they are left over from merging it.
 
     Attributes:
-        may_lack: Modules or weights that come from elsewhere: a head that will be trained, or an adapter. They may also be
-            there in other sizes.
-        lacking: What to do about others that are missing.
-        kwargs: Further arguments of every call, such as a quantisation config.
-        missing: Of the last model loaded, those that it may lack.
+        missing: Of the last model loaded, the weights that it may lack.
     """
 
     def __init__(
-        self, auto_class: Any, may_lack: Iterable[str] = (), lacking: str = "Download them again.", **kwargs: Any
+        self,
+        auto_class: Any,
+        may_lack: Iterable[str] = (),  # modules or weights that come from elsewhere; they may be there in other sizes too
+        lacking: str = "Download them again.",  # what to do about others
+        **kwargs: Any,  # of every call, such as a quantisation config
     ) -> None:
         self.auto_class, self.may_lack, self.lacking, self.kwargs = auto_class, frozenset(may_lack), lacking, kwargs
         self.missing: list[str] = []
@@ -84,12 +84,10 @@ class WholeModel:
 
 
 def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
-    """Put a PEFT adapter on a model, as peft alone does, and return the PEFT model.
+    """Put a PEFT adapter, a folder, on a model as peft alone does, and return the PEFT model.
 
-    Args:
-        model: A transformers model; changed in place, and given the vocabulary that the adapter was made for.
-        adapter: The adapter's folder.
-        classifier: It is a classifier's, though its config may not say so; then peft takes the head it brings.
+    The transformers model is changed in place, and given the vocabulary that the adapter was made for. For a `classifier`,
+    which the adapter's config may not say, peft takes the head that it brings.
 
     Raises:
         UserWarning: The adapter lacks weights.
@@ -168,8 +166,7 @@ def load_tokenizer(base: Checkpoint, remote_code: bool = False, adapter: Checkpo
 def find_tokenizer(text: str) -> Checkpoint:
     """Find a tokenizer that is used in place of a model's own, and pin its content.
 
-    Args:
-        text: What the user typed: a shipped model's name, a folder, or ``owner/name[@revision]``; not the model's revision.
+    The user types a shipped model's name, a folder, or ``owner/name[@revision]``; the model's revision is not for it.
     """
     folder = SHIPPED.get(text) or as_path("Tokenizer", text)
     if folder.is_dir():

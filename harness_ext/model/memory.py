@@ -48,16 +48,9 @@ def without_weights(config: Any, auto_class: Any) -> Any:
 
 
 def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise: str | None = None) -> int:
-    """Estimate the memory of the weights.
+    """Estimate the bytes of weights that are converted to a dtype (``auto``: not), and quantised if to one of `QUANTISED`.
 
-    Args:
-        config: The model's ``config.json``.
-        file_bytes: Size of its weight files.
-        dtype: To which they are converted; ``auto`` for none.
-        quantise: A name of `QUANTISED`, anything else for none.
-
-    Returns:
-        Bytes. A checkpoint that is stored quantised takes what its files take.
+    A checkpoint that is stored quantised takes what its files take.
     """
     if config.get("quantization_config"):
         return file_bytes
@@ -68,10 +61,9 @@ def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise:
 
 
 def cache_bytes(config: dict[str, Any], tokens: int, dtype: str) -> int:
-    """Estimate the memory of the keys and values of one row of so many tokens, prompt and answer together.
+    """Estimate the bytes of the keys and values of one row of so many tokens, prompt and answer together.
 
-    Returns:
-        Bytes; 0 for an architecture that transformers does not know. A layer with a sliding window keeps no more than that.
+    It is 0 for an architecture that transformers does not know. A layer with a sliding window keeps no more than that.
     """
     text = text_config(config)
     queries = getattr(text, "num_attention_heads", None)

@@ -38,13 +38,9 @@ def task_content(config: Any) -> dict[str, Any]:
 def requests_hash(
     task: Any, documents: Iterable[tuple[int, dict]], prompts: Iterable[str], template: Callable[..., str] | None
 ) -> str:
-    """Hash all that a model will be asked, and what would be right: prompts, continuations, settings, targets.
+    """Hash all that a model will be asked of numbered documents, and what would be right.
 
-    Args:
-        task: A built lm-eval task.
-        documents: Those that are asked, each with its number.
-        prompts: Their prompts, in the same order.
-        template: Renders messages, where there is a chat template.
+    That is prompts, continuations, settings and targets; `template` renders messages, where there is a chat template.
     """
     digest = hashlib.sha256()
     for (number, document), prompt in zip(documents, prompts, strict=True):

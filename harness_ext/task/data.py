@@ -21,38 +21,22 @@ GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
 
 
 def load_splits(
-    hub: str | None = None,
-    hub_config: str | None = None,
-    embedded: str | None = None,
-    text: str = "sentence",
-    label: str = "label",
-    classes: Sequence = (0, 1),
-    splits: dict[str, str] | None = None,
-    data_dir: str | None = None,
-    dataset: str | None = None,
-    train_only: bool = False,
+    hub: str | None = None,  # dataset id on the Hub
+    hub_config: str | None = None,  # its configuration, where it has several
+    embedded: str | None = None,  # folder under tasks/ with GLUE's two files, instead of `hub`
+    text: str = "sentence",  # column of the text
+    label: str = "label",  # column of the label
+    classes: Sequence = (0, 1),  # values in `label` that stand for 0 and 1; on the Hub also the names of its classes
+    splits: dict[str, str] | None = None,  # names on the Hub of train and validation, where they differ
+    data_dir: str | None = None,  # the user's folder with train.tsv and dev.tsv, instead of the Hub
+    dataset: str | None = None,  # the user's choice of another Hub dataset with the same columns, owner/name[/config]
+    train_only: bool = False,  # leave validation unread; train stands in its place too, so that lm-eval can build the task
     **_metadata: Any,
 ) -> DatasetDict:
     """Load the splits ``train`` and ``validation``; lm-eval's ``custom_dataset``.
 
-    The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands
-    them on as metadata, with whatever else it holds there).
-
-    Args:
-        hub: Dataset id on the Hub.
-        hub_config: Its configuration, where it has several.
-        embedded: Folder under ``tasks/`` with GLUE's two files, instead of `hub`.
-        text: Column of the text.
-        label: Column of the label.
-        classes: The values in `label` that stand for 0 and 1. On the Hub also the names of its classes.
-        splits: Names on the Hub of ``train`` and ``validation``, where they differ.
-        data_dir: The user's folder with ``train.tsv`` and ``dev.tsv``, instead of the Hub.
-        dataset: The user's choice of another Hub dataset with the same columns, ``owner/name[/config]``.
-        train_only: Leave the validation split unread; ``train`` then stands in its place too, so that lm-eval can
-            build the task. For training.
-
-    Returns:
-        Both splits; each names its source in ``info.description``.
+    The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands them on as
+    metadata, with whatever else it holds there). Each split names its source in ``info.description``.
     """
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):

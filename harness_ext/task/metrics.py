@@ -15,10 +15,7 @@ INVALID = -1  # the prediction of a response without a label
 def score_document(doc: dict, results: Sequence) -> dict:
     """Score one document under one filter, a value per metric; lm-eval's ``process_results``.
 
-    Args:
-        doc: A row with its reference in ``label``, 0 or 1.
-        results: One prediction of `filters.LabelFilter`, or for ``multiple_choice`` the pairs
-            (log-likelihood, is greedy) of "0" and "1".
+    The results are one prediction of `filters.LabelFilter`, or the pairs (log-likelihood, is greedy) of "0" and "1".
     """
     prediction = _prediction(results)
     reference = int(doc["label"])

@@ -27,19 +27,11 @@ _PARTS_AS_TEXT = re.compile(r"""['"]type['"]: ?['"]text['"]""")  # a list of par
 def render_prompt(
     task: ConfigurableTask,
     document: dict,
-    chat_template: Callable[..., str] | None = None,
+    chat_template: Callable[..., str] | None = None,  # renders messages, such as `chat_renderer`'s; None for plain text
     system_instruction: str | None = None,
-    fewshot_as_multiturn: bool = True,
+    fewshot_as_multiturn: bool = True,  # with a chat template, give each few-shot example turns of its own
 ) -> str:
-    """Render the prompt of a document exactly as lm-eval does in a run: the text a model continues with its answer.
-
-    Args:
-        task: A built task; its ``num_fewshot`` applies.
-        document: A row of the task's data.
-        chat_template: Renders messages to text, such as ``HFLM.apply_chat_template``; None for plain text.
-        system_instruction: Text put first, as after ``--system_instruction``.
-        fewshot_as_multiturn: With a chat template, give each few-shot example turns of its own.
-    """
+    """Render the prompt of a document exactly as lm-eval does in a run: the text a model continues with its answer."""
     return task.fewshot_context(
         document,
         num_fewshot=task.config.num_fewshot or 0,
@@ -63,17 +55,14 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
     It does what ``HFLM.apply_chat_template`` does, with three exceptions, so that no text is lost and none changes by the
     day. Where the template refuses a system message, as Gemma's does, or drops it, it goes to the head of the first
     user's turn. Where the template reads a message's content as a list of parts only, it is given one, as vLLM does. And
-    the date is always `DATE`.
-
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        template_args: Further arguments of the template, such as ``enable_thinking``.
+    the date is always `DATE`. The arguments are further ones of the template, such as ``enable_thinking``.
     """
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         ways = [messages, fold_system(messages)] if messages[0]["role"] == "system" else [messages]
+        parts = [[{**each, "content": [{"type": "text", "text": each["content"]}]} for each in way] for way in ways]
         failed, lost = [], []
-        for way in (*ways, *map(_as_parts, ways)):
+        for way in (*ways, *parts):
             try:
                 rendered = _render(tokenizer, template_args, way, add_generation_prompt)
             except TemplateError as error:
@@ -129,10 +118,7 @@ def prompt_end(tokenizer: Any, template_args: dict[str, Any]) -> str:
 
 
 def check_sentence(prompt: str, sentence: str, what: str) -> None:
-    """Check that a prompt holds the text it asks about; `what` rendered it, such as ``"'tiny''s chat template"``.
-
-    Case and white space do not matter.
-    """
+    """Check that a prompt holds its text, whatever case and white space; `what` rendered it (``'tiny''s chat template``)."""
     if _squeezed(sentence) not in _squeezed(prompt):
         raise UserError(
             f"A prompt lacks the sentence that it asks about ({sentence[:60]!r}): {what} drops or changes it. Mend that, or "
@@ -146,10 +132,6 @@ def fold_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     if not rest or rest[0]["role"] != "user":
         return [{"role": "user", "content": system["content"]}, *rest]
     return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-
-
-def _as_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 def _render(tokenizer: Any, template_args: dict[str, Any], messages: list[dict], add_generation_prompt: bool = True) -> str:

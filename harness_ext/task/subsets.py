@@ -41,16 +41,11 @@ def check_samples(samples: str) -> None:
 
 
 def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
-    """Draw a subset of the train split.
+    """Draw a subset of the train split by the label, 0 or 1, of each of its rows.
 
     Each class is shuffled once per seed; the head of both halves is held out, and a subset of n rows takes the next
     n/2 of each. So the rows of a smaller subset are among those of a larger one. ``all`` is every row that is not
     held out, in whatever balance the split has.
-
-    Args:
-        labels: 0 or 1 for each row of the train split.
-        samples: An even number above 0, or ``"all"``.
-        seed: Decides the rows.
     """
     check_samples(samples)
     by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]

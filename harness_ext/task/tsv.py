@@ -28,14 +28,7 @@ class Row(NamedTuple):
 
 
 def read_columns(path: Path, text: str, label: str) -> list[tuple[int, str, str]]:
-    """Read the columns of texts and labels; in the header capitals and space around a name do not count.
-
-    Returns:
-        Line number, text and label of every row.
-
-    Raises:
-        DataError: The file cannot be read, or not in one way only; names the row.
-    """
+    """Read line number, text and label of every row; in the header capitals and space around a name do not count."""
     content = _decode(path)
     raw = _split_raw(content)
     quoted, stopped_at = _split_quoted(content) if _BEGINS.search(content) else ([], 1)

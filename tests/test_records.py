@@ -192,8 +192,8 @@ def test_record_of_schema_1_gets_the_fields_of_schema_2(change, method, not_defa
 
 
 PARTS = {
-    "task": "t", "prompts": "p", "num_fewshot": 0, "data": "d", "backend": "hf-answer", "weights": "sha256:w",
-    "adapter": None, "dtype": "float32", "limit": None, "seeds": [0, 0, 0, 0], "train_rows": None, "versions": {"torch": "2"},
+    "task": "t", "prompts": "p", "num_fewshot": 0, "data": "d", "backend": "hf-answer", "weights": "sha256:w", "limit": None,
+    "adapter": None, "dtype": "float32", "seeds": [0, 0, 0, 0], "train_rows": None, "versions": {"torch": "2"},
 }  # fmt: skip
 MADE = {"experiment": "e" * 64, "curve": "c" * 64}
 

@@ -31,7 +31,7 @@ def _upgraded(record: dict[str, Any], batches: dict[str, set[int]]) -> dict[str,
     parts, training, settings = (record.get(name) or {} for name in ("key_parts", "training", "choices"))
     if "base" in record:  # an adapter's own
         experiment, curve = adapter_experiment(parts) if parts else (None, None)
-        return record | {"schema": 2, "experiment": experiment, "curve": curve}
+        return record | {"schema": 2, "experiment": experiment, "curve": curve, "recipe_settings": record.get("settings")}
     batch = _batch(record)
     if batch is not None and _is_cut(record):  # the recipe's is this one or larger
         larger = [size for size in batches[_experiment(record, None)[1]] if size >= batch]

@@ -2,7 +2,7 @@ import hashlib
 import re
 
 from harness_ext.paths import TASKS_DIR
-from harness_ext.results.leaderboard import SST2_VALIDATION
+from harness_ext.results.reported import SST2_VALIDATION
 from harness_ext.task.data import GLUE_FILES, fingerprint, load_splits
 
 

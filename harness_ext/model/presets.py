@@ -87,10 +87,10 @@ def show(width: int | None = None) -> None:
     Args:
         width: As for `tables.show_table`.
     """
-    from harness_ext.results.leaderboard import read_reported
+    from harness_ext.results import reported
     from harness_ext.results.tables import Column, show_table
 
-    prompted = {row["model"]: row["score"] for row in read_reported() if row["group"] == "zero-shot"}
+    prompted = {row["model"]: row["score"] for row in reported.table() if row["group"] == "zero-shot"}
     columns = [
         Column("MODEL=", is_left=True),
         Column("Hub id", is_name=True),

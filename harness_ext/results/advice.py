@@ -74,8 +74,7 @@ def _one_answer(record: dict[str, Any]) -> str:
     return f"All {answers} answers are {label}: the score is that label's share, and says nothing about the texts."
 
 
-def _overlap(record: dict[str, Any]) -> str:
-    """Only where rows of the train split had a part in the score."""
+def _overlap(record: dict[str, Any]) -> str:  # said only where rows of the train split had a part in the score
     shared, n = record.get("train_overlap"), record["n_available"]
     if not shared or not (record.get("train_samples") or _shots(record)):
         return ""
@@ -87,7 +86,6 @@ def _shots(record: dict[str, Any]) -> int:
     return (record.get("key_parts") or {}).get("num_fewshot") or 0  # the task's own examples among them
 
 
-def _counts(record: dict[str, Any]) -> dict[str, Any]:
-    """Counts under the rule whose score is shown."""
+def _counts(record: dict[str, Any]) -> dict[str, Any]:  # under the rule whose score is shown
     counts = record.get("counts") or {}
     return counts.get("lenient") or next(iter(counts.values()), {})

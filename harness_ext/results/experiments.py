@@ -20,8 +20,7 @@ _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the
 def method_of(parts: Mapping[str, Any]) -> str:
     """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, or a baseline's name.
 
-    Args:
-        parts: The run's key parts. Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere.
+    Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """
     backend = parts.get("backend")
     if parts.get("adapter"):
@@ -62,10 +61,6 @@ def experiment_of(
 
 
 def adapter_experiment(parts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return an adapter's experiment and curve, 64 hex digits each.
-
-    Args:
-        parts: The adapter's key parts.
-    """
+    """Return an adapter's experiment and curve, from the parts of its key."""
     kept = {name: part for name, part in parts.items() if name not in _OF_AN_ADAPTERS_SEED}
     return hash_of(kept), hash_of({name: part for name, part in kept.items() if name != "samples"})

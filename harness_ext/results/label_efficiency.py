@@ -17,9 +17,6 @@ def by_samples(board: list[dict[str, Any]]) -> Scores:
     """Group the scores of whole runs of trained models by curve; those at one number of samples only are left out.
 
     A cell holds the seeds of one experiment: a curve's runs with the same number of samples.
-
-    Args:
-        board: Rows of `leaderboard.rows`.
     """
     curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in board:
@@ -60,14 +57,11 @@ def markdown(scores: Scores) -> list[str]:
 
 
 def draw(scores: Scores, path: Path) -> list[Path]:
-    """Draw mean score against samples, with a bar from the lowest to the highest seed.
+    """Draw mean score against samples, with a bar from the lowest to the highest seed, as a PNG and an SVG file.
 
     Args:
         scores: From `by_samples`.
         path: Where to, without suffix.
-
-    Returns:
-        The PNG and the SVG file.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

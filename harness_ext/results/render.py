@@ -26,15 +26,11 @@ def markdown(board: list[Row]) -> str:
     if scores := label_efficiency.by_samples(board):
         text += ["## Score by number of labels", "", "Mean in percent (lowest-highest seed, number of seeds).", ""]
         text += [*label_efficiency.markdown(scores), "![](label-efficiency.svg)", "", "## All runs", ""]
-    full, partial = ([row for row in board if row["partial"] == is_partial] for is_partial in (False, True))
     columns = _columns(board)
-    heads = [column.title for column in columns]
-    if full:
-        text += markdown_table(heads, [[cell(row) for cell in columns.values()] for row in full])
-    if partial:
-        text += ["## Partial runs (LIMIT=): for trying out, not for comparing", ""]
-        text += markdown_table(heads, [[cell(row) for cell in columns.values()] for row in partial])
-    if any(row["n"] == 872 for row in full):
+    for is_partial, head in ((False, []), (True, ["## Partial runs (LIMIT=): for trying out, not for comparing", ""])):
+        if cells := [[cell(row) for cell in columns.values()] for row in board if row["partial"] == is_partial]:
+            text += [*head, *markdown_table([column.title for column in columns], cells)]
+    if any(row["n"] == 872 and not row["partial"] for row in board):
         text += [NOTE_N, ""]
     return "\n".join(text)
 
@@ -50,13 +46,7 @@ def as_csv(board: list[Row]) -> str:
 
 
 def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", width: int | None = None) -> None:
-    """Print rows as a table that fits the terminal; columns without any value are left out.
-
-    Args:
-        board: The rows.
-        more: Where columns for which there is no room can be seen.
-        width: As for `tables.show_table`.
-    """
+    """Print rows as a table that fits the terminal (`tables.show_table`); columns without any value are left out."""
     short = [row | {"adapter": _short_adapter(row)} for row in board]
     columns = {column: [cell(row) for row in short] for column, cell in _columns(board).items()}
     filled = {column: cells for column, cells in columns.items() if any(cells)}
@@ -79,8 +69,7 @@ def _of(field: str, form: str = "{}") -> Callable[[Row], str]:
     return lambda row: "" if row[field] is None else form.format(row[field])
 
 
-def _percent(field: str) -> Callable[[Row], str]:
-    """Two digits, as 1/872 is 0.11."""
+def _percent(field: str) -> Callable[[Row], str]:  # with two digits, as 1/872 is 0.11
     return lambda row: "" if row[field] is None else f"{100 * row[field]:.2f}"
 
 

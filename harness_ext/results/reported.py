@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness_ext.paths import ROOT
 
 FILE = ROOT / "results" / "reported.csv"
@@ -18,23 +20,14 @@ _WHILE_LOADING = ("nf4", "int8")  # a preset says what is asked for; how a check
 
 @dataclass(frozen=True)
 class Score:
-    """A reported score.
+    """A reported score."""
 
-    Attributes:
-        model: Hub id.
-        task: The task that asks as the original did.
-        quantisation: As the model is quantised while it loads.
-        train_samples: As the file has it: a number, 0 where the model was prompted, or ``all``.
-        batch_size: In training, as the file has it.
-        correct: Of 872 sentences.
-    """
-
-    model: str
-    task: str
-    quantisation: str | None
-    train_samples: str
-    batch_size: str
-    correct: int
+    model: str  # Hub id
+    task: str  # that asks as the original did
+    quantisation: str | None  # while the model is loaded
+    train_samples: str  # a number, 0 where the model was prompted, or "all"
+    batch_size: str  # in training
+    correct: int  # of 872 sentences
 
 
 def table(path: Path = FILE) -> list[dict[str, str]]:
@@ -45,22 +38,12 @@ def table(path: Path = FILE) -> list[dict[str, str]]:
 
 def scores() -> list[Score]:
     """Read the original's scores of the models that have a preset."""
-    import yaml
-
-    lines = table()
-    return [
-        Score(
-            preset["model"],
-            preset.get("task", "sst2_01"),
-            preset.get("quantise"),
-            line["train_samples"],
-            line["batch_size"],
-            int(line["correct_of_872"]),
-        )
-        for preset in yaml.safe_load(PRESETS.read_text(encoding="utf-8")).values()
-        for line in lines
-        if line["model"] == preset["reported"]
-    ]
+    found = []
+    for preset in yaml.safe_load(PRESETS.read_text(encoding="utf-8")).values():
+        asked = preset["model"], preset.get("task", "sst2_01"), preset.get("quantise")
+        lines = [line for line in table() if line["model"] == preset["reported"]]
+        found += [Score(*asked, each["train_samples"], each["batch_size"], int(each["correct_of_872"])) for each in lines]
+    return found
 
 
 def score_of(record: dict[str, Any], reported: list[Score]) -> float | None:

@@ -69,8 +69,7 @@ def _batch(record: dict[str, Any]) -> int | None:
     return ((record.get("training") or {}).get("settings") or {}).get("batch_size")
 
 
-def _is_cut(record: dict[str, Any]) -> bool:
-    """Whether a run's batch may have been cut down to the number of its samples."""
+def _is_cut(record: dict[str, Any]) -> bool:  # or as large as that by chance
     return _batch(record) == record.get("train_samples")
 
 

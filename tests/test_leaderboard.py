@@ -221,7 +221,14 @@ def test_settings_are_a_column_only_where_something_was_asked_for(capsys):
 
 @pytest.mark.parametrize(
     ("not_default", "text"),
-    [({"shots": 1}, "1 shot"), ({"engine": "stock"}, "stock engine"), ({"think_budget": 99}, "think budget 99"), ({}, "")],
+    [
+        ({"shots": 1}, "1 shot"),
+        ({"engine": "stock"}, "stock engine"),
+        ({"think_budget": 99}, "think budget 99"),
+        ({"chat template": True, "seed": [1, 2, 3, 4]}, "chat template · seed [1, 2, 3, 4]"),
+        ({"until": "x" * 99}, f"until {'x' * 20}…"),
+        ({}, ""),
+    ],
 )
 def test_settings_are_said_in_words(not_default, text):
     assert settings_text(not_default) == text

@@ -207,6 +207,14 @@ def test_runs_that_differ_in_the_seed_alone_are_one_experiment():
         assert experiment_of(PARTS | first, training, 64, None) == experiment_of(PARTS | other, training, 64, None)
 
 
+def test_runs_whose_examples_were_drawn_by_other_seeds_are_one_experiment():
+    shots = PARTS | {"num_fewshot": 4, "system_instruction": None}
+    first = experiment_of(shots, None, 0, None)
+    assert experiment_of(shots | {"seeds": [1] * 4, "prompts": "q", "requests": "r"}, None, 0, None) == first
+    for other in ({"num_fewshot": 8}, {"system_instruction": "Be brief."}, {"dtype": "bfloat16"}):
+        assert experiment_of(shots | other, None, 0, None) != first
+
+
 @pytest.mark.parametrize("part", [name for name in PARTS if name not in ("seeds", "train_rows", "adapter")])
 @pytest.mark.parametrize("training", [None, MADE], ids=["no adapter", "an adapter"])
 def test_runs_that_differ_in_anything_else_are_no_seeds_of_each_other(part, training):

@@ -47,12 +47,13 @@ def experiment_of(
         adapter: The adapter's name; that of a checkpoint ends in ``/checkpoint-<steps>``, and is no seed of the whole one.
     """
     made = training or {}
-    kept = {name: part for name, part in parts.items() if name not in _OF_THE_SEED}
+    left_out = _OF_THE_SEED + (("prompts", "requests") if "system_instruction" in parts else ())  # examples are drawn by it
+    kept = {name: part for name, part in parts.items() if name not in left_out}
     steps = re.search(r"/checkpoint-(\d+)$", adapter or "")
     common = [kept, steps and steps[1]]
     if made.get("experiment") and made.get("curve"):
         return hash_of([*common, made["experiment"]]), hash_of([*common, made["curve"]])
-    if settings := made.get("settings"):
+    if settings := made.get("recipe_settings") or made.get("settings"):
         data = made.get("data_fingerprint") or made.get("data")
         common.append([made.get("base_version"), made.get("task"), data, settings])
     else:

@@ -9,7 +9,7 @@ from typing import Any
 from harness_ext.results.intervals import wilson
 from harness_ext.results.reported import Score, score_of
 
-_SYSTEM = 20  # characters of a system message that are shown
+_LONG = 20  # characters that are shown of what someone has written
 
 
 def rows(records: Iterable[dict[str, Any]], reported: list[Score]) -> list[dict[str, Any]]:
@@ -31,13 +31,12 @@ def settings_text(not_default: dict[str, Any]) -> str:
 
 
 def _setting(name: str, value: Any) -> str:
-    words = name.replace("_", " ")
+    words, said = name.replace("_", " "), str(value)
     if isinstance(value, bool):
         return words if value else f"no {words}"
-    if name == "system":
-        return f'system "{value[:_SYSTEM]}{"…" * (len(value) > _SYSTEM)}"'
-    forms = {"shots": f"{value} shot{'s' * (value != 1)}", "dtype": f"{value}", "engine": f"{value} engine"}
-    return forms.get(name, f"{words} {value}")
+    said = f"{said[:_LONG]}…" if len(said) > _LONG else said
+    forms = {"shots": "{} shot" if value == 1 else "{} shots", "system": 'system "{}"', "dtype": "{}", "engine": "{} engine"}
+    return forms.get(name, f"{words} {{}}").format(said)
 
 
 def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _is_cut(record: dict[str, Any]) -> bool:  # or as large as that by chance
 
 
 def _experiment(record: dict[str, Any], batch: int | None) -> tuple[str, str]:
-    training = record.get("training")
+    training = record.get("training") or {}
     if batch != _batch(record):
         training = training | {"settings": training["settings"] | {"batch_size": batch}}
     return experiment_of(record.get("key_parts") or {}, training, record.get("train_samples"), record.get("adapter"))

@@ -50,8 +50,8 @@ def show_table(
     for head, room in zip(heads, widths, strict=True):
         if room:
             title = Text(head.title.replace(" ", "\n"))
-            side = "left" if head.is_name or head.is_left else "right"
-            table.add_column(title, justify=side, no_wrap=True, min_width=room)
+            is_left = head.is_name or head.is_left
+            table.add_column(title, justify="left" if is_left else "right", no_wrap=True, min_width=room)
     for line in lines:
         cells = zip(line, widths, strict=True)
         table.add_row(*(Text(shorten(cell, room)) for cell, room in cells if room))

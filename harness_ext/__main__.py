@@ -110,10 +110,11 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
-    from harness_ext.results import leaderboard
+    from harness_ext.results import render
+    from harness_ext.results.write import write_leaderboard
 
-    board, files = leaderboard.write(Path(args.output_path))
-    leaderboard.show(board, more=f"in {files[0]}")
+    board, files = write_leaderboard(Path(args.output_path))
+    render.show(board, more=f"in {files[0]}")
     print(f"Written: {' and '.join(map(str, files))}", file=sys.stderr)
 
 

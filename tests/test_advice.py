@@ -13,8 +13,8 @@ def record(positive=0, negative=0, missing=None, **more):
     missing = missing or {}
     n = positive + negative + sum(missing.values())
     counts = {"correct": 0, "positive": positive, "negative": negative, "not_following": missing}
-    key_parts = {"weights": "sha256:a", "num_fewshot": 0, **more.pop("key_parts", {})}
-    return manifest(n=n, n_available=n, counts={"lenient": counts, "strict": counts}, key_parts=key_parts, **more)
+    more = {"key_parts": {"num_fewshot": 0}, "settings": {"dtype": "float32"}, **more}
+    return manifest(n=n, n_available=n, counts={"lenient": counts, "strict": counts}, **more)
 
 
 def test_outputs_without_a_label_are_counted_by_kind_with_an_example_and_what_to_try():
@@ -34,7 +34,7 @@ def test_outputs_without_a_label_are_counted_by_kind_with_an_example_and_what_to
     [
         ({"key_parts": {"num_fewshot": 4}}, "fine-tuning", "--num_fewshot"),
         ({"adapter": "a", "train_samples": 16}, "--num_fewshot", "fine-tuning"),
-        ({"key_parts": {"weights": None}}, "--num_fewshot", "_choice"),  # a server's answers have no likelihoods
+        ({"settings": None}, "--num_fewshot", "_choice"),  # a server's answers have no likelihoods
         ({"task": "other_01"}, "--num_fewshot", "other_01_choice"),  # there is no such task
         ({"task": "sst2_01_think"}, "TASK=sst2_01_choice", "think_choice"),
     ],
@@ -56,16 +56,16 @@ def test_a_few_outputs_without_a_label_need_no_word(missing, said):
 
 
 @pytest.mark.parametrize(
-    ("positive", "negative", "backend", "said"),
+    ("positive", "negative", "method", "said"),
     [
-        (872, 0, "hf-answer", "All 872 answers are 1"),
+        (872, 0, "prompted", "All 872 answers are 1"),
         (0, 20, "tfidf", "All 20 answers are 0"),
         (20, 0, "majority", ""),
-        (4, 0, "x", ""),
+        (4, 0, "prompted", ""),
     ],
 )
-def test_one_answer_to_everything_is_said(positive, negative, backend, said):
-    found = advice.lines(record(positive, negative, key_parts={"backend": backend}))
+def test_one_answer_to_everything_is_said(positive, negative, method, said):
+    found = advice.lines(record(positive, negative, method=method))
     assert [line.partition(":")[0] for line in found] == ([said] if said else [])
 
 

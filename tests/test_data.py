@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from datasets import Dataset
 
 from harness_ext.paths import TASKS_DIR
-from harness_ext.results.leaderboard import SST2_VALIDATION
+from harness_ext.results.reported import SST2_VALIDATION
 from harness_ext.task.data import GLUE_FILES, fingerprint, load_splits, overlap
 
 

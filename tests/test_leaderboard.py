@@ -4,10 +4,14 @@ import io
 import pytest
 from rich.cells import cell_len
 
-from harness_ext.results import leaderboard
-from harness_ext.results.leaderboard import SST2_VALIDATION, as_csv, markdown, rows, write
-from harness_ext.results.records import SCHEMA, write_json
-from harness_ext.results.tables import markdown_cell
+from harness_ext.model import presets
+from harness_ext.paths import ROOT
+from harness_ext.results import render, reported
+from harness_ext.results.leaderboard import rows, settings_text
+from harness_ext.results.records import SCHEMA, read_run, write_json
+from harness_ext.results.render import as_csv, markdown
+from harness_ext.results.reported import SST2_VALIDATION
+from harness_ext.results.write import write_leaderboard
 
 
 def manifest(model="m", correct=700, n=872, *, task="sst2_01", missing=3, **more):
@@ -15,8 +19,15 @@ def manifest(model="m", correct=700, n=872, *, task="sst2_01", missing=3, **more
     return {
         "schema": SCHEMA,
         "key": f"{model}{task}{correct}{n}",
+        "experiment": f"experiment of {model}",
+        "curve": f"curve of {model}",
+        "method": "prompted",
         "model": model,
         "adapter": None,
+        "recipe": (more.get("training") or {}).get("recipe"),
+        "quantisation": None,
+        "settings": None,
+        "not_default": {},
         "train_samples": 0,
         "seed": None,
         "task": task,
@@ -47,15 +58,15 @@ def test_rows_are_sorted_by_score_and_carry_the_interval():
 
 
 def test_rows_set_the_reported_score_beside_and_say_whether_it_lies_inside():
-    reported = leaderboard.read_reported()
+    scores = reported.scores()
     name = "Qwen/Qwen2.5-0.5B"
-    near, far = (rows([manifest(name, correct)], reported)[0] for correct in (360, 500))
+    near, far = (rows([manifest(name, correct)], scores)[0] for correct in (360, 500))
     assert near["reported"] == far["reported"] == 350 / 872
     assert (near["reported_inside"], far["reported_inside"]) == (True, False)
 
 
 def test_rows_compare_only_the_same_question_on_the_same_data():
-    reported = leaderboard.read_reported()
+    scores = reported.scores()
     name = "Qwen/Qwen2.5-0.5B"
     for other in (
         manifest("someone/else"),
@@ -63,12 +74,13 @@ def test_rows_compare_only_the_same_question_on_the_same_data():
         manifest(name, data_fingerprint="of other sentences"),
         manifest(name, 80, 100),
     ):
-        assert rows([other], reported)[0]["reported"] is None
-    assert rows([manifest(name, adapter="a", train_samples=64)], reported)[0]["reported"] == 482 / 872
+        assert rows([other], scores)[0]["reported"] is None
+    assert rows([manifest(name, adapter="a", train_samples=64)], scores)[0]["reported"] == 482 / 872
 
 
-def test_every_model_name_with_a_reported_score_is_in_the_reported_numbers():
-    assert set(leaderboard.REPORTED_AS.values()) <= {row["model"] for row in leaderboard.read_reported()}
+def test_reported_scores_are_those_of_the_presets():
+    found = {(score.model, score.task, score.quantisation) for score in reported.scores()}
+    assert found == {(preset.model, preset.task, preset.quantise) for preset in presets.load().values()}
 
 
 def test_markdown_keeps_partial_runs_apart_and_explains_872():
@@ -97,7 +109,7 @@ def test_write_leaves_out_a_damaged_record_and_says_so(tmp_path, capsys):
     (tmp_path / "runs" / "bad").mkdir()
     (tmp_path / "runs" / "bad" / "run.json").write_text("{")
     (tmp_path / "runs" / "incomplete").mkdir()
-    board, files = write(tmp_path)
+    board, files = write_leaderboard(tmp_path)
     assert [row["model"] for row in board] == ["good"]
     assert all(path.is_file() for path in files)
     assert capsys.readouterr().err.count("Left out") == 2
@@ -107,7 +119,7 @@ def test_write_own_run_replaces_a_published_one_of_the_same_key(tmp_path):
     save(tmp_path, manifest("m", docs_per_s=2.0))
     (tmp_path / "published" / "m").mkdir(parents=True)
     write_json(tmp_path / "published" / "m" / "run.json", manifest("m", docs_per_s=1.0))
-    (row,) = write(tmp_path)[0]
+    (row,) = write_leaderboard(tmp_path)[0]
     assert row["docs_per_s"] == 2.0
 
 
@@ -116,22 +128,19 @@ def test_rows_leave_out_runs_of_other_tasks():
 
 
 def test_committed_leaderboard_holds_every_published_run():
-    results = leaderboard.REPORTED.parent
+    results = ROOT / "results"
     lines = (results / "leaderboard.md").read_text(encoding="utf-8").splitlines()
-    (head,) = {line for line in lines if line.startswith("| model | adapter")}
-    heads = head.strip("| ").split(" | ")
-    board = rows(
-        [leaderboard.records.read_run(folder) for folder in results.glob("published/*")], leaderboard.read_reported()
-    )
-    assert board
-    for row in board:
-        cells = leaderboard._cells(row)
-        shown = [markdown_cell(cells[each]) for each in heads]
-        assert any(line.startswith("| " + " | ".join(shown[: heads.index("docs/s")])) for line in lines)  # speed differs
+    board = rows([read_run(folder) for folder in results.glob("published/*")], reported.scores())
+    head, _, *ours = [line for line in markdown(board).split("## All runs")[1].splitlines() if line.startswith("| ")]
+    assert head in lines
+    assert len(ours) == len(board) > 0
+    behind = len(head.split(" | ")) - head.split(" | ").index("docs/s")
+    for line in ours:
+        assert any(each.startswith(line.rsplit(" | ", behind)[0] + " | ") for each in lines)  # speed differs
 
 
 def test_committed_leaderboard_tells_any_two_runs_apart():
-    text = (leaderboard.REPORTED.parent / "leaderboard.md").read_text(encoding="utf-8")
+    text = (ROOT / "results" / "leaderboard.md").read_text(encoding="utf-8")
     table = [line.strip("| ").split(" | ") for line in text.split("## All runs")[1].splitlines() if line.startswith("| ")]
     recipe = table[0].index("recipe")
     by_recipe = {row[recipe] for row in table[1:] if row[0] == "tiny-base"}
@@ -151,7 +160,7 @@ CHINESE = manifest("模型" * 40, 600, missing=77)
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200, None])
 def test_table_shows_what_matters_at_any_width(width, capsys):
-    leaderboard.show(rows([ADAPTER, CHINESE], []), width=width)
+    render.show(rows([ADAPTER, CHINESE], []), width=width)
     lines = capsys.readouterr().out.splitlines()
     head = " ".join(lines[:4])
     assert all(word in head for word in ("model", "adapter", "score", "interval", "following"))
@@ -166,7 +175,7 @@ def test_table_shows_what_matters_at_any_width(width, capsys):
 
 def test_table_in_a_pipe_is_whole(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    leaderboard.show(rows([ADAPTER, CHINESE], []))
+    render.show(rows([ADAPTER, CHINESE], []))
     said = capsys.readouterr().out
     assert ADAPTER["model"] in said
     assert CHINESE["model"] in said
@@ -177,9 +186,9 @@ def test_table_in_a_pipe_is_whole(capsys, monkeypatch):
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_table_says_how_many_columns_it_leaves_out(width, capsys):
     board = rows([ADAPTER, CHINESE], [])
-    leaderboard.show(board, width=None)
+    render.show(board, width=None)
     whole = len(next(line for line in capsys.readouterr().out.splitlines() if "9ba9feee" in line).split())
-    leaderboard.show(board, width=width)
+    render.show(board, width=width)
     *lines, last = capsys.readouterr().out.splitlines()
     left = whole - len(next(line for line in lines if "9ba9feee" in line).split())
     assert last == f"(+ {left} columns: make leaderboard, or leaderboard.md)"
@@ -188,7 +197,7 @@ def test_table_says_how_many_columns_it_leaves_out(width, capsys):
 def test_near_ties_are_a_column_only_where_there_are_any(capsys):
     for ties, shown in ((None, False), (0, False), (7, True)):
         board = rows([manifest("a", near_ties=ties), manifest("b")], [])
-        leaderboard.show(board)
+        render.show(board)
         assert ("ties" in capsys.readouterr().out) == shown
         assert ("near ties" in markdown(board)) == shown
 
@@ -196,3 +205,46 @@ def test_near_ties_are_a_column_only_where_there_are_any(capsys):
 def test_csv_gives_a_spreadsheet_no_formula():
     (row,) = csv.DictReader(io.StringIO(as_csv(rows([manifest("=HYPERLINK(0)")], []))))
     assert row["model"] == "'=HYPERLINK(0)"
+
+
+def test_settings_are_a_column_only_where_something_was_asked_for(capsys):
+    asked = {"shots": 4, "system": "You are a critic of films and of books.", "dtype": "float32", "chat_template": False}
+    text = 'system "You are a critic of …" · float32 · no chat template'
+    for not_default, shown in ((asked, True), ({}, False)):
+        board = rows([manifest("a", not_default=not_default), manifest("b")], [])
+        render.show(board)
+        said = capsys.readouterr().out
+        assert ("settings" in said) == (f"4 shots · {text}" in said) == shown
+        assert ("| settings |" in markdown(board)) == (f"4 shots · {text}" in markdown(board)) == shown
+        assert [row["settings"] for row in csv.DictReader(io.StringIO(as_csv(board)))] == [f"4 shots · {text}" * shown, ""]
+
+
+@pytest.mark.parametrize(
+    ("not_default", "text"),
+    [
+        ({"shots": 1}, "1 shot"),
+        ({"engine": "stock"}, "stock engine"),
+        ({"think_budget": 99}, "think budget 99"),
+        ({"chat template": True, "seed": [1, 2, 3, 4]}, "chat template · seed [1, 2, 3, 4]"),
+        ({"until": "x" * 99}, f"until {'x' * 20}…"),
+        ({}, ""),
+    ],
+)
+def test_settings_are_said_in_words(not_default, text):
+    assert settings_text(not_default) == text
+
+
+def test_settings_are_among_the_last_to_go_and_are_cut_in_a_narrow_terminal(capsys):
+    board = rows([ADAPTER | {"not_default": {"shots": 4, "system": "x" * 99, "dtype": "float32"}}, CHINESE], [])
+    for width, shown in ((100, True), (60, False)):
+        render.show(board, width=width)
+        lines = capsys.readouterr().out.splitlines()
+        assert any("4 shots" in line and "float32" in line for line in lines) == shown
+        assert max(map(cell_len, lines)) <= width
+
+
+def test_hostile_system_message_stays_in_its_cell():
+    lines = markdown(rows([manifest("m", not_default={"system": "a|b\n<i>"})], [])).splitlines()
+    head, _, line = [each for each in lines if each.startswith("| ")]
+    assert r'| system "a\|b\\n&lt;i&gt;" |' in line
+    assert line.replace(r"\|", "").count("|") == head.count("|")

@@ -18,7 +18,7 @@ from harness_ext.errors import UserError
 from harness_ext.model import memory, presets
 from harness_ext.model.settings import BATCH
 from harness_ext.paths import SHIPPED
-from harness_ext.results import leaderboard
+from harness_ext.results import leaderboard, reported
 from harness_ext.results.records import read_runs
 from harness_ext.run.spec import read_flags
 from harness_ext.task.find import build_tasks
@@ -102,14 +102,14 @@ def test_preset_says_the_size_and_memory_that_follow_from_the_public_config(name
 @pytest.mark.parametrize("name", presets.load())
 def test_preset_names_a_reported_model_and_a_task_that_there_is(name):
     preset = presets.load()[name]
-    assert preset.reported in {row["model"] for row in leaderboard.read_reported()}
+    assert preset.reported in {row["model"] for row in reported.table()}
     assert name not in SHIPPED
     assert name == name.lower()
     assert preset.quantise in (None, *memory.QUANTISED)
 
 
 def test_presets_cover_every_reported_model():
-    assert {preset.reported for preset in presets.load().values()} == {row["model"] for row in leaderboard.read_reported()}
+    assert {preset.reported for preset in presets.load().values()} == {row["model"] for row in reported.table()}
 
 
 GOOD = "a: {model: org/a, parameters: 1, memory_gb: 2.5, reported: A}\n"
@@ -226,13 +226,12 @@ def test_preset_runs_from_the_hub_on_a_small_twin(name: str, tmp_path: Path, eig
 
 
 def test_reported_score_belongs_to_model_task_and_quantisation():
-    reported = leaderboard.read_reported()
     counts = {"lenient": {"correct": 800, "positive": 1, "negative": 1, "not_following": {}}}
     run = {"n": 872, "n_available": 872, "counts": counts, "train_samples": 0, "adapter": None, "seed": None, "data": "d"}
-    run |= {"data_fingerprint": leaderboard.SST2_VALIDATION, "model": "meta-llama/Meta-Llama-3-8B-Instruct"}
+    run |= {"data_fingerprint": reported.SST2_VALIDATION, "model": "meta-llama/Meta-Llama-3-8B-Instruct"}
     asked = [("sst2_01", "nf4"), ("sst2_01", None), ("sst2_01_choice", "nf4")]
     found = [
-        leaderboard.rows([run | {"task": task, "key_parts": {"quantisation": quantise}}], reported)[0]["reported"]
+        leaderboard.rows([run | {"task": task, "quantisation": quantise}], reported.scores())[0]["reported"]
         for task, quantise in asked
     ]
     assert found == [781 / 872, None, None]

@@ -192,8 +192,8 @@ def test_record_of_schema_1_gets_the_fields_of_schema_2(change, method, not_defa
 
 
 PARTS = {
-    "task": "t", "prompts": "p", "num_fewshot": 0, "data": "d", "backend": "hf-answer", "weights": "sha256:w",
-    "adapter": None, "dtype": "float32", "limit": None, "seeds": [0, 0, 0, 0], "train_rows": None, "versions": {"torch": "2"},
+    "task": "t", "prompts": "p", "num_fewshot": 0, "data": "d", "backend": "hf-answer", "weights": "sha256:w", "limit": None,
+    "adapter": None, "dtype": "float32", "seeds": [0, 0, 0, 0], "train_rows": None, "versions": {"torch": "2"},
 }  # fmt: skip
 MADE = {"experiment": "e" * 64, "curve": "c" * 64}
 
@@ -205,6 +205,14 @@ def test_runs_that_differ_in_the_seed_alone_are_one_experiment():
         (MADE, {"adapter": "sha256:a"}, {"seeds": [1, 1, 1, 1], "adapter": "sha256:b"}),
     ):
         assert experiment_of(PARTS | first, training, 64, None) == experiment_of(PARTS | other, training, 64, None)
+
+
+def test_runs_whose_examples_were_drawn_by_other_seeds_are_one_experiment():
+    shots = PARTS | {"num_fewshot": 4, "system_instruction": None}
+    first = experiment_of(shots, None, 0, None)
+    assert experiment_of(shots | {"seeds": [1] * 4, "prompts": "q", "requests": "r"}, None, 0, None) == first
+    for other in ({"num_fewshot": 8}, {"system_instruction": "Be brief."}, {"dtype": "bfloat16"}):
+        assert experiment_of(shots | other, None, 0, None) != first
 
 
 @pytest.mark.parametrize("part", [name for name in PARTS if name not in ("seeds", "train_rows", "adapter")])

@@ -59,10 +59,10 @@ def load(path: Path = FILE) -> dict[str, Preset]:
 
 def show(width: int | None = None) -> None:
     """Print the presets as a table that fits so many cells, by default the terminal's."""
-    from harness_ext.results.leaderboard import read_reported
+    from harness_ext.results import reported
     from harness_ext.results.tables import Column, show_table
 
-    prompted = {row["model"]: f"{100 * float(row['score']):.2f}" for row in read_reported() if row["group"] == "zero-shot"}
+    prompted = {row["model"]: f"{100 * float(row['score']):.2f}" for row in reported.table() if row["group"] == "zero-shot"}
     columns = [
         Column("MODEL=", is_left=True),
         Column("Hub id", is_name=True),

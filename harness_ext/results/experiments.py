@@ -20,8 +20,7 @@ _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the
 def method_of(parts: Mapping[str, Any]) -> str:
     """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, or a baseline's name.
 
-    Args:
-        parts: The run's key parts. Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere.
+    Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """
     backend = parts.get("backend")
     if parts.get("adapter"):
@@ -48,12 +47,13 @@ def experiment_of(
         adapter: The adapter's name; that of a checkpoint ends in ``/checkpoint-<steps>``, and is no seed of the whole one.
     """
     made = training or {}
-    kept = {name: part for name, part in parts.items() if name not in _OF_THE_SEED}
+    left_out = _OF_THE_SEED + (("prompts", "requests") if "system_instruction" in parts else ())  # examples are drawn by it
+    kept = {name: part for name, part in parts.items() if name not in left_out}
     steps = re.search(r"/checkpoint-(\d+)$", adapter or "")
     common = [kept, steps and steps[1]]
     if made.get("experiment") and made.get("curve"):
         return hash_of([*common, made["experiment"]]), hash_of([*common, made["curve"]])
-    if settings := made.get("settings"):
+    if settings := made.get("recipe_settings") or made.get("settings"):
         data = made.get("data_fingerprint") or made.get("data")
         common.append([made.get("base_version"), made.get("task"), data, settings])
     else:
@@ -62,10 +62,6 @@ def experiment_of(
 
 
 def adapter_experiment(parts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return an adapter's experiment and curve, 64 hex digits each.
-
-    Args:
-        parts: The adapter's key parts.
-    """
+    """Return an adapter's experiment and curve, from the parts of its key."""
     kept = {name: part for name, part in parts.items() if name not in _OF_AN_ADAPTERS_SEED}
     return hash_of(kept), hash_of({name: part for name, part in kept.items() if name != "samples"})

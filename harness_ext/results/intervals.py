@@ -8,21 +8,11 @@ Z95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
 def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a proportion; unlike p ± 1.96 s.e. it is no point at 0% or 100%.
 
-    Written out because `scipy.stats`, which the tests compare it with, takes a second to import, and a
-    table of results should not.
-
-    Args:
-        successes: 0 to `trials`.
-        trials: At least 1.
-        z: Quantile of the normal distribution; the default gives 95%.
+    Written out because `scipy.stats`, which the tests compare it with, takes a second to import, and a table of results
+    should not. Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
     Returns:
-        Lower and upper bound, each in 0-1.
-
-    Raises:
-        ValueError: The counts are none.
-
-    Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
+        Lower and upper bound, each in 0-1; 95% by default.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion.")

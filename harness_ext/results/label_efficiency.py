@@ -3,80 +3,65 @@
 Reads the leaderboard's rows; knows nothing of models.
 """
 
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from harness_ext.keys import hash_of
-from harness_ext.results.tables import markdown_cell, visible
+from harness_ext.results.tables import markdown_table, visible
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> samples -> a score per seed
 
 
 def by_samples(board: list[dict[str, Any]]) -> Scores:
-    """Group the scores of whole runs of trained models; those at one number of samples only are left out.
+    """Group the scores of whole runs of trained models by curve; those at one number of samples only are left out.
 
-    Runs are of one group if base, data and recipe are the same by content. Where two groups have one name, a hash
-    stands behind it.
-
-    Args:
-        board: Rows of `leaderboard.rows`.
+    A cell holds the seeds of one experiment: a curve's runs with the same number of samples.
     """
-    whole = [row for row in board if row["train_samples"] and not row["partial"]]
-    batches: dict[str, set[int]] = defaultdict(set)  # by content: those that are the recipe's own
-    for row in whole:
-        if row["batch_size"] is not None and not _is_cut(row):
-            batches[row["content"]].add(row["batch_size"])
-    found: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in whole:
-        batch = row["batch_size"]
-        if _is_cut(row):  # the recipe's is this one or larger
-            larger = [size for size in batches[row["content"]] if size >= batch]
-            batch = larger[0] if len(larger) == 1 else batch
-        group = hash_of([row["content"], batch])[:6]
-        found[_name(row), f"{row['task']} on {row['data']}", group][str(row["train_samples"])].append(row["score"])
-    twice = Counter((model, data) for model, data, _ in found)
-    return {
-        (f"{model} ({group})" if twice[model, data] > 1 else model, data): dict(sizes)
-        for (model, data, group), sizes in sorted(found.items())
-        if len(sizes) > 1
-    }
+    curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in board:
+        if row["train_samples"] and not row["partial"]:
+            curves[row["curve"]].append(row)
+    names = _names([rows[0] for rows in curves.values() if len({str(row["train_samples"]) for row in rows}) > 1])
+    return {name: _by_seed(curves[curve]) for curve, name in sorted(names.items(), key=lambda each: each[1])}
 
 
-def content(manifest: dict[str, Any]) -> str:
-    """Write down what runs that are averaged as seeds have in common: base, data and recipe, by content, not by name.
+def _names(firsts: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Name curves by model and data, where two have one name by their settings too, and by a hash only if nothing else."""
+    names = {row["curve"]: (_name(row), f"{row['task']} on {row['data']}") for row in firsts}
+    for more in ({row["curve"]: row["settings"] for row in firsts}, {row["curve"]: row["curve"][:6] for row in firsts}):
+        twice = Counter(names.values())
+        for curve, (model, data) in names.items():
+            if twice[model, data] > 1 and more[curve]:
+                names[curve] = (f"{model} ({more[curve]})", data)
+    return names
 
-    The batch size is left out: the recipe's is cut down where there are fewer samples.
-    """
-    training = manifest.get("training") or {}
-    parts = manifest.get("key_parts") or {}
-    settings = {name: value for name, value in (training.get("settings") or {}).items() if name != "batch_size"}
-    weights = parts.get("weights")
-    made_from = [training.get("base_version") or weights, training.get("data_fingerprint") or training.get("data"), settings]
-    return json.dumps([weights, manifest.get("data_fingerprint"), *made_from], sort_keys=True, default=str)
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['model']} + {row['recipe']}" if row["recipe"] else str(row["model"])
+
+
+def _by_seed(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Collect one score per seed; what was trained twice with one seed counts once."""
+    found: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[str(row["train_samples"])][row["seed"]].append(row["score"])
+    return {samples: [mean(scores) for scores in seeds.values()] for samples, seeds in found.items()}
 
 
 def markdown(scores: Scores) -> list[str]:
     """Render a table: mean score in percent, lowest and highest seed, number of seeds."""
     sizes = _sizes(scores)
-    lines = ["| model | data | " + " | ".join(sizes) + " |", "|" + " --- |" * (2 + len(sizes))]
-    for (model, data), found in scores.items():
-        cells = [_cell(found[size]) if size in found else "" for size in sizes]
-        lines.append(f"| {markdown_cell(model)} | {markdown_cell(data)} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    rows = [[*names, *(_cell(found[size]) if size in found else "" for size in sizes)] for names, found in scores.items()]
+    return markdown_table(["model", "data", *sizes], rows)
 
 
 def draw(scores: Scores, path: Path) -> list[Path]:
-    """Draw mean score against samples, with a bar from the lowest to the highest seed.
+    """Draw mean score against samples, with a bar from the lowest to the highest seed, as a PNG and an SVG file.
 
     Args:
         scores: From `by_samples`.
         path: Where to, without suffix.
-
-    Returns:
-        The PNG and the SVG file.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -110,15 +95,6 @@ def _label(name: str) -> str:
     """Write a name so that matplotlib reads no formula in it, and shows it although it begins with an underscore."""
     plain = visible(name).replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
-
-
-def _is_cut(row: dict[str, Any]) -> bool:
-    """Whether a run's batch may have been cut down to the number of its samples."""
-    return row["batch_size"] is not None and row["batch_size"] == row["train_samples"]
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['model']} + {row['recipe']}" if row["recipe"] else str(row["model"])
 
 
 def _sizes(scores: Scores) -> list[str]:

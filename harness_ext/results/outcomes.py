@@ -6,6 +6,7 @@ so that the logs of any two runs can be paired.
 
 import csv
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,23 +19,14 @@ _CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run said of one document.
+    """What one run said of one document; its rules are called as lm-eval calls their filters."""
 
-    Attributes:
-        doc: lm-eval's ``doc_id``.
-        hash: lm-eval's ``doc_hash``, over the whole row.
-        gold: 0 or 1.
-        labels: By rule, as lm-eval names its filters: 0, 1, or None where the output has no label.
-        kinds: By rule: ``label``, or why there is none (`task.labels.KINDS`).
-        margin: log p("1") - log p("0") after the prompt; None where it is not known.
-    """
-
-    doc: int
-    hash: str
-    gold: int
-    labels: dict[str, int | None]
-    kinds: dict[str, str]
-    margin: float | None = None
+    doc: int  # lm-eval's doc_id
+    hash: str  # lm-eval's doc_hash, over the whole row
+    gold: int  # 0 or 1
+    labels: dict[str, int | None]  # by rule; None where the output has no label
+    kinds: dict[str, str]  # by rule: "label", or why there is none (task.labels.KINDS)
+    margin: float | None = None  # log p("1") - log p("0") after the prompt; None where it is not known
 
 
 def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> list[Outcome]:
@@ -67,11 +59,7 @@ def counts(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
 
 
 def write(path: Path, outcomes: list[Outcome]) -> None:
-    """Write one row a document so that it is on disk when this returns; ``kind`` is that of the first rule.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write one row a document so that it is on disk when this returns; ``kind`` is that of the first rule."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         rules = list(outcomes[0].labels) if outcomes else []
@@ -84,13 +72,7 @@ def write(path: Path, outcomes: list[Outcome]) -> None:
 
 
 def read(path: Path) -> list[Outcome]:
-    """Read what `write` wrote.
-
-    Kinds are kept of the first rule alone: where it has a label that a stricter one has not, the other's kind is ``other``.
-
-    Raises:
-        ValueError: It is no such file.
-    """
+    """Read what `write` wrote; the kind of a stricter rule, without a label where the first has one, is ``other``."""
     with path.open(encoding="utf-8", newline="") as file:
         head, *lines = csv.reader(file)
     rules = [_CHOICE if name == "choice" else name for name in head[3:-2]]
@@ -106,21 +88,17 @@ def read(path: Path) -> list[Outcome]:
 def _outcome(samples: list[dict[str, Any]], margin: float | None) -> Outcome:
     first = samples[0]
     predictions = {sample["filter"]: sample["mcc"][1] for sample in samples}
-    said = {sample["filter"]: sample["filtered_resps"] for sample in samples}
-    return Outcome(
-        doc=first["doc_id"],
-        hash=first["doc_hash"],
-        gold=first["mcc"][0],
-        labels={rule: label if label in (0, 1) else None for rule, label in predictions.items()},
-        kinds={rule: "label" if label in (0, 1) else _kind(said[rule][0]) for rule, label in predictions.items()},
-        margin=_margin(first["filtered_resps"]) if margin is None else margin,
-    )
+    labels = {rule: label if label in (0, 1) else None for rule, label in predictions.items()}
+    kinds = {rule: _kind(each["filtered_resps"][0]) for rule, each in zip(labels, samples, strict=True)}
+    kinds |= {rule: "label" for rule, label in labels.items() if label is not None}
+    margin = _margin(first["filtered_resps"]) if margin is None else margin
+    return Outcome(first["doc_id"], first["doc_hash"], first["mcc"][0], labels, kinds, margin)
 
 
 def _kind(prediction: Any) -> str:
     """Say why there is no label; a task of one's own may have another filter than ours, or none."""
-    is_ours = isinstance(prediction, str) and prediction.startswith("[") and prediction.endswith("]")
-    return prediction[1:-1] if is_ours else "other"
+    found = re.fullmatch(r"\[(\w+)\]", str(prediction))
+    return found[1] if found else "other"
 
 
 def _margin(predictions: list[Any]) -> float | None:

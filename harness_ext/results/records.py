@@ -28,12 +28,7 @@ def run_label(
 ) -> str:
     """Name a run but for its key, short enough that the key fits behind it, as in ``tiny-base--lora-64-s0--sst2_01``.
 
-    Args:
-        model: As the user calls it.
-        task: Its name.
-        method: As `experiments.method_of` names it; what asks a model as it stands is not mentioned.
-        train_samples: How many labels it used, or ``all``; left out where it used none or that is not known.
-        seed: That of the labels.
+    A method that asks a model as it stands is not mentioned, nor are labels and a seed that do not exist or are not known.
     """
     labels = f"{method}{f'-{train_samples}' if train_samples else ''}{'' if seed is None else f'-s{seed}'}"
     asked = [] if method in ("prompted", "classifier") else [plain(labels, 36)]
@@ -43,21 +38,17 @@ def run_label(
 def plain(name: str, room: int) -> str:
     """Write a name so that it can be part of a file's: "/" becomes "__", what is no letter, digit or ``.+-`` becomes ``_``.
 
-    Args:
-        name: Anything.
-        room: Bytes at most; of a longer name its end is kept. File systems count bytes, and a Chinese letter has three.
+    `room` is in bytes; of a longer name its end is kept. File systems count bytes, and a Chinese letter has three.
     """
     text = re.sub(r"[^\w.+-]", "_", name.replace("/", "__")).strip(".")
     return text.encode("utf-8", "replace")[-room:].decode("utf-8", "ignore").lstrip(".") or "_"
 
 
 def place(parent: Path, label: str, key: str) -> Path:
-    """Return the folder of a key: the one that has it, or its label and the key's first 8 digits, more if they are taken.
+    """Return the folder of a key of 64 digits under ``OUT/runs`` or ``OUT/adapters``.
 
-    Args:
-        parent: Such as ``OUT/runs`` or ``OUT/adapters``.
-        label: As of `run_label`; a folder that has the key may have another, as earlier versions called runs otherwise.
-        key: All 64 digits.
+    It is the one that has the key, as earlier versions called runs otherwise; or it is called by its label and the key's
+    first 8 digits, and more digits if those are another key's.
     """
     if kept := [folder for folder in sorted(parent.glob(f"*--{key[:8]}*")) if _key_in(folder) == key]:
         return kept[0]
@@ -118,13 +109,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
     """Give a run the folder where it works until it is complete, and keep others with the same key out.
 
-    The folder stays behind when a run is interrupted, with the answers so far; a lock held by a killed
-    process is free again.
-
-    Args:
-        out: OUT.
-        name: The run's folder name.
-        keep: Pattern of the files that a next attempt can continue from.
+    The folder stays behind when a run is interrupted, with the files of the pattern `keep`, from which a next attempt can
+    continue; a lock held by a killed process is free again.
 
     Raises:
         UserError: OUT cannot be written to, or the same run is going on elsewhere.

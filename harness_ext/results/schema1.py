@@ -31,7 +31,7 @@ def _upgraded(record: dict[str, Any], batches: dict[str, set[int]]) -> dict[str,
     parts, training, settings = (record.get(name) or {} for name in ("key_parts", "training", "choices"))
     if "base" in record:  # an adapter's own
         experiment, curve = adapter_experiment(parts) if parts else (None, None)
-        return record | {"schema": 2, "experiment": experiment, "curve": curve}
+        return record | {"schema": 2, "experiment": experiment, "curve": curve, "recipe_settings": record.get("settings")}
     batch = _batch(record)
     if batch is not None and _is_cut(record):  # the recipe's is this one or larger
         larger = [size for size in batches[_experiment(record, None)[1]] if size >= batch]
@@ -69,13 +69,12 @@ def _batch(record: dict[str, Any]) -> int | None:
     return ((record.get("training") or {}).get("settings") or {}).get("batch_size")
 
 
-def _is_cut(record: dict[str, Any]) -> bool:
-    """Whether a run's batch may have been cut down to the number of its samples."""
+def _is_cut(record: dict[str, Any]) -> bool:  # or as large as that by chance
     return _batch(record) == record.get("train_samples")
 
 
 def _experiment(record: dict[str, Any], batch: int | None) -> tuple[str, str]:
-    training = record.get("training")
+    training = record.get("training") or {}
     if batch != _batch(record):
         training = training | {"settings": training["settings"] | {"batch_size": batch}}
     return experiment_of(record.get("key_parts") or {}, training, record.get("train_samples"), record.get("adapter"))

@@ -13,19 +13,12 @@ COMFORTABLE = 18  # columns that a name keeps before less important columns are 
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
+    """A column of a table."""
 
-    Attributes:
-        title: Its head; two words stand on two lines.
-        is_name: It holds names, which may be shortened in their middle; other cells are shown whole or not at all.
-        is_left: It is aligned to the left, as names are.
-        dropped: When it is left out for want of room: 1 first, then 2, ...; never where it is 0.
-    """
-
-    title: str
-    is_name: bool = False
-    is_left: bool = False
-    dropped: int = 0
+    title: str  # its head; two words stand on two lines
+    is_name: bool = False  # it holds names, which may be shortened in their middle; others are shown whole or not at all
+    is_left: bool = False  # it is aligned to the left, as names are
+    dropped: int = 0  # when it is left out for want of room: 1 first, then 2, ...; never where it is 0
 
     @property
     def width(self) -> int:
@@ -40,7 +33,7 @@ def show_table(
 
     Args:
         columns: A text is a column that is never left out.
-        rows: Cells, as many as columns.
+        rows: Their cells.
         more: Where the columns that are left out can be seen.
         width: Cells of a line; None for the terminal's, and for as many as are needed where there is no terminal.
     """
@@ -57,9 +50,8 @@ def show_table(
     for head, room in zip(heads, widths, strict=True):
         if room:
             title = Text(head.title.replace(" ", "\n"))
-            table.add_column(
-                title, justify="left" if head.is_name or head.is_left else "right", no_wrap=True, min_width=room
-            )
+            is_left = head.is_name or head.is_left
+            table.add_column(title, justify="left" if is_left else "right", no_wrap=True, min_width=room)
     for line in lines:
         cells = zip(line, widths, strict=True)
         table.add_row(*(Text(shorten(cell, room)) for cell, room in cells if room))
@@ -70,16 +62,7 @@ def show_table(
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> list[int]:
-    """Decide how wide each column is.
-
-    Args:
-        columns: Their heads.
-        rows: Their cells.
-        width: Cells of a line; None: as many as are needed.
-
-    Returns:
-        Cells of each column; 0 where it is left out.
-    """
+    """Decide how many terminal cells each column gets, 0 where it is left out; without a `width` as many as it needs."""
     from rich.cells import cell_len
 
     wanted = [max([column.width, *(cell_len(row[n]) for row in rows)]) for n, column in enumerate(columns)]
@@ -105,26 +88,24 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | N
 
 def shorten(text: str, width: int) -> str:
     """Cut a text in its middle to so many cells; the ends, where names differ, stay."""
-    from rich.cells import cell_len
+    from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= width:
         return text
     mark = "…" if (sys.stdout.encoding or "").lower().startswith("utf") else "~"
-    head, tail = "", ""
-    for char in text:
-        if cell_len(head + char) > (width - 1) // 2:
-            break
-        head += char
-    for char in reversed(text):
-        if cell_len(char + tail) > width - 1 - cell_len(head):
-            break
-        tail = char + tail
-    return head + mark + tail
+    head = set_cell_size(text, (width - 1) // 2).rstrip()  # half of a wide character would be a blank
+    return head + mark + set_cell_size(text[::-1], width - 1 - cell_len(head)).rstrip()[::-1]
 
 
 def visible(text: str) -> str:
     """Write control characters, line ends and invisible characters as escapes, as Python does."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write the lines of a Markdown table, an empty one behind it."""
+    lines = [heads, ["---"] * len(heads), *([markdown_cell(cell) for cell in row] for row in rows)]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def markdown_cell(text: str) -> str:

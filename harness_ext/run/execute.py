@@ -19,7 +19,7 @@ from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.keys import hash_of
 from harness_ext.model.memory import reset_peak_memory
 from harness_ext.model.settings import Settings
-from harness_ext.results import advice, leaderboard, outcomes, records
+from harness_ext.results import advice, leaderboard, outcomes, records, render, reported
 from harness_ext.results.schema1 import upgrade
 from harness_ext.run import lm_eval_output, provenance, shards
 from harness_ext.run.cache import kept_safely
@@ -49,9 +49,9 @@ def execute(args: argparse.Namespace) -> None:
     with shards.together(request.own["procs"]) as team:
         session = Session(request, tasks, team)
         manifests = [session.run(task) for task in tasks]
-    rows = leaderboard.rows(manifests, leaderboard.read_reported())
+    rows = leaderboard.rows(manifests, reported.scores())
     if rows:
-        leaderboard.show(rows)
+        render.show(rows)
     for manifest in manifests:
         for line in advice.lines(manifest):
             print(f"{manifest['task']}: {line}" if len(manifests) > 1 else line)

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from harness_ext.paths import ROOT
-from harness_ext.results import leaderboard, records
+from harness_ext.results import records
+from harness_ext.results.write import write_leaderboard
 from harness_ext.task.labels import read
 
 TEXTS = {"plain": "so it is ", "blocks": "<think>0</think>", "never closed": "<think>0 "}
@@ -43,7 +44,7 @@ def thousand_runs(tmp_path):
 
 
 def test_leaderboard_of_1000_runs(benchmark, thousand_runs):
-    board, _ = benchmark(leaderboard.write, thousand_runs)
+    board, _ = benchmark(write_leaderboard, thousand_runs)
     assert len(board) == 1000
 
 

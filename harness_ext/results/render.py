@@ -1,0 +1,97 @@
+"""The leaderboard's rows as Markdown, as CSV and as a table in a terminal. Writes no files."""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+from harness_ext.results import label_efficiency
+from harness_ext.results.tables import Column, csv_cell, markdown_table, show_table
+
+CSV_COLUMNS = (
+    "model", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "task", "data", "settings", "n", "n_available", "score", "low", "high",
+    "not_following", "near_ties", "strict_score", "docs_per_s", "reported", "reported_inside", "partial",
+)  # fmt: skip
+NOTE_N = (
+    "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
+    "the SST-2 validation split, which is what n = 872 is here."
+)
+Row = dict[str, Any]
+
+
+def markdown(board: list[Row]) -> str:
+    """Render the leaderboard as Markdown, partial runs in a table of their own."""
+    text = ["# Leaderboard", "", "Made by `make leaderboard`. Score: correct / all, with a Wilson 95% interval.", ""]
+    if scores := label_efficiency.by_samples(board):
+        text += ["## Score by number of labels", "", "Mean in percent (lowest-highest seed, number of seeds).", ""]
+        text += [*label_efficiency.markdown(scores), "![](label-efficiency.svg)", "", "## All runs", ""]
+    columns = _columns(board)
+    for is_partial, head in ((False, []), (True, ["## Partial runs (LIMIT=): for trying out, not for comparing", ""])):
+        if cells := [[cell(row) for cell in columns.values()] for row in board if row["partial"] == is_partial]:
+            text += [*head, *markdown_table([column.title for column in columns], cells)]
+    if any(row["n"] == 872 and not row["partial"] for row in board):
+        text += [NOTE_N, ""]
+    return "\n".join(text)
+
+
+def as_csv(board: list[Row]) -> str:
+    """Render the leaderboard as CSV: fractions in 0-1, an empty field where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in board:
+        writer.writerow({name: csv_cell(value) if isinstance(value, str) else value for name, value in row.items()})
+    return text.getvalue()
+
+
+def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", width: int | None = None) -> None:
+    """Print rows as a table that fits the terminal (`tables.show_table`); columns without any value are left out."""
+    short = [row | {"adapter": _short_adapter(row)} for row in board]
+    columns = {column: [cell(row) for row in short] for column, cell in _columns(board).items()}
+    filled = {column: cells for column, cells in columns.items() if any(cells)}
+    show_table(list(filled), list(zip(*filled.values(), strict=True)), more, width)
+
+
+def _columns(board: list[Row]) -> dict[Column, Callable[[Row], str]]:
+    """The columns; those of near ties and settings only where there are any."""
+    empty = {name.replace("_", " ") for name in ("near_ties", "settings") if not any(row[name] for row in board)}
+    return {column: cell for column, cell in _COLUMNS.items() if column.title not in empty}
+
+
+def _short_adapter(row: Row) -> str:
+    """An adapter's name without that of its base, which stands beside it."""
+    base = row["model"].split(" (")[0].replace("/", "__")  # as its folder is called; behind it stands how it is quantised
+    return str(row["adapter"] or "").removeprefix(f"{base}--")
+
+
+def _of(field: str, form: str = "{}") -> Callable[[Row], str]:
+    return lambda row: "" if row[field] is None else form.format(row[field])
+
+
+def _percent(field: str) -> Callable[[Row], str]:  # with two digits, as 1/872 is 0.11
+    return lambda row: "" if row[field] is None else f"{100 * row[field]:.2f}"
+
+
+# Score, interval, outputs that do not follow and what was run are always shown; the rest gives way in this order.
+_COLUMNS: dict[Column, Callable[[Row], str]] = {
+    Column("model", is_name=True): _of("model"),
+    Column("adapter", is_name=True): _of("adapter"),
+    Column("recipe", is_name=True, dropped=6): _of("recipe"),
+    Column("train samples", dropped=9): lambda row: str(row["train_samples"] or ""),
+    Column("seed", dropped=5): _of("seed"),
+    Column("steps", dropped=3): _of("optimiser_steps"),
+    Column("collapsed", dropped=13): lambda row: "YES" if row["collapsed"] else "",
+    Column("task", is_name=True, dropped=7): _of("task"),
+    Column("data", is_name=True, dropped=4): _of("data"),
+    Column("settings", is_name=True, dropped=14): _of("settings"),
+    Column("n", dropped=10): lambda row: f"{row['n']}/{row['n_available']}" if row["partial"] else str(row["n"]),
+    Column("score %"): _percent("score"),
+    Column("95% interval"): lambda row: f"{100 * row['low']:.1f}-{100 * row['high']:.1f}",
+    Column("not following"): _of("not_following"),
+    Column("near ties", dropped=12): _of("near_ties"),
+    Column("strict %", dropped=11): _percent("strict_score"),
+    Column("docs/s", dropped=8): _of("docs_per_s", "{:.1f}"),
+    Column("reported %", dropped=2): _percent("reported"),
+    Column("inside", dropped=1): lambda row: {True: "yes", False: "no", None: ""}[row["reported_inside"]],
+}

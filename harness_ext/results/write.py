@@ -1,0 +1,31 @@
+"""The leaderboard's files: read every record under OUT, write what is made of them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import UserError, writing_to
+from harness_ext.results import label_efficiency, leaderboard, records, render, reported
+
+
+def write_leaderboard(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Write ``leaderboard.md`` and ``leaderboard.csv`` of all complete runs under OUT, and a picture of scores by labels.
+
+    Returns:
+        The rows, and the files.
+
+    Raises:
+        UserError: There is no run, or OUT cannot be written to.
+    """
+    board = leaderboard.rows(records.read_runs(out), reported.scores())
+    if not board:
+        raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
+    files = [out / "leaderboard.md", out / "leaderboard.csv"]
+    with writing_to(out):
+        for path, text in zip(files, (render.markdown(board), render.as_csv(board)), strict=True):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        if scores := label_efficiency.by_samples(board):
+            files += label_efficiency.draw(scores, out / "label-efficiency")
+    return board, files

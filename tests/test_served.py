@@ -12,7 +12,7 @@ from builders import LINES, SENTENCES, answering_model
 from conftest import Outcome
 from fakeserver import Answer, FakeServer, chat, completion
 
-from harness_ext.backend.served import complete_url
+from harness_ext.backend.endpoint import complete_url
 from harness_ext.errors import UserError
 
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"

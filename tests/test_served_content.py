@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stock import samples_of
 
-from harness_ext.backend.served import content_text
-from harness_ext.backend.server import _message
+from harness_ext.backend.server import _message, content_text
 
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"
 REASONING = {"reasoning_content": "0 or 1?", "reasoning": "0 or 1?"}

@@ -7,12 +7,15 @@ lm-eval's client hands each answer to the response cache as it comes, so an inte
 * an answer without the expected fields is an error, where lm-eval makes an empty answer of it;
 * its text may come in parts, and with halves of characters, which no file could hold;
 * an empty list of stop strings, which some servers refuse, is left out.
+
+What it is asked with is `endpoint`'s matter. Knows nothing of tasks' contents.
 """
 
 import asyncio
 import json
 import logging
 import math
+import re
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -23,25 +26,22 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from harness_ext.backend.account import Account, answers_requests
-from harness_ext.backend.served import CHAT, COMPLETIONS, IN_FLIGHT, content_text, whole_characters
+from harness_ext.backend.endpoint import CHAT, COMPLETIONS, IN_FLIGHT
 from harness_ext.errors import UserError, one_line_errors
 
 TRIES = 6  # with pauses of 1, 1, 2, 4 and 8 s between them
 TIMEOUT_S = 300
 SLOWEST_TOKENS_PER_S = 10  # what a request may take beyond that, by its budget
+_HALVES = re.compile("[\ud800-\udfff]")  # of a character: JSON may name one alone, which no file can hold
+_NOTHING = object()  # the content of an answer that has none, which None would be
+_TEXT_PARTS = ("text", "output_text")  # beside them stand thinking, images, refusals
 _client_log = logging.getLogger("lm_eval.models.api_models")
 
 
 class RefusedError(Exception):
-    """The server answered with an error.
-
-    Attributes:
-        status: The HTTP status.
-        said: What the server said about it.
-    """
+    """The server answered with an error: an HTTP status, and what it said about it."""
 
     def __init__(self, status: int, said: str) -> None:
-        """Keep both."""
         super().__init__(status, said)
         self.status, self.said = status, said
 
@@ -52,7 +52,7 @@ class ServedModel(TemplateAPI):
     def __init__(
         self, num_concurrent: int = IN_FLIGHT, max_retries: int = TRIES, timeout: int | None = None, **kwargs: Any
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Get ready; nothing is asked yet.
 
         Args:
             num_concurrent: Requests at once.
@@ -62,17 +62,10 @@ class ServedModel(TemplateAPI):
         """
         self._in_flight, self._tries, self._timeout = num_concurrent, max_retries, timeout
         self._tokenizer_from = kwargs.get("tokenizer") or kwargs.get("pretrained")
-        self._answered = 0
-        self.account = Account()
+        self._answered, self.account = 0, Account()
         # One at a time is another path in lm-eval's client; the places below keep the number here.
-        super().__init__(
-            num_concurrent=max(2, num_concurrent),
-            max_retries=1,
-            batch_size=1,
-            tokenizer_backend=None,
-            max_length=2**31,
-            **kwargs,
-        )
+        several = {"num_concurrent": max(2, num_concurrent), "max_retries": 1, "batch_size": 1}
+        super().__init__(tokenizer_backend=None, max_length=2**31, **several, **kwargs)
         if not _client_log.isEnabledFor(logging.INFO):
             _client_log.setLevel(logging.CRITICAL)  # it logs every failed try as an error
 
@@ -149,18 +142,23 @@ class ServedModel(TemplateAPI):
             return f"{where} failed {self._tries} times in a row ({said}). Its own log says why."
         return f"{where} refuses the request for model {self.model!r} ({said})."
 
-    def _count(self, outputs: Any) -> None:
-        """Count the tokens that the server says it has read and written."""
-        usage = outputs.get("usage")
-        told = usage if isinstance(usage, dict) else {}
-        counts = (told.get(name) for name in ("prompt_tokens", "completion_tokens"))
-        read, wrote = (count if isinstance(count, int) else 0 for count in counts)
-        self.account.tokens_in += read
-        self.account.tokens_out += wrote
-
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict:
         payload = super()._create_payload(*args, **kwargs)
         return {name: value for name, value in payload.items() if name != "stop" or value}
+
+    def _text(self, content: Any, outputs: dict[str, Any], lacking: str) -> str:
+        """Read an answer's text, and count the tokens that the server says it has read and written."""
+        text = content_text(content)
+        if text is None:
+            raise ValueError(lacking)
+        usage = outputs.get("usage")
+        told = usage if isinstance(usage, dict) else {}
+        read, wrote = (
+            count if isinstance(count := told.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
+        )
+        self.account.tokens_in += read
+        self.account.tokens_out += wrote
+        return text
 
 
 class ChatServer(ServedModel, LocalChatCompletion):
@@ -169,10 +167,8 @@ class ChatServer(ServedModel, LocalChatCompletion):
     def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
         """Return the answer's text, empty where the budget was spent on reasoning."""
         message = _only_choice(outputs).get("message")
-        text = content_text(message.get("content")) if isinstance(message, dict) and message else None
-        if text is None:
-            raise ValueError("its choice has no message with text")
-        self._count(outputs)
+        content = message.get("content") if isinstance(message, dict) and message else _NOTHING
+        text = self._text(content, outputs, "its choice has no message with text")
         return super().parse_generations({"choices": [{"index": 0, "message": {"content": text}}]}, **kwargs)
 
 
@@ -181,11 +177,7 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
 
     def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
         """Return the answer's text."""
-        choice = _only_choice(outputs)
-        text = content_text(choice.get("text")) if "text" in choice else None
-        if text is None:
-            raise ValueError("its choice has no text")
-        self._count(outputs)
+        text = self._text(_only_choice(outputs).get("text", _NOTHING), outputs, "its choice has no text")
         return super().parse_generations({"choices": [{"index": 0, "text": text}]}, **kwargs)
 
     @answers_requests
@@ -256,7 +248,7 @@ def _message(body: str) -> str:
 
 
 def _short(said: Any) -> str:
-    return " ".join(whole_characters(str(said)).split())[:150]
+    return " ".join(_whole_characters(str(said)).split())[:150]
 
 
 def _only_choice(outputs: Any) -> dict[str, Any]:
@@ -265,3 +257,32 @@ def _only_choice(outputs: Any) -> dict[str, Any]:
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         raise ValueError(f"no choice in {_message(json.dumps(outputs))}")
     return {**choices[0], "index": 0}
+
+
+def content_text(content: Any) -> str | None:
+    """Return the text of an answer's content; reasoning that stands beside it is no part of it.
+
+    Args:
+        content: A text, a list of parts with texts among them, or None, as after a budget spent on reasoning.
+
+    Returns:
+        The text, empty where there is none; None if the content is of another shape.
+    """
+    if content is None or isinstance(content, str):
+        return _whole_characters(content or "")
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get("text") if kind in _TEXT_PARTS else part
+        if isinstance(text, str):
+            texts.append(text)
+        elif not isinstance(kind, str) or kind in _TEXT_PARTS:
+            return None
+    return _whole_characters("".join(texts))
+
+
+def _whole_characters(text: str) -> str:
+    """Replace each half of a character (a lone surrogate, as of an emoji that a budget cut in two) by U+FFFD."""
+    return _HALVES.sub("\ufffd", text)

@@ -1,0 +1,106 @@
+"""What a server of the OpenAI protocol is asked with, checked and completed before anything is asked.
+
+Importing this costs nothing; the asking itself is `server`'s. Knows nothing of tasks' contents.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from harness_ext.errors import UserError, whole_number
+
+CHAT, COMPLETIONS = "local-chat-completions", "local-completions"  # lm-eval's names
+ENDPOINTS = {CHAT: "/chat/completions", COMPLETIONS: "/completions"}
+EXAMPLE = "http://127.0.0.1:8000/v1"
+IN_FLIGHT = 16  # requests at once: enough for a server that batches, few enough for one that does not
+NOT_IN_KEY = ("num_concurrent", "timeout", "max_retries")  # they change how long a run takes, not its answers
+
+
+def arguments(
+    backend: str,
+    model_args: Mapping[str, Any],
+    *,
+    base_url: str | None,
+    batch: Any = None,
+    local: Mapping[str, Any],
+    chat_template: Any = None,
+) -> dict[str, Any]:
+    """Check what a server is to be asked with, and complete it.
+
+    Args:
+        backend: A key of `ENDPOINTS`.
+        model_args: As the user gave them.
+        base_url: Host, host with ``/v1`` or the whole endpoint; None if it may stand in `model_args`.
+        batch: Requests at once, if the user said so.
+        local: What is for models that are loaded here, by the name of the variable; true where it was given.
+        chat_template: Whether lm-eval is to apply the chat template, if the user said so.
+
+    Returns:
+        What lm-eval's class is built with.
+
+    Raises:
+        UserError: Something is missing, or given that a server decides.
+    """
+    args = dict(model_args)
+    url = base_url if base_url is not None else args.get("base_url")
+    if not url:
+        raise UserError(f"BACKEND={backend} needs the server's address: BASE_URL={EXAMPLE}.")
+    for name in {"auth_token", "header"} & args.keys():
+        raise UserError(f"model_args {name} would stand in the run's record: set OPENAI_API_KEY in the environment instead.")
+    args["base_url"] = complete_url(str(url), backend)
+    args["pretrained"] = args.pop("model", None) or args.get("pretrained")
+    if not args["pretrained"]:
+        raise UserError(f"BACKEND={backend} needs MODEL=, the name under which the server knows the model.")
+    for flag in (flag for flag, value in {**local, "ADAPTER": local.get("ADAPTER") or args.get("peft")}.items() if value):
+        raise UserError(f"{flag} is for a model that is loaded here; the server of BACKEND={backend} decides on its own.")
+    if chat_template is not None and (str(chat_template).lower() == "true") != (backend == CHAT):
+        does, other = ("applies", COMPLETIONS) if backend == CHAT else ("does not apply", CHAT)
+        raise UserError(f"The server {does} the chat template with BACKEND={backend}. Use BACKEND={other}.")
+    args.setdefault("num_concurrent", IN_FLIGHT)
+    if batch is not None:
+        args["num_concurrent"] = IN_FLIGHT if str(batch) == "auto" else whole_number("BATCH", batch)
+    return args | {name: whole_number(name, args[name]) for name in NOT_IN_KEY if name in args}
+
+
+def complete_url(text: str, backend: str) -> str:
+    """Complete a server's address to the endpoint that lm-eval asks.
+
+    Raises:
+        UserError: It is no URL, or has more than scheme, host and path. What may be secret is not repeated.
+    """
+    try:
+        url = urlsplit(text.strip())
+        known = url.scheme in ("http", "https") and url.hostname and (url.port or True)
+    except ValueError:
+        known = False
+    if not known:
+        shown = f"{text[:80]!r} " if "@" not in text else ""
+        raise UserError(f"BASE_URL {shown}is no address of a server, such as {EXAMPLE}.")
+    if url.username or url.password or url.query or url.fragment:
+        raise UserError(
+            f"BASE_URL of {url.hostname} has more than scheme, host and path: it would stand in the run's record. "
+            "A key goes into the environment variable OPENAI_API_KEY."
+        )
+    path = url.path.rstrip("/")
+    for endpoint in ENDPOINTS.values():
+        path = path.removesuffix(endpoint)
+    return urlunsplit((url.scheme, url.netloc, (path or "/v1") + ENDPOINTS[backend], "", ""))
+
+
+def check_task(backend: str, name: str, output_type: str) -> None:
+    """Check that a task can be asked at all.
+
+    Raises:
+        UserError: It compares likelihoods, which a chat does not tell.
+    """
+    if backend == CHAT and output_type != "generate_until":
+        raise UserError(
+            f"Task {name} compares likelihoods ({output_type}), which no chat tells. Use BACKEND={COMPLETIONS} with a "
+            "server that returns the log-probabilities of a prompt, or a task that generates (TASK=sst2_01)."
+        )
+
+
+def line(backend: str, args: Mapping[str, Any]) -> str:
+    """Say in one line how the server is asked, from what `arguments` returned."""
+    template = "by the server" if backend == CHAT else "off"
+    return f"server {args['base_url']} · chat template {template} · {args['num_concurrent']} requests at once"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
-from harness_ext.backend import answer, batches, selfcheck
+from harness_ext.backend import batches, selfcheck, writing
 from harness_ext.backend.engine import Batch, PrefixReader, Row, write
 from harness_ext.backend.forced_choice import ForcedChoice
 from harness_ext.results.records import read_runs
@@ -206,7 +206,7 @@ def test_run_short_of_memory_while_writing_keeps_the_answers_of_rows_that_were_d
     def half_end_at_once(reader, rows, is_done, *more):
         write(reader, rows, lambda row: row.number % 2 == 0 or len(row.written) == 9, *more)
 
-    monkeypatch.setattr(answer, "write", half_end_at_once)
+    monkeypatch.setattr(writing, "write", half_end_at_once)
     whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
     step = Batch.step
     shortages: list[int] = []

@@ -12,7 +12,7 @@ from builders import LINES, SENTENCES, answering_model
 from conftest import Outcome
 from fakeserver import Answer, FakeServer, chat, completion
 
-from harness_ext.backend.served import complete_url
+from harness_ext.backend.server import complete_url
 from harness_ext.errors import UserError
 
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"
@@ -29,7 +29,7 @@ def right(number: int, body: dict[str, Any]) -> Answer:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness_ext.backend.server.wait_exponential", lambda **_: tenacity.wait_none())
+    monkeypatch.setattr("harness_ext.backend.client.wait_exponential", lambda **_: tenacity.wait_none())
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stock import samples_of
 
-from harness_ext.backend.served import content_text
-from harness_ext.backend.server import _message
+from harness_ext.backend.client import _message, content_text
 
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"
 REASONING = {"reasoning_content": "0 or 1?", "reasoning": "0 or 1?"}
@@ -24,7 +23,7 @@ REASONING = {"reasoning_content": "0 or 1?", "reasoning": "0 or 1?"}
 @pytest.fixture
 def served(eight_rows: Path, tmp_path: Path, door: Callable[..., Outcome], monkeypatch) -> Callable[..., Outcome]:
     """Run one document against a server that always answers the same: ``served(answer)``."""
-    monkeypatch.setattr("harness_ext.backend.server.wait_exponential", lambda **_: tenacity.wait_none())
+    monkeypatch.setattr("harness_ext.backend.client.wait_exponential", lambda **_: tenacity.wait_none())
 
     def call(answer: Answer | Callable[[int, dict], Answer], backend: str = CHAT, *more: str) -> Outcome:
         with FakeServer(answer if callable(answer) else lambda number, body: answer) as server:

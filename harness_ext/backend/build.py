@@ -33,7 +33,7 @@ def create_model(
     config = request.config
     args = dict(config.model_args)
     if request.is_served:
-        from harness_ext.backend.server import MODELS
+        from harness_ext.backend.client import MODELS
 
         return MODELS[config.model](**args)
     if request.is_baseline:

@@ -25,7 +25,7 @@ from harness_ext.errors import UserError
 from harness_ext.model import generation_config
 from harness_ext.model.loading import WholeModel, put_on, quantiser
 from harness_ext.task.labels import ends_open, markers_in
-from harness_ext.task.prompts import chat_renderer
+from harness_ext.task.prompts import chat_renderer, encode_prompts
 
 
 class CheckedLM(Told, HFLM):
@@ -34,9 +34,7 @@ class CheckedLM(Told, HFLM):
     AUTO_MODEL_CLASS: Any = None  # HFLM finds it by the model's config
 
     def __init__(self, *args: Any, quantise: str | None = None, **kwargs: Any) -> None:
-        """Load the model."""
-        self._quantise = quantise
-        self.account = Account()
+        self._quantise, self.account = quantise, Account()
         super().__init__(*args, **kwargs)
         del self._model.tie_weights
         if getattr(self.model, "generation_config", None):
@@ -92,25 +90,25 @@ class CheckedLM(Told, HFLM):
 
         Returns:
             Token ids and attention mask, each ``(batch, tokens)``.
-
-        Raises:
-            UserError: A prompt does not fit the context, or the tokenizer is not this model's.
         """
         with self.account.tokenising():
             ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
-        if left_truncate_len and ids.shape[1] > left_truncate_len:
-            raise self._too_long(ids.shape[1], left_truncate_len)
+        if left_truncate_len:
+            self.check_length(ids.shape[1], left_truncate_len)
         self._check_vocabulary(int(ids.max()))
         self.account.tokens_in += int(mask.sum())
         return ids, mask
 
-    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """Generate as HFLM does.
+    def encode_rows(self, prompts: list[str]) -> list[list[int]]:
+        """Encode prompts as `tok_batch_encode` does, without padding."""
+        with self.account.tokenising():
+            rows = encode_prompts(self.tokenizer, prompts, self.add_bos_token)
+        self._check_vocabulary(max(map(max, rows)))
+        self.account.tokens_in += sum(map(len, rows))
+        return rows
 
-        Raises:
-            UserError: The answer's budget leaves no room in the context for a prompt.
-        """
-        self._check_room(requests)
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Generate as HFLM does."""
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     @answers_requests
@@ -119,32 +117,44 @@ class CheckedLM(Told, HFLM):
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def _loglikelihood_tokens(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
-        self._check_lengths(requests)
+        self.account.tokens_in += sum(len(context) + len(answer) for _, context, answer in requests)
         return super()._loglikelihood_tokens(requests, **kwargs)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        logits = finite(super()._model_call(inps, *args, **kwargs))
         self.account.batches[batches.shape(*inps.shape)] += 1
-        return logits
+        return finite(super()._model_call(inps, *args, **kwargs))
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         given = {"logits_processor": [_FiniteLogits()], "tokenizer": self.tokenizer}  # the latter for its own stop strings
         output = super()._model_generate(context, max_length, stop, **given, **kwargs)
+        before, written = output[:, : context.shape[1]], output[:, context.shape[1] :]
         self.account.batches[batches.shape(*context.shape)] += 1
-        self.account.tokens_out += int((output[:, context.shape[1] :] != self.tokenizer.pad_token_id).sum())
-        opened = len(self._opened_thinking(context[0].tolist()))
-        head = context[:, context.shape[1] - opened :]
-        return torch.cat([output[:, : context.shape[1]], head, output[:, context.shape[1] :]], dim=1)
+        self.account.tokens_out += int((written != self.tokenizer.pad_token_id).sum())
+        opened = len(self.opened_thinking(context[0].tolist()))
+        return torch.cat([before, context[:, context.shape[1] - opened :], written], dim=1)
 
-    def _opened_thinking(self, prompt: list[int]) -> list[int]:
+    def opened_thinking(self, prompt: list[int]) -> list[int]:
         """Return the tokens at the end of a prompt that open a thinking block."""
         tail = prompt[-16:]
         if not ends_open(self.tokenizer.decode(tail)):
             return []
         return next(tail[-n:] for n in range(1, len(tail) + 1) if ends_open(self.tokenizer.decode(tail[-n:])))
 
+    def check_length(self, tokens: int, room: int) -> None:
+        """Check that the longest prompt fits.
+
+        Raises:
+            UserError: The room holds fewer tokens.
+        """
+        if tokens > room:
+            raise UserError(
+                f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
+                "Choose a model with a longer context, or fewer examples (--num_fewshot)."
+            )
+
     def _check_room(self, requests: list) -> None:
-        budget = max((request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests), default=0)
+        """Check that the answers' budget leaves room in the context for a prompt."""
+        budget = max(request.args[1].get("max_gen_toks", self.max_gen_toks) for request in requests)
         if budget < 1:
             raise UserError(
                 f"The model may write max_gen_toks={budget} tokens: allow 1 or more (ARGS='--gen_kwargs max_gen_toks=N')."
@@ -156,9 +166,7 @@ class CheckedLM(Told, HFLM):
             )
 
     def _check_lengths(self, requests: list) -> None:
-        longest = max((len(context) + len(answer) - 1 for _, context, answer in requests), default=0)
-        if longest > self.max_length:
-            raise self._too_long(longest, self.max_length)
+        self.check_length(max(len(context) + len(answer) - 1 for _, context, answer in requests), self.max_length)
 
     def _check_vocabulary(self, token: int) -> None:
         if token >= (rows := self._known_tokens()):
@@ -166,12 +174,6 @@ class CheckedLM(Told, HFLM):
 
     def _known_tokens(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])
-
-    def _too_long(self, tokens: int, room: int) -> UserError:
-        return UserError(
-            f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
-            "Choose a model with a longer context, or fewer examples (--num_fewshot)."
-        )
 
 
 class _FiniteLogits(LogitsProcessor):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from lm_eval.models.utils import postprocess_generated_text
+
 SETTLES_WITHIN = 8  # tokens after a digit in which a row is looked at; one that needs more only stops later
 
 
@@ -23,7 +25,7 @@ class Ending:
         limit: int,
         settled: Callable[[str], bool] | None = None,
     ) -> None:
-        """Prepare.
+        """Say what ends an answer.
 
         Args:
             tokenizer: The model's.
@@ -33,8 +35,8 @@ class Ending:
             limit: Tokens an answer may have.
             settled: Tells of the beginning of a response whether nothing that follows could change how it is read.
         """
-        self.stops, self._ends, self._limit, self._settled = stops, ends, limit, settled
-        self._tokenizer, self._decode = tokenizer, decode
+        self.limit = limit
+        self._tokenizer, self._decode, self._ends, self._stops, self._settled = tokenizer, decode, ends, stops, settled
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1
         self._digit = lru_cache(maxsize=None)(self._digit_in)
 
@@ -45,22 +47,26 @@ class Ending:
         if self._settled is None or not any(map(self._digit, written[-SETTLES_WITHIN:])):
             return False
         text = self._decode(head + written)
-        return self._settled(text[: _begun(text, self.stops)])
+        return self._settled(text[: _begun(text, self._stops)])
 
     def is_plain(self, written: list[int]) -> bool:
         """Tell whether an answer ends as it would anywhere: at an end token or its budget."""
-        return written[-1] in self._ends or len(written) >= self._limit
+        return written[-1] in self._ends or len(written) >= self.limit
 
     def decides(self, token: int) -> Hashable:
         """Return what a token says about the label: its first 0 or 1, or nothing; itself where labels are unknown."""
         return token if self._settled is None else self._digit(token)
 
+    def text(self, head: list[int], written: list[int]) -> str:
+        """Return the answer as it is logged."""
+        return postprocess_generated_text(self._decode(head + written), stop=self._stops, think_end_token=None)
+
     def _is_stopped(self, written: list[int]) -> bool:
-        """Whether a stop string stands at the end; the last token may have brought its end only."""
-        if not self.stops:
+        """Tell whether a stop string stands at the end; the last token may have brought its end only."""
+        if not self._stops:
             return False
         text = self._tokenizer.decode(written[-self._tail :])
-        return any(stop in text for stop in self.stops)
+        return any(stop in text for stop in self._stops)
 
     def _digit_in(self, token: int) -> str:
         return next((letter for letter in self._tokenizer.decode([token]) if letter in "01"), "")
@@ -68,10 +74,5 @@ class Ending:
 
 def _begun(text: str, stops: list[str]) -> int:
     """Return where the longest end of a text begins that may be growing into a stop string."""
-    begun = len(text)
-    for stop in stops:
-        for size in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:size]):
-                begun = min(begun, len(text) - size)
-                break
-    return begun
+    sizes = (size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size]))
+    return len(text) - max(sizes, default=0)

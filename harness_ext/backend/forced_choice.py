@@ -1,12 +1,19 @@
-"""The forced choice, answered from the log-probabilities that are seen while answers are written to the same prompts."""
+"""Forced choices and margins, from the log-probabilities after a prompt.
+
+Those that are seen while answers are written to the same prompts are collected, so that nothing is read twice.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from harness_ext.backend.engine import Row
+from harness_ext.backend.checked import finite
+from harness_ext.backend.engine import PrefixReader, Row
+from harness_ext.backend.shared_prefix import SharedPrefix
 
 Result = tuple[float, bool]  # log-probability, and whether it is the greedy continuation
 
@@ -15,18 +22,9 @@ class ForcedChoice:
     """Collects the log-probabilities of a few continuations after each prompt.
 
     A continuation of several tokens is seen as far as the model itself writes it: its last token may be any.
-
-    Attributes:
-        choices: The continuations, as text.
     """
 
-    def __init__(self, choices: Sequence[str], softmax_dtype: torch.dtype | None = None) -> None:
-        """Begin with nothing seen.
-
-        Args:
-            choices: The continuations.
-            softmax_dtype: As HFLM's.
-        """
+    def __init__(self, choices: Sequence[str] = (), softmax_dtype: torch.dtype | None = None) -> None:
         self.choices = tuple(choices)
         self._softmax_dtype = softmax_dtype
         self._seen: dict[tuple[int, ...], dict[tuple[int, ...], Result]] = {}
@@ -88,23 +86,20 @@ class Margins:
     """
 
     def __init__(
-        self,
-        answers: Sequence[str],
-        prompts: Mapping[int, str],
-        encode_pair: Callable[[str, str], tuple[list[int], list[int]]],
+        self, answers: Sequence[str], prompts: Sequence[str], encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
     ) -> None:
         """Tokenise the answers, as they follow each prompt.
 
         Args:
             answers: Two texts; margins of any other number are not known.
-            prompts: By the number of their row.
-            encode_pair: From a prompt and an answer to the tokens of both, as lm-eval's.
+            prompts: In the order of the rows' numbers.
+            encode_pair: lm-eval's, from a prompt and an answer to the tokens of both.
         """
         self.found: dict[int, float] = {}
         self._wanted: dict[int, tuple[list[int], list[int]]] = {}
-        by_end: dict[tuple[str, str], list[list[int]]] = {}  # tokens depend on the word before them, at the most
-        for number, prompt in prompts.items() if len(answers) == 2 else ():
-            end = (prompt.split()[-1:] or [""])[0], prompt[len(prompt.rstrip()) :]
+        by_end: dict[tuple[str, ...], list[list[int]]] = {}  # tokens depend on the word before them, at the most
+        for number, prompt in enumerate(prompts) if len(answers) == 2 else ():
+            end = (*prompt[-80:].split()[-1:], prompt[len(prompt.rstrip()) :])
             if end not in by_end:
                 by_end[end] = [encode_pair(prompt, answer)[1] for answer in answers]
             zero, one = by_end[end]
@@ -126,14 +121,54 @@ class Margins:
         self.found |= zip(due, (pairs[:, 1].float() - pairs[:, 0].float()).tolist(), strict=True)
 
 
-def close_calls(requests: Sequence[tuple], scores: Sequence[float], blurs: Sequence[float]) -> int:
-    """Count the documents whose two best choices are nearer to each other than rounding lets one tell.
+def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar: tqdm) -> list[Result]:
+    """Score continuations: once per context, those seen while answers were written not at all.
 
     Args:
+        lm: The model (`answer.AnswerLM`), whose account is kept.
+        prefix: Runs its prompts.
+        seen: What has been collected.
         requests: lm-eval's: text, tokens of the prompt, tokens of the continuation.
-        scores: Log-probability of each.
-        blurs: By how much rounding may move each.
+        bar: Shown.
+
+    Raises:
+        NotCovered: The model cannot be run this way.
+        UserError: Logits are NaN, or a single row does not fit the memory.
     """
+    results: list[Any] = [seen.found(context, answer) for _, context, answer in requests]
+    blurs = [lm.resolution * seen.largest(context) for _, context, _ in requests]
+    waiting: dict[tuple[int, ...], list[int]] = {}
+    for number, (_, context, answer) in enumerate(requests):
+        if results[number] is None:
+            waiting.setdefault((*context, *answer[:-1]), []).append(number)
+    lm.account.path = {"path": "shared prefix", "from_generation": len(requests) - results.count(None)}
+    contexts = sorted(waiting, key=len, reverse=True)
+    # Never so long a prefix that the first token of a continuation is inside: its logits are wanted.
+    keep = max((len(requests[number][2]) for numbers in waiting.values() for number in numbers), default=1)
+
+    def run(reader: PrefixReader, batch: list[Row]) -> None:
+        logits = finite(reader.read([row.ids for row in batch], keep).logits)
+        scores = F.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
+        largest = logits.abs().amax(dim=(1, 2)).tolist()
+        for row, row_scores, size in zip(batch, scores, largest, strict=True):
+            for number in waiting[contexts[row.number]]:
+                answer = torch.tensor(requests[number][2], device=scores.device)
+                at = row_scores[-len(answer) :]
+                chosen = at.gather(1, answer[:, None])
+                results[number] = (float(chosen.sum()), bool((at.argmax(-1) == answer).all()))
+                blurs[number] = lm.resolution * size
+            bar.update(len(waiting[contexts[row.number]]))
+
+    if contexts:
+        prefix.run([list(ids) for ids in contexts], run, leave=keep)
+    for (text, _, _), result in zip(requests, results, strict=True):
+        lm.cache_hook.add_partial("loglikelihood", text, result)
+    lm.account.near_ties = _close_calls(requests, [score for score, _ in results], blurs)
+    return results
+
+
+def _close_calls(requests: Sequence[tuple], scores: Sequence[float], blurs: Sequence[float]) -> int:
+    """Count the documents whose two best choices are nearer to each other than rounding may move each."""
     by_prompt: dict[tuple[int, ...], dict[tuple[int, ...], tuple[float, float]]] = {}
     asked: Counter[tuple[int, ...]] = Counter()
     for (_, context, answer), score, blur in zip(requests, scores, blurs, strict=True):

@@ -1,267 +1,112 @@
-"""A server of the OpenAI protocol behind lm-eval's own client, with its failures told in one line.
+"""What a server of the OpenAI protocol is asked with, checked and completed before anything is asked.
 
-lm-eval's client hands each answer to the response cache as it comes, so an interrupted run continues. What is changed:
-
-* it sends every request at once into a failure, and repeats what cannot succeed, such as a refused key. Here the
-  first request goes alone, and a request that waits for its next try keeps its place;
-* an answer without the expected fields is an error, where lm-eval makes an empty answer of it;
-* its text may come in parts, and with halves of characters, which no file could hold;
-* an empty list of stop strings, which some servers refuse, is left out.
+Importing this costs nothing; the asking itself is `client`'s. Knows nothing of tasks' contents.
 """
 
-import asyncio
-import json
-import logging
-import math
-from functools import partial
-from types import SimpleNamespace
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
-from lm_eval.models.api_models import TemplateAPI
-from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
+from harness_ext.errors import UserError, whole_number
 
-from harness_ext.backend.account import Account, answers_requests
-from harness_ext.backend.served import CHAT, COMPLETIONS, IN_FLIGHT, content_text, whole_characters
-from harness_ext.errors import UserError, one_line_errors
-
-TRIES = 6  # with pauses of 1, 1, 2, 4 and 8 s between them
-TIMEOUT_S = 300
-SLOWEST_TOKENS_PER_S = 10  # what a request may take beyond that, by its budget
-_client_log = logging.getLogger("lm_eval.models.api_models")
+CHAT, COMPLETIONS = "local-chat-completions", "local-completions"  # lm-eval's names
+ENDPOINTS = {CHAT: "/chat/completions", COMPLETIONS: "/completions"}
+EXAMPLE = "http://127.0.0.1:8000/v1"
+IN_FLIGHT = 16  # requests at once: enough for a server that batches, few enough for one that does not
+NOT_IN_KEY = ("num_concurrent", "timeout", "max_retries")  # they change how long a run takes, not its answers
 
 
-class RefusedError(Exception):
-    """The server answered with an error.
+def arguments(
+    backend: str,
+    model_args: Mapping[str, Any],
+    *,
+    base_url: str | None,
+    batch: Any = None,
+    local: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Check what a server is to be asked with, and complete it.
 
-    Attributes:
-        status: The HTTP status.
-        said: What the server said about it.
+    Args:
+        backend: A key of `ENDPOINTS`.
+        model_args: As the user gave them.
+        base_url: Host, host with ``/v1`` or the whole endpoint; None if it may stand in `model_args`.
+        batch: Requests at once, if the user said so.
+        local: What is for models that are loaded here, by the name of the variable; true where it was given.
+
+    Returns:
+        What lm-eval's class is built with.
+
+    Raises:
+        UserError: Something is missing, or given that a server decides.
     """
-
-    def __init__(self, status: int, said: str) -> None:
-        """Keep both."""
-        super().__init__(status, said)
-        self.status, self.said = status, said
-
-
-class ServedModel(TemplateAPI):
-    """What both kinds of server have in common; mixed into lm-eval's classes."""
-
-    def __init__(
-        self, num_concurrent: int = IN_FLIGHT, max_retries: int = TRIES, timeout: int | None = None, **kwargs: Any
-    ) -> None:
-        """Prepare; nothing is asked yet.
-
-        Args:
-            num_concurrent: Requests at once.
-            max_retries: How often a request is tried.
-            timeout: Seconds a request may take; by default 300, and more with the answer's budget.
-            **kwargs: lm-eval's, among them ``pretrained``, ``base_url`` and ``tokenizer``.
-        """
-        self._in_flight, self._tries, self._timeout = num_concurrent, max_retries, timeout
-        self._tokenizer_from = kwargs.get("tokenizer") or kwargs.get("pretrained")
-        self._answered = 0
-        self.account = Account()
-        # One at a time is another path in lm-eval's client; the places below keep the number here.
-        super().__init__(
-            num_concurrent=max(2, num_concurrent),
-            max_retries=1,
-            batch_size=1,
-            tokenizer_backend=None,
-            max_length=2**31,
-            **kwargs,
-        )
-        if not _client_log.isEnabledFor(logging.INFO):
-            _client_log.setLevel(logging.CRITICAL)  # it logs every failed try as an error
-
-    @answers_requests
-    def generate_until(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Generate as lm-eval does."""
-        return super().generate_until(*args, **kwargs)
-
-    async def get_batched_requests(self, *args: Any, **kwargs: Any) -> list:
-        """Ask for all answers as lm-eval does.
-
-        Raises:
-            UserError: One of them cannot be had.
-        """
-        self._places = asyncio.Semaphore(self._in_flight if self._answered else 1)
-        self._failed = False
-        budget = (kwargs.get("gen_kwargs") or {}).get("max_gen_toks", 0)
-        self.timeout = self._timeout or TIMEOUT_S + budget // SLOWEST_TOKENS_PER_S
-        try:
-            return await super().get_batched_requests(*args, **kwargs)
-        except (RefusedError, aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-            if isinstance(error, UserError):
-                raise
-            kept = f" Answers kept so far: {self._answered}; the same command continues." if self._answered else ""
-            raise UserError(f"{self._explain(error)}{kept}") from error
-
-    async def amodel_call(self, session: Any, sem: asyncio.Semaphore, messages: list, **kwargs: Any) -> list:
-        """Ask for one answer, again and again where that may help."""
-        checked: Any = SimpleNamespace(post=partial(session.post, raise_for_status=_check_status))
-        ask = retry(
-            retry=retry_if_exception(self._may_pass),
-            stop=stop_after_attempt(self._tries),
-            wait=wait_exponential(multiplier=0.5, min=1, max=10),
-            reraise=True,
-        )(super().amodel_call)
-        await self._places.acquire()
-        try:
-            answers = await ask(checked, sem, messages, **kwargs)
-        except Exception:
-            if self._failed:  # one failure ends the run, and asyncio prints every further one that nobody asks for
-                await asyncio.Event().wait()
-            self._failed = True
-            raise
-        for _ in range(1 if self._answered else self._in_flight):
-            self._places.release()  # by an answer only: after a failure nothing more is asked
-        self._answered += 1
-        return answers
-
-    def _may_pass(self, error: BaseException) -> bool:
-        """Tell whether trying again may help; before the first answer only what a busy server says does."""
-        if isinstance(error, RefusedError):
-            return error.status in (408, 409, 425, 429) or error.status >= 500
-        if isinstance(error, TimeoutError | UserError):
-            return False
-        return bool(self._answered) and isinstance(error, aiohttp.ClientError | ValueError | RecursionError)
-
-    def _explain(self, error: Exception) -> str:
-        where = f"The server at {self.base_url}"
-        if isinstance(error, TimeoutError):
-            return f"{where} has not answered within {self.timeout} s. Wait longer with ARGS='--model_args timeout=N'."
-        if isinstance(error, aiohttp.ClientConnectionError):
-            why = _short(getattr(error, "strerror", None) or error) or "it hung up"
-            return f"{where} cannot be reached ({why}). Is it running, and is BASE_URL right?"
-        if not isinstance(error, RefusedError):
-            return f"{where} answers with something else than a completion ({_short(error)}). Is BASE_URL right?"
-        said = f"{error.status}: {error.said}" if error.said else str(error.status)
-        if error.status in (401, 403):
-            return f"{where} refuses the key ({said}). Set OPENAI_API_KEY to one that may use {self.model!r}."
-        if error.status == 404:
-            return f"{where} is not there or does not know the model {self.model!r} ({said}). Check BASE_URL and MODEL."
-        if error.status == 429:
-            return f"{where} has too many requests, {self._tries} times in a row ({said}). Try a smaller BATCH=, or later."
-        if error.status >= 500:
-            return f"{where} failed {self._tries} times in a row ({said}). Its own log says why."
-        return f"{where} refuses the request for model {self.model!r} ({said})."
-
-    def _count(self, outputs: Any) -> None:
-        """Count the tokens that the server says it has read and written."""
-        usage = outputs.get("usage")
-        told = usage if isinstance(usage, dict) else {}
-        counts = (told.get(name) for name in ("prompt_tokens", "completion_tokens"))
-        read, wrote = (count if isinstance(count, int) else 0 for count in counts)
-        self.account.tokens_in += read
-        self.account.tokens_out += wrote
-
-    def _create_payload(self, *args: Any, **kwargs: Any) -> dict:
-        payload = super()._create_payload(*args, **kwargs)
-        return {name: value for name, value in payload.items() if name != "stop" or value}
+    args = dict(model_args)
+    url = base_url if base_url is not None else args.get("base_url")
+    if not url:
+        raise UserError(f"BACKEND={backend} needs the server's address: BASE_URL={EXAMPLE}.")
+    for name in {"auth_token", "header"} & args.keys():
+        raise UserError(f"model_args {name} would stand in the run's record: set OPENAI_API_KEY in the environment instead.")
+    args["base_url"] = complete_url(str(url), backend)
+    args["pretrained"] = args.pop("model", None) or args.get("pretrained")
+    if not args["pretrained"]:
+        raise UserError(f"BACKEND={backend} needs MODEL=, the name under which the server knows the model.")
+    for flag in (flag for flag, value in local.items() if value):
+        raise UserError(f"{flag} is for a model that is loaded here; the server of BACKEND={backend} decides on its own.")
+    args.setdefault("num_concurrent", IN_FLIGHT)
+    if batch is not None:
+        args["num_concurrent"] = IN_FLIGHT if str(batch) == "auto" else whole_number("BATCH", batch)
+    return args | {name: whole_number(name, args[name]) for name in NOT_IN_KEY if name in args}
 
 
-class ChatServer(ServedModel, LocalChatCompletion):
-    """``local-chat-completions``: the server applies the chat template."""
+def complete_url(text: str, backend: str) -> str:
+    """Complete a server's address to the endpoint that lm-eval asks.
 
-    def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
-        """Return the answer's text, empty where the budget was spent on reasoning."""
-        message = _only_choice(outputs).get("message")
-        text = content_text(message.get("content")) if isinstance(message, dict) and message else None
-        if text is None:
-            raise ValueError("its choice has no message with text")
-        self._count(outputs)
-        return super().parse_generations({"choices": [{"index": 0, "message": {"content": text}}]}, **kwargs)
-
-
-class CompletionServer(ServedModel, LocalCompletionsAPI):
-    """``local-completions``: the prompt goes as plain text; likelihoods where the server tells them."""
-
-    def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
-        """Return the answer's text."""
-        choice = _only_choice(outputs)
-        text = content_text(choice.get("text")) if "text" in choice else None
-        if text is None:
-            raise ValueError("its choice has no text")
-        self._count(outputs)
-        return super().parse_generations({"choices": [{"index": 0, "text": text}]}, **kwargs)
-
-    @answers_requests
-    def loglikelihood(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
-        """Score answers as lm-eval does; their tokens are counted with the model's tokenizer, which is loaded here.
-
-        Raises:
-            UserError: The tokenizer does not load, or the server does not tell a prompt's log-probabilities.
-        """
-        if self.tokenizer is None:
-            from transformers import AutoTokenizer
-
-            with one_line_errors(
-                loading=f"Likelihoods need the model's tokenizer (ARGS='--model_args tokenizer=folder'), and "
-                f"{self._tokenizer_from!r} does not load: "
-            ):
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(self._tokenizer_from)
-            self.tokenizer_backend = "huggingface"
-            self.add_bos_token = True  # as the tokenizer itself does, like a model loaded here
-        self.tokenized_requests = True
-        try:
-            return super().loglikelihood(requests, **kwargs)
-        finally:
-            self.tokenized_requests = False  # text is cut by nobody and tokenised by the server
-
-    def parse_logprobs(
-        self, outputs: Any, tokens: Any = None, ctxlens: Any = None, **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        """Read the answer's log-probability, if the prompt's tokens stand before it.
-
-        llama.cpp's server tells only the token that it wrote itself; lm-eval would make 0 of that for every answer.
-        """
-        choice = _only_choice(outputs)
-        scored = choice.get("logprobs") or {}
-        length = len(scored.get("token_logprobs") or ()) if isinstance(scored, dict) else 0
-        if length != len(tokens[0]) + 1 or not scored.get("top_logprobs"):
-            raise UserError(
-                f"The server at {self.base_url} tells {length} log-probabilities for a prompt of {len(tokens[0])} tokens: "
-                "likelihoods need those of the prompt (echo). Use another server, or a task that generates (TASK=sst2_01)."
-            )
-        try:
-            scores = super().parse_logprobs({"choices": [choice]}, tokens, ctxlens, **kwargs)
-        except (TypeError, AttributeError, KeyError):
-            scores = [(math.nan, False)]
-        if not all(math.isfinite(score) for score, _ in scores):
-            raise ValueError("its log-probabilities are not numbers")
-        self.account.tokens_in += len(tokens[0])
-        return scores
-
-
-MODELS = {CHAT: ChatServer, COMPLETIONS: CompletionServer}
-
-
-async def _check_status(response: aiohttp.ClientResponse) -> None:
-    if not response.ok:
-        raise RefusedError(response.status, _message(await response.text(errors="replace")))
-
-
-def _message(body: str) -> str:
-    """Find what an error answer says: OpenAI's ``error.message``, FastAPI's ``detail``, else the beginning of its text."""
+    Raises:
+        UserError: It is no URL, or has more than scheme, host and path. What may be secret is not repeated.
+    """
     try:
-        found = json.loads(body)
-        found = found.get("error") or found.get("detail") or found.get("message") or body
-        found = found.get("message", found) if isinstance(found, dict) else found
-    except (ValueError, AttributeError):
-        found = body
-    return _short(found)
+        url = urlsplit(text.strip())
+        known = url.scheme in ("http", "https") and url.hostname and (url.port or True)
+    except ValueError:
+        known = False
+    if not known:
+        shown = f"{text[:80]!r} " if "@" not in text else ""
+        raise UserError(f"BASE_URL {shown}is no address of a server, such as {EXAMPLE}.")
+    if url.username or url.password or url.query or url.fragment:
+        raise UserError(
+            f"BASE_URL of {url.hostname} has more than scheme, host and path: it would stand in the run's record. "
+            "A key goes into the environment variable OPENAI_API_KEY."
+        )
+    path = url.path.rstrip("/")
+    for endpoint in ENDPOINTS.values():
+        path = path.removesuffix(endpoint)
+    return urlunsplit((url.scheme, url.netloc, (path or "/v1") + ENDPOINTS[backend], "", ""))
 
 
-def _short(said: Any) -> str:
-    return " ".join(whole_characters(str(said)).split())[:150]
+def check_template(backend: str, wanted: bool) -> None:
+    """Check that who is to apply the chat template is who does.
+
+    Raises:
+        UserError: It is the server, or is not.
+    """
+    if wanted != (backend == CHAT):
+        does, other = ("applies", COMPLETIONS) if backend == CHAT else ("does not apply", CHAT)
+        raise UserError(f"The server {does} the chat template with BACKEND={backend}. Use BACKEND={other}.")
 
 
-def _only_choice(outputs: Any) -> dict[str, Any]:
-    """Return the one choice of an answer; a request asks for one."""
-    choices = outputs.get("choices") if isinstance(outputs, dict) else None
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise ValueError(f"no choice in {_message(json.dumps(outputs))}")
-    return {**choices[0], "index": 0}
+def check_task(backend: str, name: str, output_type: str) -> None:
+    """Check that a task can be asked at all.
+
+    Raises:
+        UserError: It compares likelihoods, which a chat does not tell.
+    """
+    if backend == CHAT and output_type != "generate_until":
+        raise UserError(
+            f"Task {name} compares likelihoods ({output_type}), which no chat tells. Use BACKEND={COMPLETIONS} with a "
+            "server that returns the log-probabilities of a prompt, or a task that generates (TASK=sst2_01)."
+        )
+
+
+def line(backend: str, args: Mapping[str, Any]) -> str:
+    """Say in one line how the server is asked, from what `arguments` returned."""
+    template = "by the server" if backend == CHAT else "off"
+    return f"server {args['base_url']} · chat template {template} · {args['num_concurrent']} requests at once"

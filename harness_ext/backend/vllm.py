@@ -3,6 +3,7 @@
 Source: ``lm_eval/models/vllm_causallms.py`` and vLLM's ``vllm/config/lora.py`` (as of v0.27.1).
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,38 +35,36 @@ def check(backend: str, base: Checkpoint, adapter: Checkpoint | None) -> None:
 
 
 def lora_rank(adapter: Checkpoint) -> int:
-    """Return the room for ranks that vLLM needs for an adapter: its highest rank, rounded up to what vLLM allows.
-
-    Raises:
-        UserError: vLLM has no room for it.
-    """
+    """Return the room for ranks that vLLM needs for an adapter: its highest rank, rounded up to what vLLM allows."""
     rank = max([adapter.config.get("r") or 0, *(adapter.config.get("rank_pattern") or {}).values()])
-    for room in LORA_RANKS:
-        if rank <= room:
-            return room
-    raise UserError(
-        f"Adapter {adapter.name!r} has rank {rank}, and vLLM takes at most {LORA_RANKS[-1]}. Leave BACKEND=vllm out, or "
-        "merge the adapter into its base."
-    )
+    if rank > LORA_RANKS[-1]:
+        raise UserError(
+            f"Adapter {adapter.name!r} has rank {rank}, and vLLM takes at most {LORA_RANKS[-1]}. Leave BACKEND=vllm out, or "
+            "merge the adapter into its base."
+        )
+    return next(room for room in LORA_RANKS if rank <= room)
 
 
-def needed_tokens(task: Any, tokenizer: Any, settings: Settings, system_instruction: str | None, multiturn: bool) -> int:
+def needed_tokens(task: Any, tokenizer: Any, prompts: Sequence[str]) -> int:
     """Count the tokens of a task's longest prompt and of its answer's budget together.
+
+    Args:
+        task: A built task.
+        tokenizer: The model's.
+        prompts: The task's, as they are asked.
 
     Raises:
         UserError: The prompts open a thinking block: lm-eval's ``vllm`` shows an answer only from there on, so that thinking
             which does not end would be read as the answer.
     """
-    from harness_ext.task.prompts import chat_renderer, encode_prompts, render_prompt
+    from harness_ext.task.prompts import encode_prompts
 
-    template = chat_renderer(tokenizer, settings.template_args) if settings.chat_template else None
-    prompts = [render_prompt(task, document, template, system_instruction, multiturn) for document in task.eval_docs]
     if ends_open(prompts[0]):
         raise UserError(
             "The chat template opens the thinking block itself, which BACKEND=vllm cannot tell from an answer. Leave it out."
         )
     budget = (task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_BUDGET)
-    return max(map(len, encode_prompts(tokenizer, prompts))) + (budget if isinstance(budget, int) else DEFAULT_BUDGET)
+    return max(map(len, encode_prompts(tokenizer, list(prompts)))) + (budget if isinstance(budget, int) else DEFAULT_BUDGET)
 
 
 def model_args(base: Checkpoint, adapter: Checkpoint | None, settings: Settings, tokens: int) -> dict[str, Any]:
@@ -87,24 +86,14 @@ def model_args(base: Checkpoint, adapter: Checkpoint | None, settings: Settings,
             "Allow fewer (ARGS='--gen_kwargs max_gen_toks=N'), or choose a model with a longer context."
         )
     args = {
-        "pretrained": base.path,
-        "revision": base.revision,
-        "dtype": settings.dtype,
-        "batch_size": settings.batch_size,
-        "enable_prefix_caching": True,
-        "max_model_len": min(context, tokens + ROOM),
-    }
-    if adapter:
-        args |= {"lora_local_path": adapter.path, "max_lora_rank": lora_rank(adapter)}
-    return args
+        "pretrained": base.path, "revision": base.revision, "dtype": settings.dtype, "batch_size": settings.batch_size,
+        "enable_prefix_caching": True, "max_model_len": min(context, tokens + ROOM),
+    }  # fmt: skip
+    return args | ({"lora_local_path": adapter.path, "max_lora_rank": lora_rank(adapter)} if adapter else {})
 
 
 def check_room(lm: Any, tokens: int) -> None:
-    """Check that a task fits what the engine was started for, by another task or the user; lm-eval would cut the prompts.
-
-    Raises:
-        UserError: It does not.
-    """
+    """Check that a task fits what the engine was started for, by another task or the user; lm-eval would cut the prompts."""
     if tokens > lm.max_length:
         raise UserError(
             f"The task needs {tokens} tokens, but vLLM was started for {lm.max_length}. Run it alone, without max_model_len."

@@ -186,9 +186,7 @@ class Session:
         config = self.request.config
         tokens = 0
         if config.model == vllm.VLLM and settings:
-            tokens = vllm.needed_tokens(
-                task, self.asking.tokenizer, settings, config.system_instruction, multiturn(config, settings)
-            )
+            tokens = vllm.needed_tokens(task, self.asking.tokenizer, self.asking.prompts(task, settings))
         if self._lm is None or self.request.is_baseline:
             start = time.perf_counter()
             adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""

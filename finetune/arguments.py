@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from finetune.job import Job
+from finetune.plan import Job, Plan
 
 LOGS = 50  # points of the training loss's curve
 
@@ -28,17 +28,11 @@ class DeviceArguments(TrainingArguments):
         self._n_gpu = int(device.type != "cpu")
 
 
-def training_arguments(job: Job, work: Path, *, from_start: bool) -> TrainingArguments:
-    """Build Trainer's settings.
-
-    Args:
-        job: What is trained.
-        work: Its workspace.
-        from_start: Nothing is resumed, so that the rows held out are scored before the first step.
-    """
-    setting, recipe = job.setting, job.setting.recipe
+def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) -> TrainingArguments:
+    """Build Trainer's settings; from the start, and not resumed, the rows held out are scored before the first step."""
+    recipe = plan.recipe
     interval = math.ceil(job.steps / recipe.evaluations)
-    device = torch.device(setting.settings.device)
+    device = torch.device(plan.settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
     with _accelerate_on(device):
@@ -61,13 +55,13 @@ def training_arguments(job: Job, work: Path, *, from_start: bool) -> TrainingArg
             save_total_limit=recipe.keep_checkpoints,
             seed=job.seed,
             use_cpu=device.type == "cpu",
-            bf16=setting.mixed,
+            bf16=plan.mixed,
             dataloader_pin_memory=device.type == "cuda",
             remove_unused_columns=False,
             label_names=["labels"],
-            report_to=setting.report_to or "none",
-            run_name=job.name,
-            disable_tqdm=True,
+            report_to=list(plan.spec.report_to) or "none",
+            run_name=job.folder.name,
+            disable_tqdm=True,  # `callbacks.Progress` stands in
         )
     arguments.use(device)
     return arguments
@@ -76,7 +70,8 @@ def training_arguments(job: Job, work: Path, *, from_start: bool) -> TrainingArg
 @contextlib.contextmanager
 def _accelerate_on(device: torch.device) -> Iterator[None]:
     """Tell accelerate its device while its state is set up; Accelerator moves the model and the batches there."""
-    name, before = "ACCELERATE_TORCH_DEVICE", os.environ.get("ACCELERATE_TORCH_DEVICE")
+    name = "ACCELERATE_TORCH_DEVICE"
+    before = os.environ.get(name)
     os.environ[name] = str(device)
     try:
         yield

@@ -1,16 +1,15 @@
 """A recipe: how an adapter is trained. Read from YAML, overridden by ``--set name=value``, checked as a whole."""
 
-import dataclasses
-import difflib
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 FEW_STEPS = 100  # the original's DeBERTa stayed at the majority class up to 48 steps, and left it at 192
@@ -62,11 +61,6 @@ class Recipe:
     keep_checkpoints: int = 3
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            UserError: A value has the wrong type or is out of range.
-        """
         for name, type_ in get_type_hints(Recipe).items():
             _check_type(name, getattr(self, name), type_)
         _check_one_of("kind", self.kind, ("generative", "classifier"))
@@ -104,7 +98,7 @@ class Recipe:
         return known[-1][1]
 
 
-def read_recipe(name: str, overrides: list[str]) -> Recipe:
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by shipped name or path, and apply ``name=value`` overrides (values are YAML).
 
     Raises:
@@ -115,9 +109,8 @@ def read_recipe(name: str, overrides: list[str]) -> Recipe:
         path = Path(name)
     if not path.is_file():
         shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        near = difflib.get_close_matches(name, shipped, n=2)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(shipped)}, or pass a YAML file."
-        raise UserError(f"Recipe {name!r} is unknown. {hint}")
+        hint = did_you_mean(name, shipped) or f" There are {', '.join(shipped)}, or pass a YAML file."
+        raise UserError(f"Recipe {name!r} is unknown.{hint}")
     values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise UserError(f"Recipe {path} holds no settings (name: value).")
@@ -126,13 +119,12 @@ def read_recipe(name: str, overrides: list[str]) -> Recipe:
         if not equals:
             raise UserError(f"--set {override!r} is not of the form name=value.")
         values[key] = _read_yaml(text, f"--set {override}")
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    fields = Recipe.__dataclass_fields__
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=2)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(fields)}."
-            raise UserError(f"Recipe {path.stem}: unknown setting {key!r}. {hint}")
-    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
+            hint = did_you_mean(str(key), fields) or f" There are {', '.join(fields)}."
+            raise UserError(f"Recipe {path.stem}: unknown setting {key!r}.{hint}")
+    missing = [key for key, field in fields.items() if field.default is MISSING and key not in values]
     if missing:
         raise UserError(f"Recipe {path.stem}: {', '.join(missing)} must be given.")
     return Recipe(**values)
@@ -163,6 +155,5 @@ def _check_type(name: str, value: Any, type_: Any) -> None:
 
 def _check_one_of(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), [str(x) for x in allowed], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"Recipe: {name} {value!r} is not one of {', '.join(map(str, allowed))}.{hint}")
+        said = list(map(str, allowed))
+        raise UserError(f"Recipe: {name} {value!r} is not one of {', '.join(said)}.{did_you_mean(str(value), said, most=1)}")

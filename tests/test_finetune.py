@@ -210,7 +210,7 @@ def test_few_steps_and_a_collapse_are_said(data, train, random_model, tmp_path):
     assert "Warning: 4 optimiser steps are planned" in said
     assert "0.5091" in said
     tail = train(*flags(random_model, data, tmp_path, "--set=learning_rate=0.3", "--set=warmup_share=0.0"))
-    (manifest,) = [each for each in manifests(tmp_path) if each["settings"]["learning_rate"] == 0.3]
+    (manifest,) = [each for each in manifests(tmp_path) if each["recipe_settings"]["learning_rate"] == 0.3]
     assert manifest["collapsed"] == (manifest["held_out"]["positive_share"] in (0, 1))
     assert ("collapsed to one class" in tail.stderr) == manifest["collapsed"]
 

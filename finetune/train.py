@@ -1,27 +1,22 @@
-"""Training the adapters of a plan: Trainer does the work; what it leaves is checked, and moved into place when it is whole."""
+"""Training a plan's adapters: Trainer does the work; what it leaves is checked, and moved into place when it is whole."""
 
 import contextlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
-from finetune import curves, data, record, reports
-from finetune.arguments import training_arguments
-from finetune.callbacks import Movement, Progress
-from finetune.config import Recipe
-from finetune.model import Base, add_lora, draw_new_weights, heads_of, load_base
+from finetune import curves, record, reports
+from finetune.model import Base, add_lora, draw_new_weights, load_base
 from finetune.plan import Job, Plan
 from finetune.reload import check_saved
-from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
+from finetune.trainer_setup import build_trainer
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.model.loading import quieten_libraries
 from harness_ext.model.memory import peak_memory_bytes, reset_peak_memory
@@ -86,7 +81,7 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
         with contextlib.ExitStack() as at_last:
             at_last.callback(model.unload)
             resumed = _last_checkpoint(work)
-            trainer = _trainer(plan, job, work, model, from_start=resumed is None)
+            trainer = build_trainer(plan, job, work, model, from_start=resumed is None)
             at_last.callback(reports.finish, trainer)
             begun = time.perf_counter()
             with writing_to(Path(plan.spec.out)):
@@ -114,47 +109,6 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
     }
 
 
-def _trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: bool) -> CheckedTrainer:
-    recipe, examples = plan.recipe, job.examples
-    labels, lengths = [example["labels"] for example in examples], list(map(data.length, examples))
-    balanced = recipe.balanced_batches and job.batch_size % 2 == 0
-    order = data.plan_batches(labels, lengths, job.steps, job.batch_size, job.seed, balanced=balanced)
-    heads = heads_of(model.get_base_model()) if recipe.kind == "classifier" else []
-    is_generative = recipe.kind == "generative"
-
-    def collate(prefix_length: int) -> Callable:
-        return data.collate_prompts(plan.tokenizer.pad_token_id, prefix_length)
-
-    trainer = (PromptTrainer if is_generative else CheckedTrainer)(
-        model=model,
-        args=training_arguments(plan, job, work, from_start=from_start),
-        train_dataset=[examples[row] for row in order],
-        eval_dataset=job.held_out,
-        data_collator=collate(0) if is_generative else data.collate_sentences(plan.tokenizer),
-        compute_metrics=_score,
-        optimizers=(_optimizer(model, recipe), None),
-        callbacks=[Movement(heads), *([Progress()] if sys.stderr.isatty() else [])],
-    )
-    trainer.remove_callback(PrinterCallback)  # it prints every log entry, as the bar and the history have them
-    reports.place(trainer, work, job.folder.name)
-    if isinstance(trainer, PromptTrainer):
-        trainer.prompt_loss_weight = recipe.prompt_loss_weight
-        _share_prefix(trainer, collate, examples + job.held_out)
-    return trainer
-
-
-def _share_prefix(trainer: PromptTrainer, collate: Callable[[int], Callable], examples: list[dict[str, Any]]) -> None:
-    """Let the trainer run once per batch what all prompts begin with, if the model can do that."""
-    prefix = data.shared_prefix(examples)
-    if why := why_prefix_is_not_shared(trainer, collate, examples, prefix):
-        print(f"The beginning that all prompts share is read anew for every row, because {why}.", file=sys.stderr)
-        trainer.shared = {"tokens": 0, "why": why}
-    else:
-        trainer.prefix = torch.tensor(prefix, device=trainer.args.device)
-        trainer.data_collator = collate(len(prefix))
-        trainer.shared = {"tokens": len(prefix)}
-
-
 def _save(plan: Plan, job: Job, work: Path, trainer: Any) -> None:
     """Lay out the finished folder: adapter, history, curve, and the checkpoints without what only resuming needs."""
     done = work / "done"
@@ -169,21 +123,6 @@ def _save(plan: Plan, job: Job, work: Path, trainer: Any) -> None:
     records.write_json(done / curves.HISTORY, {"name": job.folder.name, "history": history})
     curves.draw([(job.folder.name, history)], done / "curve")
     reports.keep(work, done)
-
-
-def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, with a rate of its own for a classifier's head."""
-    head = [weight for name, weight in model.named_parameters() if weight.requires_grad and ".modules_to_save." in name]
-    lora = [weight for name, weight in model.named_parameters() if weight.requires_grad and ".modules_to_save." not in name]
-    groups = [{"params": lora, "lr": recipe.learning_rate}]
-    if head:
-        groups.append({"params": head, "lr": recipe.head_learning_rate or recipe.learning_rate})
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-
-
-def _score(prediction: Any) -> dict[str, float]:
-    """Score the rows held out by the larger of the two logits."""
-    return {"score": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 
 def _outcome(trainer: Any) -> dict[str, Any]:

@@ -340,7 +340,7 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
     out = tmp_path / "out"
     command = [sys.executable, "-m", "finetune", *flags(random_model, data, out, "--set=evaluations=4")]
     code = (
-        "import runpy, sys, finetune.train as t; save = t.CheckedTrainer._save_checkpoint\n"
+        "import runpy, sys, finetune.trainers as t; save = t.CheckedTrainer._save_checkpoint\n"
         "def full(self, *args):\n"
         "    if self.state.global_step == 3: raise OSError(28, 'No space left on device')\n"
         "    return save(self, *args)\n"

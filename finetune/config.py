@@ -18,47 +18,26 @@ SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run.
+    """Settings of a training run."""
 
-    Attributes:
-        kind: ``generative`` (the model writes the answer) or ``classifier`` (a head over the sentence).
-        learning_rate: Of the LoRA weights, at its highest.
-        batch_size: Rows per optimiser step; no more than there are samples.
-        steps: Optimiser steps by number of training rows; between two numbers, interpolated on a log scale.
-        epochs: Passes over the rows, instead of `steps`.
-        head_learning_rate: Of a classifier's head; as `learning_rate` if left out.
-        schedule: One of `SCHEDULES`.
-        warmup_share: Share of the steps over which the learning rate rises from 0.
-        weight_decay: Of AdamW.
-        rank: Of LoRA (https://arxiv.org/abs/2106.09685).
-        alpha: LoRA's scale is alpha / rank; twice the rank if left out.
-        dropout: On LoRA's input.
-        target_modules: Names of the linear layers that get LoRA; all in the model's body if left out.
-        balanced_batches: Every batch holds as many 0s as 1s.
-        prompt_loss_weight: Weight of a prompt token's loss; an answer token has 1.
-        quantise: ``nf4`` for a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314), ``int8`` for one in 8.
-        evaluations: How often the rows held out are scored and a checkpoint is saved.
-        keep_checkpoints: How many of these checkpoints stay.
-    """
-
-    kind: str
-    learning_rate: float
-    batch_size: int
-    steps: dict[int, int] | None = None
-    epochs: float | None = None
-    head_learning_rate: float | None = None
-    schedule: str = "linear"
-    warmup_share: float = 0.06
-    weight_decay: float = 0.0
-    rank: int = 16
-    alpha: int | None = None
-    dropout: float = 0.0
-    target_modules: list[str] | None = None
-    balanced_batches: bool = True
-    prompt_loss_weight: float = 0.0
-    quantise: str | None = None
-    evaluations: int = 10
-    keep_checkpoints: int = 3
+    kind: str  # generative (the model writes the answer) or classifier (a head over the sentence)
+    learning_rate: float  # of the LoRA weights, at its highest
+    batch_size: int  # rows per optimiser step; no more than there are samples
+    steps: dict[int, int] | None = None  # optimiser steps by training rows; between two numbers, interpolated on a log scale
+    epochs: float | None = None  # passes over the rows, instead of steps
+    head_learning_rate: float | None = None  # of a classifier's head; as learning_rate if left out
+    schedule: str = "linear"  # one of SCHEDULES
+    warmup_share: float = 0.06  # of the steps, over which the learning rate rises from 0
+    weight_decay: float = 0.0  # of AdamW
+    rank: int = 16  # of LoRA (https://arxiv.org/abs/2106.09685)
+    alpha: int | None = None  # LoRA's scale is alpha / rank; twice the rank if left out
+    dropout: float = 0.0  # on LoRA's input
+    target_modules: list[str] | None = None  # linear layers that get LoRA, by name; all in the model's body if left out
+    balanced_batches: bool = True  # every batch holds as many 0s as 1s
+    prompt_loss_weight: float = 0.0  # of a prompt token's loss; an answer token has 1
+    quantise: str | None = None  # nf4: base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314); int8: in 8
+    evaluations: int = 10  # how often the rows held out are scored and a checkpoint is saved
+    keep_checkpoints: int = 3  # how many of these checkpoints stay
 
     def __post_init__(self) -> None:
         for name, type_ in get_type_hints(Recipe).items():

@@ -26,19 +26,12 @@ TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType
 
 @dataclass(frozen=True)
 class Base:
-    """A base model as it was loaded.
+    """A base model as it was loaded."""
 
-    Attributes:
-        model: Of transformers; a classifier has two labels.
-        new: Names of the weights that the checkpoint lacks, those of a new head.
-        heads: All weights of a classifier's heads.
-        checksum: Of all weights.
-    """
-
-    model: Any
-    new: list[str]
-    heads: dict[str, torch.Tensor]
-    checksum: int
+    model: Any  # of transformers; a classifier has two labels
+    new: list[str]  # names of the weights that the checkpoint lacks, those of a new head
+    heads: dict[str, torch.Tensor]  # all weights of a classifier's heads
+    checksum: int  # of all weights
 
     def restore(self) -> None:
         """Put back the heads, in whose place peft leaves an adapter's; all else must be as it was."""
@@ -50,19 +43,7 @@ class Base:
 def load_base(
     checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any, allow_pickle: bool = False
 ) -> Base:
-    """Load a base model for training.
-
-    Args:
-        checkpoint: The base.
-        recipe: Its kind and quantisation count.
-        dtype: Of the weights.
-        device: torch device.
-        tokenizer: The base's; its padding token goes into a classifier's config.
-        allow_pickle: Load weights that are no safetensors.
-
-    Raises:
-        UserError: It does not load, or lacks weights other than a classifier's head.
-    """
+    """Load a base model for training: whole, but for a classifier's head; the padding token goes into its config."""
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
         common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
         common["dtype"] = getattr(torch, dtype)
@@ -102,7 +83,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
         r=recipe.rank,
         lora_alpha=recipe.alpha or 2 * recipe.rank,
         lora_dropout=recipe.dropout,
-        target_modules=target_pattern(model, recipe.target_modules, heads),
+        target_modules=_target_pattern(model, recipe.target_modules, heads),
         modules_to_save=heads or None,
     )
     # peft's prepare_model_for_kbit_training would widen what is not quantised to float32: another base than is evaluated.
@@ -127,17 +108,8 @@ def heads_of(model: Any) -> list[str]:
     return sorted(beside | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
 
 
-def target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
-    """Return the pattern, for peft, of the linear layers in a model's body that get LoRA.
-
-    Args:
-        model: A transformers model.
-        wanted: Names of the layers, as in ``q_proj``; None for all.
-        heads: Modules that are trained whole.
-
-    Raises:
-        UserError: Nothing in the body has such a name; lists what there is.
-    """
+def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
+    """Return the pattern, for peft, of the linear layers in a model's body that get LoRA: the wanted ones, or all."""
     prefix = model.base_model_prefix
     linear = {
         name.rpartition(".")[2]

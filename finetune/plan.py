@@ -34,31 +34,20 @@ OF_A_SEED = ("seed", "subset", "texts")  # parts of a key that differ with the s
 
 @dataclass(frozen=True)
 class Job:
-    """One adapter.
+    """One adapter."""
 
-    Attributes:
-        subset: The rows it is trained on, and those held out.
-        seed: Decides rows, initial weights and order.
-        steps: Optimiser steps.
-        batch_size: Rows per step.
-        key_parts: All that can change its weights.
-        folder: Where the finished adapter lies.
-        examples: The encoded rows it is trained on.
-        held_out: Those that it is scored on meanwhile.
-    """
-
-    subset: subsets.Subset
-    seed: int
-    steps: int
-    batch_size: int
-    key_parts: dict[str, Any]
-    folder: Path
-    examples: list[dict[str, Any]] = field(repr=False)
-    held_out: list[dict[str, Any]] = field(repr=False)
+    subset: subsets.Subset  # the rows it is trained on, and those held out
+    seed: int  # decides rows, initial weights and order
+    steps: int  # of the optimiser
+    batch_size: int  # rows per step
+    key_parts: dict[str, Any]  # all that can change its weights
+    folder: Path  # where the finished adapter lies
+    examples: list[dict[str, Any]] = field(repr=False)  # the encoded rows it is trained on
+    held_out: list[dict[str, Any]] = field(repr=False)  # those that it is scored on meanwhile
 
     @property
     def key(self) -> str:
-        """The hash of `key_parts`."""
+        """What `key_parts` come to."""
         return hash_of(self.key_parts)
 
     @property
@@ -74,33 +63,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of one command, and what they share.
-
-    Attributes:
-        spec: What was asked for.
-        base: The model that gets adapters.
-        tokenizer: Its tokenizer, with a padding token.
-        task: The built task whose train split and prompt are used.
-        recipe_name: As in ``finetune/recipes``.
-        recipe: How an adapter is trained.
-        settings: How the base is run: device, chat template and the like.
-        dtype: Of the base's weights.
-        mixed: Whether products are computed in bfloat16.
-        notes: What is to be said before training.
-        jobs: In the order in which they are done.
-    """
+    """The jobs of one command, and what they share."""
 
     spec: TrainSpec
-    base: Checkpoint
-    tokenizer: Any
-    task: Any
+    base: Checkpoint  # the model that gets adapters
+    tokenizer: Any  # its own, with a padding token
+    task: Any  # built: its train split and its prompt are used
     recipe_name: str
     recipe: Recipe
-    settings: Settings
-    dtype: str
-    mixed: bool
-    notes: list[str] = field(default_factory=list)
-    jobs: list[Job] = field(default_factory=list, repr=False)
+    settings: Settings  # how the base is run: device, chat template and the like
+    dtype: str  # of the base's weights
+    mixed: bool  # products are computed in bfloat16
+    notes: list[str] = field(default_factory=list)  # to be said before training
+    jobs: list[Job] = field(default_factory=list, repr=False)  # in the order in which they are done
 
     @property
     def products(self) -> str:
@@ -113,11 +88,7 @@ class Plan:
         return self.base.name if self.base.name in SHIPPED else self.base.path
 
     def render(self, document: dict) -> str:
-        """Render a document's prompt as the evaluation does; a classifier reads the sentence alone.
-
-        Raises:
-            UserError: It cannot be rendered, or lacks the sentence.
-        """
+        """Render a document's prompt as the evaluation does; a classifier reads the sentence alone."""
         if self.recipe.kind == "classifier":
             return document["sentence"]
         template = chat_renderer(self.tokenizer, self.settings.template_args) if self.settings.chat_template else None
@@ -140,7 +111,7 @@ def make_plan(spec: TrainSpec) -> Plan:
     recipe_name, recipe = _recipe(spec, base)
     task = _task(spec, base)
     tokenizer = load_tokenizer(base)
-    mended = mend_tokenizer(tokenizer, base, recipe)
+    mended = _mend_tokenizer(tokenizer, base, recipe)
     settings = choose(
         tokenizer,
         base.config,
@@ -162,15 +133,8 @@ def make_plan(spec: TrainSpec) -> Plan:
     return plan
 
 
-def mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
-    """Give a tokenizer without a padding token its end token for it, which training never looks at.
-
-    Returns:
-        What was mended, to be said; empty if nothing was.
-
-    Raises:
-        UserError: There is no end token, which a generative model must learn to write.
-    """
+def _mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
+    """Give a tokenizer without a padding token its end token for it, which training never looks at; say what was mended."""
     if recipe.kind == "generative":
         generation_config.check_nothing_behind(tokenizer)
         generation_config.give_end_token(tokenizer, generation_config.read_own(base.path, base.revision), base.config)

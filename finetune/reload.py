@@ -81,11 +81,7 @@ def checksum(model: Any) -> int:
 
 
 def _probe(model: Any, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """Compute the logits of a few examples, one at a time so that no padding is involved.
-
-    Returns:
-        For each, the logits of the classes, or of the whole vocabulary after the prompt.
-    """
+    """Compute the last position's logits of a few examples, ``(ROWS, ...)``, one at a time so that nothing is padded."""
     model.eval()
     rows = []
     with torch.no_grad():

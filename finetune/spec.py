@@ -15,21 +15,8 @@ MOST_SEED = 2**32 - 1  # numpy's
 class TrainSpec:
     """What is to be trained: one adapter for each seed and size. `dataclasses.asdict` of it is JSON.
 
-    Attributes:
-        samples: Sizes of training sets, even numbers or ``all``: 64, "16,64" or (16, 64, "all"); kept as texts.
-        seeds: Decide rows, weights and order: 0, "0,1,2" or (0, 1, 2); kept as numbers.
-        model: Hub id, folder or shipped name; None for Qwen/Qwen2.5-0.5B.
-        recipe: Name in finetune/recipes, or a YAML file; None for the model's own.
-        overrides: ``name=value``, settings of the recipe to replace.
-        task: Whose prompt and train split are used; None for SST-2.
-        data_dir: Folder with GLUE's train.tsv, instead of the Hub.
-        include_path: A further folder of tasks.
-        device: As torch writes it; None for the first GPU, else the CPU.
-        dtype: Of the base's weights, float32 or bfloat16; None for what device and recipe suggest.
-        out: Adapters go to ``out/adapters``.
-        report_to: Loggers that transformers knows: "tensorboard,wandb" or ("tensorboard", "wandb").
-        allow_pickle: Load a base's weights that are no safetensors: they can run code.
-        force: Train again what is already done.
+    `add_arguments` says what each field means. Samples, seeds and loggers may be given as one value, as a text with commas
+    between several, or as a sequence. What is None is chosen by the model, the device or the recipe.
     """
 
     samples: tuple[str, ...] = ("64",)
@@ -99,10 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_spec(args: argparse.Namespace) -> TrainSpec:
-    """Read the command line.
-
-    Raises:
-        UserError: Something that was given is wrong.
-    """
+    """Read the command line; what is wrong with it alone is said."""
     fields = TrainSpec.__dataclass_fields__
     return TrainSpec(**{name: value for name, value in vars(args).items() if name in fields and value is not None})

@@ -35,14 +35,6 @@ def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Cal
     ]
 
 
-def shared_prefix(examples: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the longest beginning that all prompts share, less one token, so that no rest is empty."""
-    prompts = [example["prompt"] for example in examples]
-    first, last = min(prompts), max(prompts)
-    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: min(shared, min(map(len, prompts)) - 1)]
-
-
 def collate_sentences(tokenizer: Any) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
     """Return what pads sentences to the longest of their batch, on the right, which leaves positions as they are."""
 

@@ -29,7 +29,6 @@ from harness_ext.task.prompts import chat_renderer, check_sentence, render_promp
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 QUANTISER = "bitsandbytes"
-OF_A_SEED = ("seed", "subset", "texts")  # parts of a key that differ with the seed
 
 
 @dataclass(frozen=True)

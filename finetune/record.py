@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from finetune.plan import OF_A_SEED, Job, Plan
+from finetune.plan import Job, Plan
 from finetune.summary import portable_command
-from harness_ext.keys import hash_of
 from harness_ext.results import records
+from harness_ext.results.experiments import adapter_experiment
 from harness_ext.results.tables import markdown_cell, visible
 from harness_ext.run import provenance
 
@@ -16,7 +16,7 @@ README = "README.md"
 
 def identity(plan: Plan, job: Job) -> dict[str, Any]:
     """What the adapter is; `harness_ext` reads these fields from the ``run.json`` beside it."""
-    shared = {name: part for name, part in job.key_parts.items() if name not in OF_A_SEED}
+    experiment, curve = adapter_experiment(job.key_parts)
     return {
         "schema": records.SCHEMA,
         "status": "complete",
@@ -40,8 +40,8 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "products": plan.products,
         "key": job.key,
         "key_parts": job.key_parts,
-        "experiment": hash_of(shared),
-        "curve": hash_of({name: part for name, part in shared.items() if name != "samples"}),
+        "experiment": experiment,
+        "curve": curve,
         "hardware": provenance.hardware(plan.settings.device),
         "commit": provenance.commit(),
         "command": provenance.command("finetune"),

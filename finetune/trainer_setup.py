@@ -19,6 +19,7 @@ from finetune.model import heads_of
 from finetune.plan import Job, Plan
 from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
 from harness_ext.errors import UserError
+from harness_ext.task.prompts import common_prefix
 
 LOGS = 50  # points of the training loss's curve
 FIRST_STEPS = 10  # the learning rate is above 0 from the second on
@@ -183,7 +184,7 @@ def _score(prediction: Any) -> dict[str, float]:
 
 def _share_prefix(trainer: PromptTrainer, collate: Callable[[int], Callable], examples: list[dict[str, Any]]) -> None:
     """Let the trainer run once per batch what all prompts begin with, if the model can do that."""
-    prefix = data.shared_prefix(examples)
+    prefix = common_prefix([example["prompt"] for example in examples])
     if why := why_prefix_is_not_shared(trainer, collate, examples, prefix):
         print(f"The beginning that all prompts share is read anew for every row, because {why}.", file=sys.stderr)
         trainer.shared = {"tokens": 0, "why": why}

@@ -11,6 +11,7 @@ from transformers import DynamicCache, Trainer
 
 from finetune.data import IGNORED, length
 from harness_ext.errors import UserError
+from harness_ext.model.lengths import window_below
 
 ANSWERS = 2  # positions at the end that are compared: the digit's and the end token's
 # How far the two passes' centred logits may be apart, of their length, by the dtype of the products. Measured on CPUs: in
@@ -121,8 +122,7 @@ def why_prefix_is_not_shared(
         return "there is none"
     model: Any = trainer.model
     extremes = [min(examples, key=length), max(examples, key=length)]
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window and window < length(extremes[1]):
+    if window := window_below(model.config, length(extremes[1])):
         return f"the attention window of {window} tokens is shorter than the longest row"
     was_training = model.training
     answers = []

@@ -76,11 +76,10 @@ def test_adapter_is_made_saved_and_scored(architecture, data, train, door, cli, 
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
     for adapter in (folder, folder / "checkpoint-4"):
         score = cli if (architecture, adapter) == ("deberta-v2", folder) else door  # once by a process of its own
-        scored = score("run", f"--adapter={adapter}", f"--data_dir={data}", f"--output_path={out}")
+        scored = score("run", f"--adapter={adapter}", f"--data_dir={data}", f"--output_path={tmp_path / adapter.name}")
         assert scored.code == 0, scored.stderr
-    final, checkpoint = sorted(
-        (json.loads(path.read_text()) for path in out.glob("runs/*/run.json")), key=lambda run: len(run["adapter"])
-    )
+    final, checkpoint = (json.loads(next(tmp_path.glob(f"{name}/runs/*/run.json")).read_text())
+                         for name in (folder.name, "checkpoint-4"))  # fmt: skip
     assert final["train_samples"] == 8
     assert final["training"]["optimiser_steps"] == 4
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter

@@ -1,16 +1,15 @@
 """A recipe: how an adapter is trained. Read from YAML, overridden by ``--set name=value``, checked as a whole."""
 
-import dataclasses
-import difflib
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
 FEW_STEPS = 100  # the original's DeBERTa stayed at the majority class up to 48 steps, and left it at 192
@@ -19,54 +18,28 @@ SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training run.
+    """Settings of a training run."""
 
-    Attributes:
-        kind: ``generative`` (the model writes the answer) or ``classifier`` (a head over the sentence).
-        learning_rate: Of the LoRA weights, at its highest.
-        batch_size: Rows per optimiser step; no more than there are samples.
-        steps: Optimiser steps by number of training rows; between two numbers, interpolated on a log scale.
-        epochs: Passes over the rows, instead of `steps`.
-        head_learning_rate: Of a classifier's head; as `learning_rate` if left out.
-        schedule: One of `SCHEDULES`.
-        warmup_share: Share of the steps over which the learning rate rises from 0.
-        weight_decay: Of AdamW.
-        rank: Of LoRA (https://arxiv.org/abs/2106.09685).
-        alpha: LoRA's scale is alpha / rank; twice the rank if left out.
-        dropout: On LoRA's input.
-        target_modules: Names of the linear layers that get LoRA; all in the model's body if left out.
-        balanced_batches: Every batch holds as many 0s as 1s.
-        prompt_loss_weight: Weight of a prompt token's loss; an answer token has 1.
-        quantise: ``nf4`` for a base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314), ``int8`` for one in 8.
-        evaluations: How often the rows held out are scored and a checkpoint is saved.
-        keep_checkpoints: How many of these checkpoints stay.
-    """
-
-    kind: str
-    learning_rate: float
-    batch_size: int
-    steps: dict[int, int] | None = None
-    epochs: float | None = None
-    head_learning_rate: float | None = None
-    schedule: str = "linear"
-    warmup_share: float = 0.06
-    weight_decay: float = 0.0
-    rank: int = 16
-    alpha: int | None = None
-    dropout: float = 0.0
-    target_modules: list[str] | None = None
-    balanced_batches: bool = True
-    prompt_loss_weight: float = 0.0
-    quantise: str | None = None
-    evaluations: int = 10
-    keep_checkpoints: int = 3
+    kind: str  # generative (the model writes the answer) or classifier (a head over the sentence)
+    learning_rate: float  # of the LoRA weights, at its highest
+    batch_size: int  # rows per optimiser step; no more than there are samples
+    steps: dict[int, int] | None = None  # optimiser steps by training rows; between two numbers, interpolated on a log scale
+    epochs: float | None = None  # passes over the rows, instead of steps
+    head_learning_rate: float | None = None  # of a classifier's head; as learning_rate if left out
+    schedule: str = "linear"  # one of SCHEDULES
+    warmup_share: float = 0.06  # of the steps, over which the learning rate rises from 0
+    weight_decay: float = 0.0  # of AdamW
+    rank: int = 16  # of LoRA (https://arxiv.org/abs/2106.09685)
+    alpha: int | None = None  # LoRA's scale is alpha / rank; twice the rank if left out
+    dropout: float = 0.0  # on LoRA's input
+    target_modules: list[str] | None = None  # linear layers that get LoRA, by name; all in the model's body if left out
+    balanced_batches: bool = True  # every batch holds as many 0s as 1s
+    prompt_loss_weight: float = 0.0  # of a prompt token's loss; an answer token has 1
+    quantise: str | None = None  # nf4: base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314); int8: in 8
+    evaluations: int = 10  # how often the rows held out are scored and a checkpoint is saved
+    keep_checkpoints: int = 3  # how many of these checkpoints stay
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            UserError: A value has the wrong type or is out of range.
-        """
         for name, type_ in get_type_hints(Recipe).items():
             _check_type(name, getattr(self, name), type_)
         _check_one_of("kind", self.kind, ("generative", "classifier"))
@@ -104,7 +77,7 @@ class Recipe:
         return known[-1][1]
 
 
-def read_recipe(name: str, overrides: list[str]) -> Recipe:
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by shipped name or path, and apply ``name=value`` overrides (values are YAML).
 
     Raises:
@@ -115,9 +88,8 @@ def read_recipe(name: str, overrides: list[str]) -> Recipe:
         path = Path(name)
     if not path.is_file():
         shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        near = difflib.get_close_matches(name, shipped, n=2)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(shipped)}, or pass a YAML file."
-        raise UserError(f"Recipe {name!r} is unknown. {hint}")
+        hint = did_you_mean(name, shipped) or f" There are {', '.join(shipped)}, or pass a YAML file."
+        raise UserError(f"Recipe {name!r} is unknown.{hint}")
     values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise UserError(f"Recipe {path} holds no settings (name: value).")
@@ -126,13 +98,12 @@ def read_recipe(name: str, overrides: list[str]) -> Recipe:
         if not equals:
             raise UserError(f"--set {override!r} is not of the form name=value.")
         values[key] = _read_yaml(text, f"--set {override}")
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    fields = Recipe.__dataclass_fields__
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=2)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(fields)}."
-            raise UserError(f"Recipe {path.stem}: unknown setting {key!r}. {hint}")
-    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
+            hint = did_you_mean(str(key), fields) or f" There are {', '.join(fields)}."
+            raise UserError(f"Recipe {path.stem}: unknown setting {key!r}.{hint}")
+    missing = [key for key, field in fields.items() if field.default is MISSING and key not in values]
     if missing:
         raise UserError(f"Recipe {path.stem}: {', '.join(missing)} must be given.")
     return Recipe(**values)
@@ -163,6 +134,5 @@ def _check_type(name: str, value: Any, type_: Any) -> None:
 
 def _check_one_of(name: str, value: Any, allowed: tuple) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), [str(x) for x in allowed], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"Recipe: {name} {value!r} is not one of {', '.join(map(str, allowed))}.{hint}")
+        said = list(map(str, allowed))
+        raise UserError(f"Recipe: {name} {value!r} is not one of {', '.join(said)}.{did_you_mean(str(value), said, most=1)}")

@@ -32,11 +32,7 @@ def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def read_history(folder: Path) -> tuple[str, list[dict[str, float]]]:
-    """Read an adapter's history.
-
-    Raises:
-        UserError: The folder has none.
-    """
+    """Read the name and history of an adapter."""
     try:
         content = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
         return content["name"], content["history"]
@@ -47,15 +43,7 @@ def read_history(folder: Path) -> tuple[str, list[dict[str, float]]]:
 
 
 def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list[Path]:
-    """Draw loss and score of one or several runs.
-
-    Args:
-        runs: Name and history of each.
-        path: Where to, without suffix.
-
-    Returns:
-        The PNG and the SVG file.
-    """
+    """Draw loss and score of runs, given by name and history, as a PNG and an SVG file; the path is without suffix."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.font_manager import get_font_names

@@ -21,14 +21,7 @@ def encode_sentences(tokenizer: Any, rows: Sequence[dict]) -> list[dict[str, Any
 
 
 def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Callable, chat: bool) -> list[dict[str, Any]]:
-    """Tokenise a task's prompts and completions for a generative model.
-
-    Args:
-        task: A built task.
-        tokenizer: The base model's.
-        rows: Documents.
-        render: Renders a document to its prompt, as the evaluation does.
-        chat: Whether prompts are chat turns.
+    """Tokenise a task's documents for a generative model, which `render` makes prompts of, in a chat template or not.
 
     Returns:
         For each row ``prompt`` (token ids), ``completions`` (of "0" and of "1", end token included) and ``labels``.
@@ -40,14 +33,6 @@ def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Cal
         {"prompt": ids, "completions": pair, "labels": row["label"]}
         for ids, pair, row in zip(encode_prompts(tokenizer, prompts), completions, rows, strict=True)
     ]
-
-
-def shared_prefix(examples: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the longest beginning that all prompts share, less one token, so that no rest is empty."""
-    prompts = [example["prompt"] for example in examples]
-    first, last = min(prompts), max(prompts)
-    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: min(shared, min(map(len, prompts)) - 1)]
 
 
 def collate_sentences(tokenizer: Any) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
@@ -82,8 +67,9 @@ def collate_prompts(pad: int, prefix_length: int) -> Callable[[list[dict]], dict
             targets[n, width - len(row) : -1] = torch.tensor(row[1:])
             answer = len(example["completions"][example["labels"]])
             is_answer[n, -answer - 1 : -1] = True
-            tokens, at = _difference(*example["completions"])
-            choices.append(tokens)
+            zero, one = example["completions"]
+            at = next(n for n, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
+            choices.append((zero[at], one[at]))
             choice_at.append(answer + 1 - at)
         return {
             "input_ids": ids,
@@ -104,15 +90,7 @@ def plan_batches(
     """Plan every batch of a run beforehand, so that a resumed run sees the rows that an uninterrupted one sees.
 
     Every row comes up once before any comes up again (within its class, if balanced); rows of similar length share a
-    batch where there are rows enough.
-
-    Args:
-        labels: 0 or 1 for each row.
-        lengths: Tokens of each row.
-        steps: Number of batches.
-        batch_size: Rows per batch; even if balanced.
-        seed: Decides the order.
-        balanced: As many 0s as 1s in every batch.
+    batch where there are rows enough. If balanced, a batch, then of even size, holds as many 0s as 1s.
 
     Returns:
         Row numbers, ``steps * batch_size`` of them.
@@ -134,11 +112,7 @@ def plan_batches(
 
 
 def check_lengths(examples: Sequence[dict[str, Any]], context: int | None) -> None:
-    """Refuse rows that the model cannot read whole.
-
-    Raises:
-        UserError: The longest row does not fit the context.
-    """
+    """Refuse rows that the model cannot read whole."""
     longest = max(map(length, examples))
     if context is not None and longest > context:
         raise UserError(
@@ -156,9 +130,3 @@ def length(example: dict[str, Any]) -> int:
 def _endless(rows: list[int], rng: random.Random) -> Iterator[int]:
     while True:
         yield from rng.sample(rows, len(rows))
-
-
-def _difference(zero: list[int], one: list[int]) -> tuple[tuple[int, int], int]:
-    """Find the first tokens in which two completions differ, and where."""
-    at = next(n for n, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
-    return (zero[at], one[at]), at

@@ -6,6 +6,7 @@ Knows transformers and peft; nothing of data or training.
 import functools
 import re
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import peft
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from finetune.config import Recipe
+from finetune.reload import checksum
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.loading import ID2LABEL, WholeModel, quantiser
@@ -23,25 +25,26 @@ from harness_ext.model.memory import without_weights
 TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
 
 
+@dataclass(frozen=True)
+class Base:
+    """A base model as it was loaded."""
+
+    model: Any  # of transformers; a classifier has two labels
+    new: list[str]  # names of the weights that the checkpoint lacks, those of a new head
+    heads: dict[str, torch.Tensor]  # all weights of a classifier's heads
+    checksum: int  # of all weights
+
+    def restore(self) -> None:
+        """Put back the heads, in whose place peft leaves an adapter's; all else must be as it was."""
+        self.model.load_state_dict(self.heads, strict=False)
+        if checksum(self.model) != self.checksum:
+            raise RuntimeError("Training has changed the base's own weights, which the adapter does not hold.")
+
+
 def load_base(
     checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any, allow_pickle: bool = False
-) -> tuple[Any, list[str]]:
-    """Load a base model for training.
-
-    Args:
-        checkpoint: The base.
-        recipe: Its kind and quantisation count.
-        dtype: Of the weights.
-        device: torch device.
-        tokenizer: The base's; its padding token goes into a classifier's config.
-        allow_pickle: Load weights that are no safetensors.
-
-    Returns:
-        A transformers model, a classifier with two labels; and its weights that the checkpoint lacks, those of a new head.
-
-    Raises:
-        UserError: It does not load, or lacks weights other than a classifier's head.
-    """
+) -> Base:
+    """Load a base model for training: whole, but for a classifier's head; the padding token goes into its config."""
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
         common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
         common["dtype"] = getattr(torch, dtype)
@@ -55,16 +58,15 @@ def load_base(
             model = loader.from_pretrained(checkpoint.path, **common, **labels)
             model.config.pad_token_id = tokenizer.pad_token_id
             model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model if recipe.quantise else model.to(device), loader.missing
+        if not recipe.quantise:
+            model.to(device)
+    names = set(heads_of(model)) if recipe.kind == "classifier" else set()
+    heads = {name: weight.clone() for name, weight in model.state_dict().items() if set(name.split(".")) & names}
+    return Base(model, loader.missing, heads, checksum(model))
 
 
 def draw_new_weights(model: Any, new: list[str]) -> None:
-    """Draw the weights of a new head from torch's generator, as transformers does for linear layers.
-
-    Args:
-        model: A transformers model.
-        new: Names of its weights, from `load_base`.
-    """
+    """Draw the weights of a new head, given by name, from torch's generator, as transformers does for linear layers."""
     for name in new:
         weight = model.get_parameter(name)
         with torch.no_grad():
@@ -75,25 +77,14 @@ def draw_new_weights(model: Any, new: list[str]) -> None:
 
 
 def add_lora(model: Any, recipe: Recipe) -> Any:
-    """Put new LoRA weights on a base model, in float32; a classifier's head is trained with them.
-
-    Args:
-        model: From `load_base`; changed in place.
-        recipe: Rank, alpha, dropout and target modules.
-
-    Returns:
-        The PEFT model.
-
-    Raises:
-        UserError: The recipe's target modules match nothing.
-    """
+    """Put new LoRA weights on a base model, in place and in float32; a classifier's head is trained with them."""
     heads = heads_of(model) if recipe.kind == "classifier" else []
     config = peft.LoraConfig(
         task_type=TASK_TYPES[recipe.kind],
         r=recipe.rank,
         lora_alpha=recipe.alpha or 2 * recipe.rank,
         lora_dropout=recipe.dropout,
-        target_modules=target_pattern(model, recipe.target_modules, heads),
+        target_modules=_target_pattern(model, recipe.target_modules, heads),
         modules_to_save=heads or None,
     )
     # peft's prepare_model_for_kbit_training would widen what is not quantised to float32: another base than is evaluated.
@@ -118,17 +109,8 @@ def heads_of(model: Any) -> list[str]:
     return sorted(beside | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
 
 
-def target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
-    """Return the pattern, for peft, of the linear layers in a model's body that get LoRA.
-
-    Args:
-        model: A transformers model.
-        wanted: Names of the layers, as in ``q_proj``; None for all.
-        heads: Modules that are trained whole.
-
-    Raises:
-        UserError: Nothing in the body has such a name; lists what there is.
-    """
+def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
+    """Return the pattern, for peft, of the linear layers in a model's body that get LoRA: the wanted ones, or all."""
     prefix = model.base_model_prefix
     linear = {
         name.rpartition(".")[2]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,8 @@ _MODULES = {"WandbCallback": "_wandb", "SwanLabCallback": "_swanlab", "TrackioCa
 _ONE_RUN = ("WANDB_RUN_ID", "SWANLAB_RUN_ID")
 
 
-def check_runs(report_to: list[str], jobs: int) -> None:
-    """Check that each job can have a run of its own.
-
-    Raises:
-        UserError: The environment names one run for all.
-    """
+def check_runs(report_to: Sequence[str], jobs: int) -> None:
+    """Check that each job can have a run of its own: that the environment does not name one for all."""
     named = [name for name in _ONE_RUN if os.environ.get(name) and name.partition("_")[0].lower() in report_to]
     if named and jobs > 1:
         raise UserError(f"{named[0]} names one run, but there are {jobs} adapters to make: unset it, or make one at a time.")
@@ -27,11 +24,6 @@ def place(trainer: Any, work: Path, name: str) -> None:
     """Let TensorBoard write into the workspace, from where `keep` takes it; with TENSORBOARD_LOGGING_DIR, to a part of it.
 
     By default it would write to a folder named after the machine.
-
-    Args:
-        trainer: transformers' Trainer.
-        work: The workspace.
-        name: The adapter's.
     """
     own = os.environ.get("TENSORBOARD_LOGGING_DIR")
     for callback in trainer.callback_handler.callbacks:
@@ -40,12 +32,7 @@ def place(trainer: Any, work: Path, name: str) -> None:
 
 
 def keep(work: Path, done: Path) -> None:
-    """Move what loggers have left in the workspace into the finished adapter's folder.
-
-    Args:
-        work: The workspace, which is Trainer's output folder.
-        done: The finished folder inside it.
-    """
+    """Copy what loggers have left in the workspace, Trainer's output folder, into the finished adapter's inside it."""
     for path in sorted(work.iterdir()):
         if path.name in (done.name, "lock") or path.name.startswith("checkpoint-"):
             continue

@@ -1,14 +1,15 @@
 """What is printed when training is over: a table of the adapters, and the commands that score them."""
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.spec import TrainSpec
 from harness_ext.paths import ROOT
 from harness_ext.results.tables import Column, show_table
+from harness_ext.run.provenance import without_folders
 
 MOST = 8  # commands; more are said as one
 _LOOPED = "the loop's folder"
@@ -19,59 +20,60 @@ _COLUMNS = (
 )
 
 
-def show(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Print a table of adapters.
-
-    Args:
-        rows: The base's name and the adapter's manifest.
-    """
+def show(base: str, manifests: Sequence[dict[str, Any]]) -> None:
+    """Print a table of a base's adapters."""
     lines = [
         [
             base,
-            str(manifest["train_samples"]),
-            str(manifest["seed"]),
-            str(manifest["optimiser_steps"]),
-            f"{manifest['held_out']['loss']:.3f}",
-            f"{100 * manifest['held_out']['score']:.1f}",
-            f"{manifest['samples_per_s']:.0f}",
-            "YES" if manifest["collapsed"] else "no",
+            str(made["train_samples"]),
+            str(made["seed"]),
+            str(made["optimiser_steps"]),
+            f"{made['held_out']['loss']:.3f}",
+            f"{100 * made['held_out']['score']:.1f}",
+            f"{made['samples_per_s']:.0f}",
+            "YES" if made["collapsed"] else "no",
         ]
-        for base, manifest in rows
+        for made in manifests
     ]
     show_table(_COLUMNS, lines, "each adapter's run.json")
 
 
-def next_steps(folders: Sequence[str], args: argparse.Namespace) -> list[str]:
-    """Write the commands that score adapters, to be pasted into a shell as they are.
+def next_steps(folders: Sequence[str], spec: TrainSpec) -> list[str]:
+    """Write the commands that score adapters, to be pasted into a shell as they are; a heading first.
 
-    Args:
-        folders: The adapters.
-        args: The trainer's command line; what it says of task, data and OUT holds for the evaluation too.
-
-    Returns:
-        Lines, a heading first.
+    What was asked of task, data and OUT for training holds for the evaluation too.
     """
-    common = {
-        "TASK": args.task,
-        "DATA_DIR": args.data_dir,
-        "OUT": args.output_path if args.output_path != "results" else None,
-    }
-    more = [f"--include_path {shlex.quote(args.include_path)}"] if args.include_path else []
-    more += ["--allow_pickle"] if args.allow_pickle else []
-    common["ARGS"] = " ".join(more)
-    given = {name: value for name, value in common.items() if value}
-    folders = list(dict.fromkeys(folders))
     if len(folders) > MOST:
         parent = shlex.quote(folders[0].rpartition("/")[0])
-        command = _command({"ADAPTER": _LOOPED, **given}).replace(shlex.quote(_LOOPED), '"$folder"')
+        command = scoring_command(_LOOPED, spec).replace(shlex.quote(_LOOPED), '"$folder"')
         return [f"Score all adapters in {parent}:", f"  for folder in {parent}/*/; do {command}; done"]
-    commands = [f"  {_command({'ADAPTER': folder, **given})}" for folder in folders]
+    commands = [f"  {scoring_command(folder, spec)}" for folder in folders]
     return ["Score them:" if len(folders) > 1 else "Score it:", *commands]
 
 
-def _command(values: dict[str, str]) -> str:
-    """Write the evaluation's command: by make where its Makefile is at hand, else by Python."""
+def scoring_command(folder: str, spec: TrainSpec) -> str:
+    """Write the command that scores an adapter: by make where its Makefile is at hand, else by Python."""
+    quoted = {name: shlex.quote(value) for name, value in _scoring(folder, spec).items()}
     if Path.cwd() == ROOT:
-        return " ".join(["make eval", *(f"{name}={shlex.quote(value)}" for name, value in values.items())])
-    words = (f"{_FLAGS[name]}={shlex.quote(value)}" for name, value in values.items())
+        return " ".join(["make eval", *(f"{name}={value}" for name, value in quoted.items())])
+    words = (f"{_FLAGS[name]}={value}" for name, value in quoted.items())
     return " ".join([shlex.quote(sys.executable), "-m harness_ext run", *words])
+
+
+def portable_command(folder: str, spec: TrainSpec) -> str:
+    """Write it for other people's eyes: of absolute paths, which tell whose machine it is, only the end."""
+    values = {name: shlex.quote(without_folders(value)) for name, value in _scoring(folder, spec).items()}
+    return " ".join(["python -m harness_ext run", *(f"{_FLAGS[name]}={value}" for name, value in values.items())])
+
+
+def _scoring(folder: str, spec: TrainSpec) -> dict[str, str]:
+    more = [f"--include_path {shlex.quote(spec.include_path)}"] if spec.include_path else []
+    more += ["--allow_pickle"] if spec.allow_pickle else []
+    values = {
+        "ADAPTER": folder,
+        "TASK": spec.task,
+        "DATA_DIR": spec.data_dir,
+        "OUT": spec.out if spec.out != TrainSpec.out else None,
+        "ARGS": " ".join(more),
+    }
+    return {name: value for name, value in values.items() if value}

@@ -11,6 +11,7 @@ from transformers import DynamicCache, Trainer
 
 from finetune.data import IGNORED, length
 from harness_ext.errors import UserError
+from harness_ext.model.lengths import window_below
 
 ANSWERS = 2  # positions at the end that are compared: the digit's and the end token's
 # How far the two passes' centred logits may be apart, of their length, by the dtype of the products. Measured on CPUs: in
@@ -20,15 +21,10 @@ SAME_ANSWER = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 class CheckedTrainer(Trainer):
-    """A Trainer that stops at the first loss that is no number.
-
-    Attributes:
-        shared: For the record, how many tokens all prompts share that are run once per batch, and why none are; None where
-            there are no prompts.
-    """
+    """A Trainer that stops at the first loss that is no number."""
 
     model: Any  # under peft
-    shared: dict[str, Any] | None = None
+    shared: dict[str, Any] | None = None  # for the record: tokens that all prompts share, run once per batch, or why not
 
     @functools.cached_property
     def _columns(self) -> set[str]:
@@ -43,11 +39,7 @@ class CheckedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> Any:
-        """Compute the loss as `loss_of` does.
-
-        Raises:
-            UserError: The loss is NaN or infinite; names the likely cause.
-        """
+        """Compute the loss as `loss_of` does, and name the likely cause where it is NaN or infinite."""
         loss, logits = self.loss_of(model, inputs)
         if not torch.isfinite(loss):
             rate = self.args.learning_rate
@@ -94,17 +86,10 @@ class PromptTrainer(CheckedTrainer):
 def last_logits(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, prefix: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Run left-padded rows behind a common prefix.
-
-    Args:
-        model: A causal language model, or one under peft.
-        ids: Tokens after the prefix, ``(batch, tokens)``.
-        mask: 1 for a token, 0 for padding, same shape.
-        keep: At how many positions, from the end, logits are wanted.
-        prefix: Tokens before every row, ``(prefix,)``; None for none.
+    """Run left-padded rows ``(batch, tokens)`` behind a common prefix ``(prefix,)``.
 
     Returns:
-        Logits ``(batch, keep, vocabulary)``.
+        Logits at the last positions, ``(batch, keep, vocabulary)``.
     """
     before = 0 if prefix is None else len(prefix)
     options: dict[str, Any] = {"use_cache": False}
@@ -125,13 +110,8 @@ def why_prefix_is_not_shared(
     """Try on the extremes whether a model answers the same when the shared prefix is run once, computing as in training.
 
     Padding stands between prefix and row, so an attention window shorter than the longest row would see less of the
-    prefix; architectures whose cache cannot be repeated, or that have none, raise.
-
-    Args:
-        trainer: Its model is asked.
-        collate: From a prefix length to what batches examples behind it.
-        examples: All that will be trained on or scored.
-        prefix: The tokens they share.
+    prefix; architectures whose cache cannot be repeated, or that have none, raise. `collate` makes of a prefix's length what
+    batches examples behind it.
 
     Returns:
         Why not, to be read after "because"; None where it does.
@@ -142,8 +122,7 @@ def why_prefix_is_not_shared(
         return "there is none"
     model: Any = trainer.model
     extremes = [min(examples, key=length), max(examples, key=length)]
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window and window < length(extremes[1]):
+    if window := window_below(model.config, length(extremes[1])):
         return f"the attention window of {window} tokens is shorter than the longest row"
     was_training = model.training
     answers = []

@@ -9,10 +9,10 @@ from accelerate.state import AcceleratorState, PartialState
 from builders import SENTENCES, build_model, tsv_folder
 from transformers import PretrainedConfig, PreTrainedModel
 
-import finetune.__main__
 from finetune import model as finetune_model
-from finetune.arguments import training_arguments
-from finetune.job import plan_job, read_setting
+from finetune.trainer_setup import training_arguments
+from finetune.plan import make_plan
+from finetune.spec import TrainSpec
 from finetune.trainers import CheckedTrainer
 
 
@@ -65,15 +65,13 @@ def two_gpus(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def job_of(files, *more):
-    argv = [f"--model={files / 'model'}", f"--data_dir={files / 'data'}", *more]
-    args = finetune.__main__.train_parser().parse_args(argv)
-    return plan_job(read_setting(args), "4", 0)
+def plan_of(files, model="model", **more):
+    return make_plan(TrainSpec(samples=4, model=str(files / model), data_dir=str(files / "data"), **more))
 
 
-def trainer_of(job, work):
+def trainer_of(plan, work):
     model = Somewhere()
-    arguments = training_arguments(job, work, from_start=True)
+    arguments = training_arguments(plan, plan.jobs[0], work, from_start=True)
     return CheckedTrainer(model=model, args=arguments, train_dataset=[{"labels": 0}], eval_dataset=[{"labels": 0}]), model
 
 
@@ -81,17 +79,17 @@ def trainer_of(job, work):
     ("asked", "device"), [("cuda:1", "cuda:1"), ("cuda:0", "cuda:0"), ("cuda", "cuda:0"), (None, "cuda:0")]
 )
 def test_gpu_that_was_asked_for_is_trainers_and_accelerates(asked, device, files, two_gpus, tmp_path):
-    job = job_of(files, *([f"--device={asked}"] if asked else []))
-    trainer, model = trainer_of(job, tmp_path)
+    plan = plan_of(files, device=asked)
+    trainer, model = trainer_of(plan, tmp_path)
     assert trainer.args.device == trainer.accelerator.device == PartialState().device == torch.device(device)
     assert set(model.sent) == {torch.device(device)}
     assert two_gpus.device == torch.device(device)  # what kernels take that are not told
     assert trainer.args.n_gpu == 1  # no DataParallel over both
-    assert "products in bfloat16" in job.setting.line()
+    assert "products in bfloat16" in plan.notes[-1]
 
 
 def test_cpu_that_was_asked_for_is_used_beside_gpus(files, two_gpus, tmp_path):
-    trainer, model = trainer_of(job_of(files, "--device=cpu"), tmp_path)
+    trainer, model = trainer_of(plan_of(files, device="cpu"), tmp_path)
     assert trainer.args.device == trainer.accelerator.device == torch.device("cpu")
     assert set(model.sent) <= {torch.device("cpu")}
     assert trainer.args.n_gpu == 0
@@ -102,7 +100,7 @@ def test_mps_is_used_where_it_is_asked_for_or_found(asked, files, monkeypatch, t
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr("transformers.training_args.is_torch_mps_available", lambda *args, **kwargs: True)
     try:
-        trainer, model = trainer_of(job_of(files, *([f"--device={asked}"] if asked else [])), tmp_path)
+        trainer, model = trainer_of(plan_of(files, device=asked), tmp_path)
         device = torch.device(asked or "mps")
         assert trainer.args.device == trainer.accelerator.device == device
         assert set(model.sent) <= {device}
@@ -113,8 +111,7 @@ def test_mps_is_used_where_it_is_asked_for_or_found(asked, files, monkeypatch, t
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("device", ["cuda:1", "cpu"])
 def test_quantised_base_is_loaded_on_the_device_that_was_asked_for(kind, device, files, two_gpus, monkeypatch):
-    job = job_of(files, f"--device={device}", f"--set=quantise={kind}")
-    setting, seen = job.setting, []
+    plan, seen = plan_of(files, device=device, overrides=[f"quantise={kind}"]), []
 
     def loading(*args, **kwargs):
         seen.append(kwargs["device_map"])
@@ -123,7 +120,7 @@ def test_quantised_base_is_loaded_on_the_device_that_was_asked_for(kind, device,
     monkeypatch.setattr(finetune_model.AutoModelForCausalLM, "from_pretrained", loading)
     with ExitStack() as stack:
         stack.enter_context(pytest.raises(ValueError, match="no GPU here"))
-        finetune_model.load_base(setting.base, setting.recipe, setting.dtype, setting.settings.device, setting.tokenizer)
+        finetune_model.load_base(plan.base, plan.recipe, plan.dtype, plan.settings.device, plan.tokenizer)
     assert seen == [{"": device}]
 
 
@@ -149,8 +146,5 @@ def test_classifier_is_refused_bfloat16_on_a_device_without_it(files, two_gpus, 
     from harness_ext.errors import UserError
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: False)
-    args = finetune.__main__.train_parser().parse_args(
-        [f"--model={files / 'encoder'}", f"--data_dir={files / 'data'}", "--dtype=bfloat16"]
-    )
     with pytest.raises(UserError, match="DTYPE=bfloat16"):
-        read_setting(args)
+        plan_of(files, "encoder", dtype="bfloat16")

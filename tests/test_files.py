@@ -100,7 +100,7 @@ def test_adapter_left_beside_a_models_weights_is_not_put_on_them(kind: str, mode
         stock = auto.from_pretrained(model)(input_ids=ids).logits
         evaluated = WholeModel(auto).from_pretrained(model)(input_ids=ids).logits
         recipe = read_recipe("qwen" if kind == "generative" else "deberta", [])
-        base, _ = load_base(there, recipe, "float32", "cpu", load_tokenizer(there))
+        base = load_base(there, recipe, "float32", "cpu", load_tokenizer(there)).model
         trained_on = base.eval()(input_ids=ids).logits
     assert not torch.allclose(stock, expected, atol=1e-3), "transformers puts it on: if it stops doing so, so can we"
     assert torch.equal(evaluated, expected)

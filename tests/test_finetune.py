@@ -210,7 +210,7 @@ def test_few_steps_and_a_collapse_are_said(data, train, random_model, tmp_path):
     assert "Warning: 4 optimiser steps are planned" in said
     assert "0.5091" in said
     tail = train(*flags(random_model, data, tmp_path, "--set=learning_rate=0.3", "--set=warmup_share=0.0"))
-    (manifest,) = [each for each in manifests(tmp_path) if each["settings"]["learning_rate"] == 0.3]
+    (manifest,) = [each for each in manifests(tmp_path) if each["recipe_settings"]["learning_rate"] == 0.3]
     assert manifest["collapsed"] == (manifest["held_out"]["positive_share"] in (0, 1))
     assert ("collapsed to one class" in tail.stderr) == manifest["collapsed"]
 
@@ -340,7 +340,7 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
     out = tmp_path / "out"
     command = [sys.executable, "-m", "finetune", *flags(random_model, data, out, "--set=evaluations=4")]
     code = (
-        "import runpy, sys, finetune.train as t; save = t.CheckedTrainer._save_checkpoint\n"
+        "import runpy, sys, finetune.trainers as t; save = t.CheckedTrainer._save_checkpoint\n"
         "def full(self, *args):\n"
         "    if self.state.global_step == 3: raise OSError(28, 'No space left on device')\n"
         "    return save(self, *args)\n"

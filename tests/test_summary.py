@@ -11,6 +11,7 @@ from conftest import ROOT
 
 import finetune.__main__
 from finetune import curves, summary
+from finetune.spec import read_spec
 
 MANIFEST = {
     "train_samples": 16, "seed": 0, "optimiser_steps": 300, "held_out": {"loss": 0.5, "score": 0.75}, "samples_per_s": 12.0,
@@ -20,17 +21,17 @@ NAMES = ["28 [red] 模型", "cost $5 or $6", "a_b^c", "_hidden", "\\frac{1}{2}",
 HISTORY = [{"step": 0, "held_out_loss": 0.7, "held_out_score": 0.5}, {"step": 5, "train_loss": 0.6}]
 
 
-def args_of(*argv):
-    return finetune.__main__.train_parser().parse_args(list(argv))
+def spec_of(*argv):
+    return read_spec(finetune.__main__.train_parser().parse_args(list(argv)))
 
 
 def commands(folders, *argv):
-    return [line.strip() for line in summary.next_steps(folders, args_of(*argv))[1:]]
+    return [line.strip() for line in summary.next_steps(folders, spec_of(*argv))[1:]]
 
 
 @pytest.mark.parametrize("name", ["28 [red] 模型", "[/bold]", "[link=x]y[/link]", ":smile:"])
 def test_table_shows_a_name_as_it_is(name, capsys):
-    summary.show([(name, MANIFEST)])
+    summary.show(name, [MANIFEST])
     said = capsys.readouterr().out
     assert name in said
     assert "75.0" in said
@@ -71,7 +72,7 @@ def test_many_adapters_are_scored_by_a_loop(monkeypatch, tmp_path):
     folders = [f"my out/adapters/{n} x" for n in range(30)]
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
-    said = summary.next_steps(folders, args_of("--output_path=my out", "--data_dir=a b"))
+    said = summary.next_steps(folders, spec_of("--output_path=my out", "--data_dir=a b"))
     assert len(said) <= 10
     line = said[-1].replace(shlex.quote(sys.executable), "echo", 1).replace("-m harness_ext run", "", 1)
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True, cwd=tmp_path).stdout

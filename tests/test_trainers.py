@@ -8,11 +8,11 @@ from builders import SENTENCES, build_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from finetune.config import Recipe
-from finetune.data import collate_prompts, encode_examples, shared_prefix
+from finetune.data import collate_prompts, encode_examples
 from finetune.model import add_lora
 from finetune.trainers import PromptTrainer, why_prefix_is_not_shared
 from harness_ext.task.find import build_tasks
-from harness_ext.task.prompts import render_prompt
+from harness_ext.task.prompts import common_prefix, render_prompt
 
 RECIPE = Recipe(kind="generative", learning_rate=1e-3, batch_size=8, steps={16: 300}, rank=2)
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
@@ -32,6 +32,10 @@ def trainer_of(folder, eight_rows, tmp_path, *, weights=torch.float32, bf16=Fals
     args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=bf16, report_to="none")
     collate = lambda length: collate_prompts(tokenizer.pad_token_id, length)  # noqa: E731
     return PromptTrainer(model=model, args=args, data_collator=collate(0)), collate, examples
+
+
+def shared_prefix(examples):
+    return common_prefix([example["prompt"] for example in examples])
 
 
 def gradients(trainer, batch):

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from finetune.data import IGNORED, collate_prompts, encode_examples, length, plan_batches, shared_prefix
+from finetune.data import IGNORED, collate_prompts, encode_examples, length, plan_batches
 from harness_ext.backend.answer import AnswerLM
 from harness_ext.task.find import build_tasks
-from harness_ext.task.prompts import chat_renderer, encode_completions, render_prompt
+from harness_ext.task.prompts import chat_renderer, common_prefix, encode_completions, render_prompt
 
 ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 
@@ -50,13 +50,10 @@ def test_completion_whose_tokens_span_the_border_is_tokenised_alone():
 
 
 def test_shared_prefix_leaves_every_prompt_a_rest():
-    def examples(*prompts):
-        return [{"prompt": prompt} for prompt in prompts]
-
-    assert shared_prefix(examples([1, 2, 3], [1, 2, 4])) == [1, 2]
-    assert shared_prefix(examples([1, 2], [1, 2, 4])) == [1]
-    assert shared_prefix(examples([1, 2, 3])) == [1, 2]
-    assert shared_prefix(examples([5], [1])) == []
+    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == [1, 2]
+    assert common_prefix([[1, 2], [1, 2, 4]]) == [1]
+    assert common_prefix([[1, 2, 3]]) == [1, 2]
+    assert common_prefix([[5], [1]]) == []
 
 
 def test_batch_of_prompts_ends_in_one_column_and_targets_only_what_follows():

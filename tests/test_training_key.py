@@ -8,7 +8,8 @@ import pytest
 from builders import CHAT_TEMPLATE, SENTENCES, build_model, tsv_folder
 
 import finetune.__main__
-from finetune.job import plan_job, read_setting
+from finetune.plan import make_plan
+from finetune.spec import read_spec
 from harness_ext.paths import ROOT
 from harness_ext.run import provenance
 
@@ -30,10 +31,14 @@ def own(files, tmp_path):
     return Path(shutil.copytree(files, tmp_path / "own"))
 
 
-def key(folder, *more, seed=0, samples="4"):
-    argv = [f"--model={folder / 'model'}", f"--data_dir={folder / 'data'}", *more]
-    args = finetune.__main__.train_parser().parse_args(argv)
-    return plan_job(read_setting(args), samples, seed).key
+def plan_of(folder, *more):
+    argv = [f"--model={folder / 'model'}", f"--data_dir={folder / 'data'}", "--samples=4", *more]
+    return make_plan(read_spec(finetune.__main__.train_parser().parse_args(argv)))
+
+
+def key(folder, *more):
+    (job,) = plan_of(folder, *more).jobs
+    return job.key
 
 
 def edit(path, *changes):
@@ -104,7 +109,7 @@ def test_every_setting_counts(more, files):
 
 
 def test_seed_and_samples_count(files):
-    assert len({key(files), key(files, seed=1), key(files, samples="8"), key(files, samples="all")}) == 4
+    assert len({key(files), key(files, "--seed=1"), key(files, "--samples=8"), key(files, "--samples=all")}) == 4
 
 
 def test_what_a_task_asks_and_answers_counts(own, tmp_path):
@@ -128,7 +133,7 @@ def test_what_a_task_asks_and_answers_counts(own, tmp_path):
         for name in ("utils.py", "_template.yaml"):
             shutil.copy(own / "tasks" / name, folder)
         (folder / "mine.yaml").write_text(f"include: _template.yaml\ntask: mine\n{change}\n")
-        keys.add(key(own, "--task=mine", f"--include_path={folder}", samples="all"))
+        keys.add(key(own, "--task=mine", f"--include_path={folder}", "--samples=all"))
     assert len(keys) == len(changes)
 
 
@@ -206,8 +211,8 @@ def test_template_that_drops_the_sentence_is_said_before_the_base_is_loaded(own,
 
 def test_tokenizer_that_is_told_to_truncate_gives_the_whole_text_to_training(own):
     """As MiniLM's tokenizer.json is, at 128 tokens: transformers takes it back where no truncation is asked for."""
-    args = finetune.__main__.train_parser().parse_args([f"--model={own / 'model'}", f"--data_dir={own / 'data'}"])
-    whole = plan_job(read_setting(args), "4", 0)
+    (whole,) = plan_of(own).jobs
     truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     edit_json(own / "model" / "tokenizer.json", lambda content: content.update(truncation=truncation))
-    assert plan_job(read_setting(args), "4", 0).examples == whole.examples
+    (cut,) = plan_of(own).jobs
+    assert cut.examples == whole.examples

@@ -244,9 +244,12 @@ class Session:
         if self.request.adapter is None:
             return {"train_samples": 0, "seed": None, "training": None}
         made = dict(self.request.adapter.manifest)
+        if "recipe_settings" in made:  # an adapter of schema 1 calls them settings
+            made["settings"] = made["recipe_settings"]
         if "base" in made:
             made["base"] = provenance.without_folders(str(made["base"]))
         kept = ("base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed")
+        kept += ("experiment", "curve")
         return {
             "train_samples": made.get("train_samples"),
             "seed": made.get("seed"),

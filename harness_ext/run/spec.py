@@ -78,7 +78,8 @@ class Request:
     @property
     def quantise(self) -> str | None:
         """How bitsandbytes quantises the base: as asked for, else as the adapter's base was in training; None not at all."""
-        trained_on = self.adapter.manifest.get("settings", {}).get("quantise") if self.adapter else None
+        made = self.adapter.manifest if self.adapter else {}
+        trained_on = (made.get("recipe_settings") or made.get("settings") or {}).get("quantise")
         asked = self.own["quantise"] or trained_on
         return None if asked == "none" else asked
 

@@ -22,14 +22,14 @@ from transformers import (
 )
 
 from finetune.config import Recipe
-from finetune.data import collate_prompts, encode_examples, plan_batches, shared_prefix
+from finetune.data import collate_prompts, encode_examples, plan_batches
 from finetune.model import add_lora
 from finetune.trainers import PromptTrainer
-from harness_ext.backend.meter import peak_memory_bytes
 from harness_ext.model.loading import quieten_libraries
+from harness_ext.model.memory import peak_memory_bytes
 from harness_ext.paths import SHIPPED
 from harness_ext.task.find import build_tasks
-from harness_ext.task.prompts import render_prompt
+from harness_ext.task.prompts import common_prefix, render_prompt
 
 BATCH, STEPS, WARM_UP = 16, 8, 2
 RECIPE = Recipe(kind="generative", learning_rate=1e-4, batch_size=BATCH, steps={16: STEPS})
@@ -80,7 +80,7 @@ def build_trainer(variant, folder):
     }  # fmt: skip
     model = add_lora(build_model(tokenizer), RECIPE)
     if variant == "ours":
-        prefix = shared_prefix(examples)
+        prefix = common_prefix([example["prompt"] for example in examples])
         arguments = TrainingArguments(**common, remove_unused_columns=False, label_names=["labels"])
         collate = collate_prompts(tokenizer.pad_token_id, len(prefix))
         trainer = PromptTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate)

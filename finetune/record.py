@@ -1,0 +1,90 @@
+"""What stands beside an adapter: ``run.json``, which says what it is, and a README.md made of that. Trains nothing."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from finetune.plan import Job, Plan
+from finetune.summary import portable_command
+from harness_ext.results import records
+from harness_ext.results.experiments import adapter_experiment
+from harness_ext.results.tables import markdown_cell, visible
+from harness_ext.run import provenance
+
+README = "README.md"
+
+
+def identity(plan: Plan, job: Job) -> dict[str, Any]:
+    """What the adapter is; `harness_ext` reads these fields from the ``run.json`` beside it."""
+    experiment, curve = adapter_experiment(job.key_parts)
+    return {
+        "schema": records.SCHEMA,
+        "status": "complete",
+        "base": plan.base_name,
+        "base_version": plan.base.version,
+        "kind": plan.recipe.kind,
+        "label_names": {"0": "negative", "1": "positive"},
+        "task": plan.task.task_name,
+        "task_version": plan.task.VERSION,
+        "prompt": {"first": plan.render(plan.task.dataset["train"][job.subset.rows[0]])},
+        "chat_template": plan.settings.chat_template,
+        "data": plan.task.dataset["train"].info.description,
+        "data_fingerprint": job.key_parts["data"],
+        "train_samples": job.subset.train_samples,
+        "rows": len(job.subset.rows),
+        "subset": job.subset.hash,
+        "seed": job.seed,
+        "recipe": plan.recipe_name,
+        "recipe_settings": asdict(plan.recipe) | {"batch_size": job.batch_size},
+        "dtype": plan.dtype,
+        "products": plan.products,
+        "key": job.key,
+        "key_parts": job.key_parts,
+        "experiment": experiment,
+        "curve": curve,
+        "hardware": provenance.hardware(plan.settings.device),
+        "commit": provenance.commit(),
+        "command": provenance.command("finetune"),
+    }
+
+
+def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
+    """Write an adapter's card, its front matter as the Hub reads it; names in it stay text.
+
+    Args:
+        plan: What its job is part of.
+        job: What it was made by.
+        made: Its record.
+    """
+    front = {"library_name": "peft", "tags": ["lora", made["kind"], made["task"]]}
+    if not made["base_version"].startswith("sha256:"):  # a folder: the Hub takes only its own ids
+        front = {"base_model": made["base"], **front}
+    recipe, held_out = made["recipe_settings"], made["held_out"]
+    rows = {
+        "base": f"{plan.base.name}, {made['base_version']}",
+        "data": f"{made['data']}: {made['train_samples']} samples ({made['rows']} rows), seed {made['seed']}",
+        "recipe": f"{made['recipe']}: {made['optimiser_steps']} steps of {recipe['batch_size']} rows, learning rate "
+        f"{recipe['learning_rate']:g}, rank {recipe['rank']}, {made['dtype']}, products in {made['products']}",
+        "held out": f"{held_out['n']} rows: loss {held_out['loss']:.3f}, score {100 * held_out['score']:.1f}%"
+        + ", COLLAPSED to one class" * made["collapsed"],
+        "made": f"{made['started']}, commit {made['commit']}, {made['hardware']}",
+    }
+    return "\n".join([
+        "---",
+        *(f"{name}: {json.dumps(value)}" for name, value in front.items()),  # JSON is YAML
+        "---",
+        "",
+        f"# {markdown_cell(job.folder.name)}",
+        "",
+        f"A LoRA adapter that answers {markdown_cell(made['task'])} with 0 (negative) or 1 (positive).",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {markdown_cell(text)} |" for name, text in rows.items()),
+        "",
+        "Made and scored by:",
+        "",
+        f"    {visible(made['command'])}",
+        f"    {visible(portable_command(str(job.folder), plan.spec))}",
+        "",
+    ])  # fmt: skip

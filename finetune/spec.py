@@ -1,0 +1,91 @@
+"""All that a user asks of training, as data: what can be said of it without a model, a task or torch is said here."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.config import read_recipe
+from harness_ext.errors import UserError
+from harness_ext.task import subsets
+
+MOST_SEED = 2**32 - 1  # numpy's
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What is to be trained: one adapter for each seed and size. `dataclasses.asdict` of it is JSON.
+
+    `add_arguments` says what each field means. Samples, seeds and loggers may be given as one value, as a text with commas
+    between several, or as a sequence. What is None is chosen by the model, the device or the recipe.
+    """
+
+    samples: tuple[str, ...] = ("64",)
+    seeds: tuple[int, ...] = (0,)
+    model: str | None = None
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    task: str | None = None
+    data_dir: str | None = None
+    include_path: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    out: str = "results"
+    report_to: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        seeds = _several(self.seeds)
+        for seed in seeds:
+            if not (seed.isascii() and seed.isdecimal() and int(seed) <= MOST_SEED):
+                raise UserError(f"SEED {seed!r} is no whole number from 0 to {MOST_SEED}; several are given as 0,1,2.")
+        tidied = {
+            "samples": _several(self.samples),
+            "seeds": tuple(map(int, seeds)),
+            "overrides": tuple(self.overrides),
+            "report_to": _several(self.report_to or ()),
+            "out": str(self.out),
+        }
+        for name, value in tidied.items():
+            object.__setattr__(self, name, value)
+        for samples in self.samples:
+            subsets.check_samples(samples)
+        if self.recipe:
+            read_recipe(self.recipe, self.overrides)
+
+
+def _several(given: Any) -> tuple[str, ...]:
+    """Read one value, several with commas between, or a sequence."""
+    values = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else (given,)
+    return tuple(map(str, values))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe a `TrainSpec` to the command line; what is left out is not set."""
+    add = parser.add_argument
+    add("--samples", metavar="<n>", help="16, 64, any even number, or all; several with commas (default: 64)")
+    add("--seed", dest="seeds", metavar="<n>", help="decides rows, weights and order; several with commas (default: 0)")
+    add("--model", metavar="<model>", help="Hub id, folder or shipped name (default: Qwen/Qwen2.5-0.5B)")
+    add("--recipe", metavar="<recipe>", help="name in finetune/recipes, or a YAML file (default: by the model)")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        metavar="<name=value>",
+        help="replace one setting of the recipe; repeatable",
+    )
+    add("--task", metavar="<task>", help="whose prompt and train split (default: sst2_01; sst2_01_mini for shipped models)")
+    add("--data_dir", metavar="<dir>", help="folder with GLUE's train.tsv, instead of the Hub")
+    add("--include_path", metavar="<dir>", help="a further folder of tasks")
+    add("--device", metavar="<device>", help="cpu, cuda, cuda:1, mps (default: found)")
+    add("--dtype", metavar="<dtype>", help="of the base's weights: float32 or bfloat16 (default: by device and recipe)")
+    add("--output_path", "-o", dest="out", metavar="<dir>", help="adapters go to <dir>/adapters (default: results)")
+    add("--report_to", metavar="<names>", help="tensorboard, wandb, swanlab, trackio; several with commas")
+    add("--allow_pickle", action="store_true", help="load a base's weights that are no safetensors: they can run code")
+    add("--force", action="store_true", help="train again what is already done")
+
+
+def read_spec(args: argparse.Namespace) -> TrainSpec:
+    """Read the command line; what is wrong with it alone is said."""
+    fields = TrainSpec.__dataclass_fields__
+    return TrainSpec(**{name: value for name, value in vars(args).items() if name in fields and value is not None})

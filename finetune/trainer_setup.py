@@ -1,0 +1,194 @@
+"""How Trainer is set up for a job: settings, the one device that it is to use, optimiser, and what watches its steps."""
+
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from finetune import data, reports
+from finetune.config import Recipe
+from finetune.model import heads_of
+from finetune.plan import Job, Plan
+from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
+from harness_ext.errors import UserError
+from harness_ext.task.prompts import common_prefix
+
+LOGS = 50  # points of the training loss's curve
+FIRST_STEPS = 10  # the learning rate is above 0 from the second on
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_score": "score"}
+
+
+def build_trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: bool) -> CheckedTrainer:
+    """Set up Trainer for a job in its workspace."""
+    recipe, examples = plan.recipe, job.examples
+    labels, lengths = [example["labels"] for example in examples], list(map(data.length, examples))
+    balanced = recipe.balanced_batches and job.batch_size % 2 == 0
+    order = data.plan_batches(labels, lengths, job.steps, job.batch_size, job.seed, balanced=balanced)
+    is_generative = recipe.kind == "generative"
+
+    def collate(prefix_length: int) -> Callable:
+        return data.collate_prompts(plan.tokenizer.pad_token_id, prefix_length)
+
+    trainer = (PromptTrainer if is_generative else CheckedTrainer)(
+        model=model,
+        args=training_arguments(plan, job, work, from_start=from_start),
+        train_dataset=[examples[row] for row in order],
+        eval_dataset=job.held_out,
+        data_collator=collate(0) if is_generative else data.collate_sentences(plan.tokenizer),
+        compute_metrics=_score,
+        optimizers=(_optimizer(model, recipe), None),
+        callbacks=[
+            _Movement([] if is_generative else heads_of(model.get_base_model())),
+            *([_Progress()] if sys.stderr.isatty() else []),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints every log entry, as the bar and the history have them
+    reports.place(trainer, work, job.folder.name)
+    if isinstance(trainer, PromptTrainer):
+        trainer.prompt_loss_weight = recipe.prompt_loss_weight
+        _share_prefix(trainer, collate, examples + job.held_out)
+    return trainer
+
+
+def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) -> TrainingArguments:
+    """Build Trainer's settings; from the start, and not resumed, the rows held out are scored before the first step."""
+    recipe = plan.recipe
+    interval = math.ceil(job.steps / recipe.evaluations)
+    device = torch.device(plan.settings.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
+    with _accelerate_on(device):
+        arguments = _DeviceArguments(
+            output_dir=str(work),
+            max_steps=job.steps,
+            per_device_train_batch_size=job.batch_size,
+            per_device_eval_batch_size=64,
+            train_sampling_strategy="sequential",  # the order is planned
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type=recipe.schedule,
+            warmup_steps=math.ceil(recipe.warmup_share * job.steps),
+            logging_steps=max(1, job.steps // LOGS),
+            logging_nan_inf_filter=False,
+            eval_strategy="steps",
+            eval_steps=interval,
+            eval_on_start=from_start,
+            save_strategy="steps",
+            save_steps=interval,
+            save_total_limit=recipe.keep_checkpoints,
+            seed=job.seed,
+            use_cpu=device.type == "cpu",
+            bf16=plan.mixed,
+            dataloader_pin_memory=device.type == "cuda",
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to=list(plan.spec.report_to) or "none",
+            run_name=job.folder.name,
+            disable_tqdm=True,  # `_Progress` stands in
+        )
+    arguments.use(device)
+    return arguments
+
+
+class _DeviceArguments(TrainingArguments):
+    """Trainer's settings, for the device that was asked for.
+
+    TrainingArguments has no field for it: it takes the first GPU, all of them with DataParallel, or MPS where there is one.
+    """
+
+    def use(self, device: torch.device) -> None:
+        """Let Trainer work on a device, accelerate being on it already."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # setting up has made it the first
+        self.__dict__["_setup_devices"] = device  # a cached property: `device` reads it
+        self._n_gpu = int(device.type != "cpu")
+
+
+@contextlib.contextmanager
+def _accelerate_on(device: torch.device) -> Iterator[None]:
+    """Tell accelerate its device while its state is set up; Accelerator moves the model and the batches there."""
+    name = "ACCELERATE_TORCH_DEVICE"
+    before = os.environ.get(name)
+    os.environ[name] = str(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+class _Progress(ProgressCallback):
+    """transformers' bar, with the latest losses on it in place of log lines above it."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.training_bar.set_description(args.run_name)
+        self.latest: dict[str, str] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None:
+            self.latest |= {said: f"{logs[name]:.3f}" for name, said in _SHOWN.items() if name in logs}
+            self.training_bar.set_postfix(self.latest)
+
+
+class _Movement(TrainerCallback):
+    """Stops a run whose trainable weights stay as they were in the first steps, or those of a head, given by name."""
+
+    def __init__(self, heads: list[str]) -> None:
+        self.heads = heads
+        self.before: dict[str, torch.Tensor] = {}
+        self.check_at = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+        self.check_at = min(state.global_step + FIRST_STEPS, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step != self.check_at:
+            return
+        now = dict(model.named_parameters())
+        moved = {name for name, weight in self.before.items() if not torch.equal(weight, now[name])}
+        self.before = {}
+        if not moved:
+            raise UserError(
+                f"No trainable weight changed in the first {state.global_step} steps (learning rate {args.learning_rate:g})."
+            )
+        still = [head for head in self.heads if not any(f".{head}." in name for name in moved)]
+        if still:
+            raise UserError(f"The classifier's {still[0]} is new and is not being trained: name it in the recipe.")
+
+
+def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, with a rate of its own for a classifier's head."""
+    groups: dict[bool, list[Any]] = {False: [], True: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups[".modules_to_save." in name].append(weight)
+    rates = {False: recipe.learning_rate, True: recipe.head_learning_rate or recipe.learning_rate}
+    found = [{"params": weights, "lr": rates[of_head]} for of_head, weights in groups.items() if weights]
+    return torch.optim.AdamW(found, weight_decay=recipe.weight_decay)
+
+
+def _score(prediction: Any) -> dict[str, float]:
+    """Score the rows held out by the larger of the two logits."""
+    return {"score": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
+
+
+def _share_prefix(trainer: PromptTrainer, collate: Callable[[int], Callable], examples: list[dict[str, Any]]) -> None:
+    """Let the trainer run once per batch what all prompts begin with, if the model can do that."""
+    prefix = common_prefix([example["prompt"] for example in examples])
+    if why := why_prefix_is_not_shared(trainer, collate, examples, prefix):
+        print(f"The beginning that all prompts share is read anew for every row, because {why}.", file=sys.stderr)
+        trainer.shared = {"tokens": 0, "why": why}
+    else:
+        trainer.prefix = torch.tensor(prefix, device=trainer.args.device)
+        trainer.data_collator = collate(len(prefix))
+        trainer.shared = {"tokens": len(prefix)}

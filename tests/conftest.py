@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 
 ROOT = Path(__file__).resolve().parent.parent
 _HF_HOME = tempfile.mkdtemp(prefix="hf-home-")
@@ -49,6 +50,15 @@ class Outcome:
         assert len(errors) == 1, self.stderr
         assert self.stderr.rstrip("\n").endswith(errors[0]), f"more follows the error line: {self.stderr}"
         return errors[0]
+
+
+def pytest_configure() -> None:
+    quick.start()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    quick.settle()
 
 
 def pytest_unconfigure() -> None:
@@ -94,6 +104,12 @@ def cli(tmp_path: Path) -> Callable[..., Outcome]:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let matplotlib draw: elsewhere its files stay empty."""
+    monkeypatch.setattr(quick, "draws", True)
 
 
 @pytest.fixture(scope="session")

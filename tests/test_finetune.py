@@ -357,7 +357,7 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
     assert manifests(out)[0]["steps_resumed"] == 2
 
 
-def test_curves_of_several_runs_are_one_figure(data, train, random_model, tmp_path):
+def test_curves_of_several_runs_are_one_figure(data, train, random_model, tmp_path, pictures):
     assert train(*flags(random_model, data, tmp_path, "--seed=0,1")).code == 0
     assert train("curves", "-o", tmp_path, *tmp_path.glob("adapters/*")).code == 0
     (tmp_path / "curves.png").unlink()

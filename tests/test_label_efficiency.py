@@ -39,7 +39,7 @@ def test_scores_are_grouped_by_model_and_recipe_and_averaged_over_seeds():
     assert second == r"| tfidf | sst2_01 on sst2/dev.tsv | 50.0 | 62.5 |  |"
 
 
-def test_leaderboard_draws_them(tmp_path):
+def test_leaderboard_draws_them(tmp_path, pictures):
     save(tmp_path, *BOARD)
     _, files = write_leaderboard(tmp_path)
     assert [path.name for path in files[2:]] == ["label-efficiency.png", "label-efficiency.svg"]
@@ -170,7 +170,7 @@ def test_names_stay_in_their_cells_of_the_label_efficiency_table():
     assert row.startswith(r"| a\|b\\n&lt;i&gt;\_x\_ \`y\` \[z\](u) \*w\* | sst2_01 on")
 
 
-def test_names_that_matplotlib_would_read_as_formulas_are_drawn_as_they_are(tmp_path):
+def test_names_that_matplotlib_would_read_as_formulas_are_drawn_as_they_are(tmp_path, pictures):
     board = [trained(name, samples, 0, 436) for name in ("_hidden", "a $x_{$ b") for samples in (16, 64)]
     svg = label_efficiency.draw(label_efficiency.by_samples(leaderboard.rows(board, [])), tmp_path / "x")[1].read_text()
     assert "<!-- a \\$x_{\\$ b -->" in svg or "a $x_{$ b" in svg

@@ -82,7 +82,7 @@ def test_many_adapters_are_scored_by_a_loop(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path):
+def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, pictures):
     shown = curves._title(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

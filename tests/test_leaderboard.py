@@ -226,6 +226,7 @@ def test_settings_are_a_column_only_where_something_was_asked_for(capsys):
         ({"engine": "stock"}, "stock engine"),
         ({"think_budget": 99}, "think budget 99"),
         ({"chat template": True, "seed": [1, 2, 3, 4]}, "chat template · seed [1, 2, 3, 4]"),
+        ({"{x}": "{y}"}, "{x} {y}"),
         ({"until": "x" * 99}, f"until {'x' * 20}…"),
         ({}, ""),
     ],

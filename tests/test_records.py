@@ -7,7 +7,7 @@ import pytest
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
 from harness_ext.paths import ROOT
-from harness_ext.results import leaderboard, records
+from harness_ext.results import leaderboard, outcomes, records
 from harness_ext.results.experiments import adapter_experiment, experiment_of, method_of
 
 
@@ -144,6 +144,8 @@ def test_published_run_reads_as_its_file_says(path):
     same = raw.keys() - {"schema", "choices"}
     assert {name: record[name] for name in same} == {name: raw[name] for name in same}
     assert record["settings"] == raw.get("settings", raw.get("choices"))
+    if (path.parent / outcomes.FILE).is_file():
+        assert outcomes.counts(outcomes.read(path.parent / outcomes.FILE)) == raw["counts"]
     (row,) = leaderboard.rows([record], [])
     rule = "lenient" if "lenient" in raw["counts"] else "none"
     count = raw["counts"][rule]

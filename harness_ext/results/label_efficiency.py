@@ -20,14 +20,14 @@ def by_samples(board: list[dict[str, Any]]) -> Scores:
     """
     curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in board:
-        if row["train_samples"] and not row["partial"]:
+        if row["curve"] and row["train_samples"] and not row["partial"]:
             curves[row["curve"]].append(row)
     names = _names([rows[0] for rows in curves.values() if len({str(row["train_samples"]) for row in rows}) > 1])
     return {name: _by_seed(curves[curve]) for curve, name in sorted(names.items(), key=lambda each: each[1])}
 
 
 def _names(firsts: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Name curves by model and data, where two have one name by their settings too, and by a hash only if nothing else."""
+    """Name curves by model and data; where two are called the same by their settings too, and a hash is the last resort."""
     names = {row["curve"]: (_name(row), f"{row['task']} on {row['data']}") for row in firsts}
     for more in ({row["curve"]: row["settings"] for row in firsts}, {row["curve"]: row["curve"][:6] for row in firsts}):
         twice = Counter(names.values())

@@ -35,8 +35,9 @@ def _setting(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return words if value else f"no {words}"
     said = f"{said[:_LONG]}…" if len(said) > _LONG else said
-    forms = {"shots": "{} shot" if value == 1 else "{} shots", "system": 'system "{}"', "dtype": "{}", "engine": "{} engine"}
-    return forms.get(name, f"{words} {{}}").format(said)
+    shots = f"{said} shot{'s' * (value != 1)}"
+    forms = {"shots": shots, "system": f'system "{said}"', "dtype": said, "engine": f"{said} engine"}
+    return forms.get(name, f"{words} {said}")
 
 
 def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:

@@ -44,18 +44,17 @@ def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> lis
     return [_outcome(by_doc[doc], margins.get(doc)) for doc in sorted(by_doc)]
 
 
-def counts(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
+def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
     """Count by rule: ``correct``, ``positive`` and ``negative`` labels, and ``not_following`` by kind."""
-    found: dict[str, dict[str, Any]] = {}
-    for outcome in outcomes:
-        for rule, label in outcome.labels.items():
-            count = found.setdefault(rule, {"correct": 0, "positive": 0, "negative": 0, "not_following": Counter()})
-            if label is None:
-                count["not_following"][outcome.kinds[rule]] += 1
-            else:
-                count["correct"] += label == outcome.gold
-                count["positive" if label else "negative"] += 1
-    return {rule: {**count, "not_following": dict(count["not_following"])} for rule, count in found.items()}
+    return {
+        rule: {
+            "correct": sum(each.labels[rule] == each.gold for each in outcomes),
+            "positive": sum(each.labels[rule] == 1 for each in outcomes),
+            "negative": sum(each.labels[rule] == 0 for each in outcomes),
+            "not_following": dict(Counter(each.kinds[rule] for each in outcomes if each.labels[rule] is None)),
+        }
+        for rule in (outcomes[0].labels if outcomes else ())
+    }
 
 
 def write(path: Path, outcomes: list[Outcome]) -> None:

@@ -76,13 +76,10 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | N
     widths = [least[n] if n in kept else 0 for n in range(len(columns))]
     names = [n for n in kept if columns[n].is_name]
     spare = width - sum(room + 1 for room in widths if room)
-    while spare < 0 and names and max(widths[n] for n in names) > 3:  # nothing left to drop: names give way further
-        widest = max(names, key=lambda n: widths[n])
-        widths[widest] -= 1
-        spare += 1
-    while spare > 0 and (short := [n for n in names if widths[n] < wanted[n]]):
-        widths[min(short, key=lambda n: widths[n])] += 1
-        spare -= 1
+    step = -1 if spare < 0 else 1  # nothing left to drop: names give way further; or they get what is left
+    while spare and (able := [n for n in names if (widths[n] < wanted[n] if step > 0 else widths[n] > 3)]):
+        widths[min(able, key=lambda n: step * widths[n])] += step
+        spare -= step
     return widths
 
 

@@ -13,7 +13,7 @@ from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
 from harness_ext.cli import Parser, run_command
-from harness_ext.run.spec import add_own_flags
+from harness_ext.run.spec import add_flags
 
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
 
@@ -24,13 +24,13 @@ class RunCommand(Run):
     def _add_args(self) -> None:
         super()._add_args()
         self._parser.usage = "python -m harness_ext run [--pretrained <model>] [--tasks <task> ...] [options]"
-        add_own_flags(self._parser)
+        add_flags(self._parser)
 
     @staticmethod
     def _execute(args: argparse.Namespace) -> None:
-        from harness_ext.run.execute import execute
+        from harness_ext.run.command import run
 
-        execute(args)
+        run(args)
 
 
 class ListCommand(List):
@@ -106,7 +106,7 @@ def _models(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> None:
     from harness_ext.run import doctor
 
-    doctor.execute(args)
+    doctor.examine(args)
 
 
 def _leaderboard(args: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from harness_ext.errors import UserError
-from harness_ext.run.shards import place
 
 PATIENCE_S = 5.0  # in which a second signal is taken for the same wish: make hands on what a scheduler sends to all
 
@@ -43,8 +42,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", "") == "strict":  # a console that is not UTF-8 lacks some of what we say
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    rank = place().rank
-    if rank or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # SWIG's types, sentencepiece's among them, warn when they are made; with PYTHONWARNINGS=error that ends in a crash.
@@ -57,8 +55,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":
             raise
-        if rank == 0:
-            print("Error:", " ".join(str(error).split()), file=sys.stderr)
+        print("Error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -66,8 +63,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
         print(f"Error: {str(error.filename)[:80]!r}... is too long for a file name.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if rank == 0:
-            print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 1
     return 0
 
@@ -76,8 +72,7 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
 def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM (a scheduler) and SIGHUP (a closed session) do what Ctrl-C does: end, and leave what can be continued.
 
-    A signal that is ignored stays so (nohup). The helpers of PROCS= keep the default, which ends them at once: they may
-    be waiting inside torch, where no handler of Python's runs.
+    A signal that is ignored stays so (nohup).
     """
     first: list[float] = []
 
@@ -88,7 +83,7 @@ def _signals_interrupt() -> Iterator[None]:
         if time.monotonic() - first[0] > PATIENCE_S:  # it did not end; whoever asks again means it
             os._exit(1)
 
-    names = [] if place().rank or threading.current_thread() is not threading.main_thread() else ["SIGTERM", "SIGHUP"]
+    names = ["SIGTERM", "SIGHUP"] if threading.current_thread() is threading.main_thread() else []
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
     handlers = {number: signal.getsignal(number) for number in numbers}
     before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}

@@ -221,7 +221,7 @@ def test_answers_of_earlier_helpers_are_taken_over(tmp_path):
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "", "²", "1e1"])
 def test_number_of_processes_that_is_none_is_refused(value, door, elsewhere):
-    assert f"PROCS {value!r} is no whole number from 1 up" in door("run", f"--procs={value}").error
+    assert f"PROCS {value!r} is not a whole number from 1 up" in door("run", f"--procs={value}").error
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,330 +1,190 @@
-"""`python -m harness_ext run`: one model on one or more tasks, each a run with a record.
+"""`execute(plan, worker)`: does what a plan says, run by run, each with a record.
 
 What is finished is not done again; what was interrupted continues; what could not be written has failed.
 """
 
-import argparse
 import json
-import logging
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backend import served, vllm
-from harness_ext.backend.build import adjust, create_model
-from harness_ext.backend.meter import Meter
 from harness_ext.errors import UserError, one_line_errors, writing_to
-from harness_ext.keys import hash_of
-from harness_ext.model.memory import reset_peak_memory
-from harness_ext.model.settings import Settings
-from harness_ext.results import advice, leaderboard, outcomes, records, render, reported
-from harness_ext.results.schema1 import upgrade
-from harness_ext.run import lm_eval_output, provenance, shards
+from harness_ext.results import outcomes, records
+from harness_ext.run import provenance
 from harness_ext.run.cache import kept_safely
-from harness_ext.run.plan import Asking, find_tasks, multiturn
+from harness_ext.run.lm_eval_output import by_filter, save
+from harness_ext.run.plan import Plan
+from harness_ext.run.record import Evaluated, record_of
 from harness_ext.run.redaction import hide
-from harness_ext.run.spec import Request, read_request
+from harness_ext.run.run_plan import RunPlan
+from harness_ext.run.worker import Worker, batch_size
 
-HANDED_ON = ("gen_kwargs", "model_args", "samples", "config")  # what lm-eval and transformers check only while they run
+_PASSED_ON = ("gen_kwargs", "model_args", "samples")  # what lm-eval and transformers check only while they run
 
 
-def execute(args: argparse.Namespace) -> None:
-    """Run what the command line asks for, task after task with one loaded model, and print the table.
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Where it lies.
+        record: Its ``run.json``.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Correct / all, in 0-1, under the rule that is shown first; of other tasks the first metric."""
+        counts = self.record["counts"]
+        if counts:
+            return (counts.get("lenient") or next(iter(counts.values())))["correct"] / self.record["n"]
+        return next(value for metrics in self.record["metrics"].values() for value in metrics.values())
+
+
+def say_to_user(line: str) -> None:
+    """Print a line where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def execute(plan: Plan, worker: Worker, say: Callable[[str], None] = say_to_user) -> list[Run]:
+    """Do all runs of a plan, or find those that are finished.
+
+    Args:
+        plan: From `plan.plan`.
+        worker: Answers the requests; stays usable for another plan.
+        say: Takes lines for people.
+
+    Returns:
+        The runs, in the plan's order.
 
     Raises:
-        UserError: Something the user gave is wrong.
+        UserError: The plan has a problem, a run cannot be done, or its results cannot be written.
     """
-    _quieten(args.verbosity)
-    if shards.place().rank:
-        shards.help_out(create_model, adjust)
-        return
-    request = read_request(args)
-    tasks = find_tasks(request.config, request.own, request.adapter)
-    for task in tasks:
-        served.check_task(request.config.model, task.task_name, task.OUTPUT_TYPE)
-    # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
-    tasks.sort(key=lambda task: task.OUTPUT_TYPE == "multiple_choice")
-    with shards.together(request.own["procs"]) as team:
-        session = Session(request, tasks, team)
-        manifests = [session.run(task) for task in tasks]
-    rows = leaderboard.rows(manifests, reported.scores())
-    if rows:
-        render.show(rows)
-    for manifest in manifests:
-        for line in advice.lines(manifest):
-            print(f"{manifest['task']}: {line}" if len(manifests) > 1 else line)
+    if plan.checks.problems:
+        raise UserError(plan.checks.problems[0].said)
+    for note in plan.notes:
+        say(note)
+    return [_run(run, list(plan.runs[number + 1 :]), worker, say) for number, run in enumerate(plan.runs)]
 
 
-class Session:
-    """One model, loaded when the first run needs it, and the runs it does."""
-
-    def __init__(self, request: Request, tasks: list[Any], team: shards.Team) -> None:
-        """Prepare to run tasks; nothing is loaded yet."""
-        self.request, self._tasks = request, tasks
-        self.asking = Asking(request)
-        self.team = team
-        self.meter = Meter()
-        self._lm: Any = None
-        self._start = 0.0
-
-    def run(self, task: Any) -> dict[str, Any]:
-        """Run one task, or find the finished run of the same key.
-
-        Args:
-            task: A built lm-eval task.
-
-        Returns:
-            The run's manifest.
-
-        Raises:
-            UserError: The run cannot be done, or its results cannot be written.
-        """
-        request, config = self.request, self.request.config
-        self._start = time.perf_counter()
-        settings = self.asking.prepare(task)
-        if settings:
-            self.team.check_device(settings.device)
-        parts = self.asking.key_parts(task, settings)
-        key = hash_of(parts)
-        out = Path(config.output_path)
-        reset_peak_memory()
-        shown = f"{request.model}+{request.adapter.name}" if request.adapter else request.model
-        target = records.place(out / "runs", records.run_label(shown, task.task_name), key)
-        with records.workspace(out, target.name) as work:
-            if records.is_complete(target, key) and not request.own["force"]:
-                records.drop(work)
-                print(f"Already done: {target} (FORCE=1 runs it again).", file=sys.stderr)
-                return _read(target)
-            if settings or request.is_served:
-                print(settings.line() if settings else served.line(config), file=sys.stderr, flush=True)
-            if made := self.asking.trained_on(task):
-                print(f"The adapter was trained on {made['task']} ({made['data']}).", file=sys.stderr)
-            self.team.call()
-            provenance.describe_machine_meanwhile()
-            provenance.spare_git_elsewhere()
-            started = datetime.now(UTC)
-            samples, finished, metrics = self._evaluate(task, settings, work, key)
-            manifest = self._manifest(task, settings, samples, metrics)
-            manifest |= {
-                "data_fingerprint": parts["data"],
-                "started": started.isoformat(timespec="seconds"),
-                "key": key,
-                "key_parts": parts,
-            }
-            (manifest,) = upgrade([manifest])
-            with writing_to(out):
-                records.write_json(finished / records.MANIFEST, manifest)
-                records.publish(work, finished, target)
-        print(f"Written: {target}", file=sys.stderr)
-        return manifest
-
-    def _evaluate(
-        self, task: Any, settings: Settings | None, work: Path, key: str
-    ) -> tuple[list[dict], Path, dict[str, Any]]:
-        """Let lm-eval run the task, every answer kept as it comes, and write its two files.
-
-        Returns:
-            The per-document log, the folder with both files, and the metrics by filter.
-        """
-        from lm_eval import simple_evaluate
-        from lm_eval.loggers import EvaluationTracker
-        from lm_eval.tasks import TaskManager
-
-        request, config = self.request, self.request.config
-        if request.own["force"]:
+def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str], None]) -> Run:
+    start, started = time.perf_counter(), datetime.now(UTC)
+    spec, out = run.asked.spec, Path(run.asked.spec.output_path)
+    with records.workspace(out, run.folder.name) as work:
+        if records.is_complete(run.folder, run.key) and not spec.force:
+            records.drop(work)
+            say(f"Already done: {run.folder} (FORCE=1 runs it again).")
+            return Run(run.folder, _read(run.folder))
+        _say_how(run, say)
+        if spec.force:
             for file in work.glob("answers*"):
                 file.unlink()
-        lm = self._load(task, settings)
-        wishes = self._wishes(task, settings) if settings else None
-        if wishes:
-            adjust(lm, *wishes)
         # lm-eval's cache is not keyed by model: another model would get this one's answers.
-        cache = f"{config.use_cache}-{key}" if config.use_cache else str(work / f"answers-{key}")
-        tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **config.hf_hub_log_args)
-        secrets = self.asking.secrets
-        handed_on = " ".join(
-            f"{name}={hide(request.if_given(name), secrets)}" for name in HANDED_ON if name in request.given
+        cache = f"{spec.use_cache}-{run.key}" if spec.use_cache else str(work / f"answers-{run.key}")
+        provenance.machine_description()  # meanwhile
+        lm = worker.ready(run, later, cache)
+        summary, tracker = evaluate_task(lm, run, cache, work)
+        samples = summary.pop("samples")[run.asked.task.task_name]
+        secrets = run.asked.secrets()
+        finished = save(tracker, summary, samples, run.asked.task.task_name, work, secrets)
+        metrics = by_filter(summary["results"][run.asked.task.task_name])
+        account, cost = worker.total()
+        rows = outcomes.rows(samples, account.margins)
+        record = record_of(
+            run, Evaluated(samples, rows, metrics, account, cost, worker.size, started, time.perf_counter() - start)
         )
-        running = f"lm-eval does not run with {handed_on}: " if handed_on else None
-        with one_line_errors(running=running), kept_safely(lm):
-            summary = simple_evaluate(
-                model=lm,
-                model_args=hide({**config.model_args, "pretrained": request.model}, secrets),
-                tasks=[task],
-                num_fewshot=config.num_fewshot,
-                batch_size=settings.batch_size if settings else config.batch_size,
-                device=settings.device if settings else config.device,
-                use_cache=self.team.begin(wishes, cache),
-                limit=config.limit,
-                samples=config.samples,
-                check_integrity=config.check_integrity,
-                write_out=config.write_out,
-                log_samples=True,
-                evaluation_tracker=tracker,
-                system_instruction=config.system_instruction,
-                apply_chat_template=settings.chat_template if settings else config.apply_chat_template,
-                fewshot_as_multiturn=multiturn(config, settings),
-                gen_kwargs=config.gen_kwargs or None,
-                task_manager=TaskManager(include_defaults=False),
-                random_seed=config.seed[0],
-                numpy_random_seed=config.seed[1],
-                torch_random_seed=config.seed[2],
-                fewshot_random_seed=config.seed[3],
-                confirm_run_unsafe_code=config.confirm_run_unsafe_code,
-                metadata=config.metadata,
-            )
-        if config.show_config:
-            print(json.dumps(summary["configs"], indent=2, default=str))
-        samples = summary.pop("samples")[task.task_name]
-        finished = lm_eval_output.save(tracker, summary, samples, task.task_name, work, secrets)
-        return samples, finished, lm_eval_output.by_filter(summary["results"][task.task_name])
-
-    def _load(self, task: Any, settings: Settings | None) -> Any:
-        """Load the model once, for all tasks."""
-        config = self.request.config
-        tokens = 0
-        if config.model == vllm.VLLM and settings:
-            tokens = vllm.needed_tokens(task, self.asking.tokenizer, self.asking.prompts(task, settings))
-        if self._lm is None or self.request.is_baseline:
-            start = time.perf_counter()
-            adapter = f" with adapter {self.request.adapter.name!r}" if self.request.adapter else ""
-            with one_line_errors(loading=f"Model {self.request.model!r}{adapter} does not load: "):
-                self.team.load(self.request, settings)
-                self._lm = self.team.share(create_model(self.request, settings, self._train_rows(task), tokens))
-            self.meter.load_s = time.perf_counter() - start
-            self.meter.watch(self._lm)
-        if tokens and settings:
-            vllm.check_room(self._lm, tokens)
-        if settings and settings.chat_template:
-            # What was checked is what is asked. lm-eval's own drops a system message that is refused, reads the clock, and
-            # (0.4.13, vllm) loses the thinking switch when it is off.
-            self._lm.apply_chat_template = self.asking.renderer(settings)
-        self.meter.reset()
-        return self._lm
-
-    def _wishes(self, task: Any, settings: Settings) -> tuple[Any, ...]:
-        """Return what a loaded model needs to know about a task: the further arguments of `building.adjust`."""
-        from harness_ext.task.filters import settled_test
-
-        return settings, settled_test(task), self._choices_to_come(task, settings)
-
-    def _choices_to_come(self, task: Any, settings: Settings) -> list[str]:
-        """Return the continuations that a later forced choice will ask for after this task's prompts."""
-        if task.OUTPUT_TYPE != "generate_until":
-            return []
-        later = [other for other in self._tasks if other.OUTPUT_TYPE == "multiple_choice"]
-        requests = [
-            request
-            for other in later
-            for request in other.construct_requests(other.eval_docs[0], "", apply_chat_template=settings.chat_template)
-        ]
-        return list(dict.fromkeys(request.args[1] for request in requests))
-
-    def _train_rows(self, task: Any) -> list[dict[str, Any]]:
-        subset = self.asking.subset(task)
-        return task.dataset["train"].select(subset.rows).to_list() if subset else []
-
-    def _train_data(self, task: Any) -> dict[str, Any]:
-        from harness_ext.task.data import fingerprint
-
-        train = task.dataset["train"]
-        return {"data": train.info.description, "data_fingerprint": fingerprint(train)}
-
-    def _training(self, task: Any) -> dict[str, Any]:
-        """Say what the model was trained on here: nothing, a baseline's rows, or what an adapter's own record says."""
-        if subset := self.asking.subset(task):
-            seed = self.request.config.seed[0]
-            return {
-                "train_samples": subset.train_samples,
-                "seed": seed,
-                "training": {"subset": subset.hash, **self._train_data(task)},
-            }
-        if self.request.adapter is None:
-            return {"train_samples": 0, "seed": None, "training": None}
-        made = dict(self.request.adapter.manifest)
-        if "recipe_settings" in made:  # an adapter of schema 1 calls them settings
-            made["settings"] = made["recipe_settings"]
-        if "base" in made:
-            made["base"] = provenance.without_folders(str(made["base"]))
-        kept = ("base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed")
-        kept += ("experiment", "curve")
-        return {
-            "train_samples": made.get("train_samples"),
-            "seed": made.get("seed"),
-            "training": {
-                **{name: made[name] for name in (*kept, "settings") if name in made},
-                "data_fingerprint": made.get("data_fingerprint") or made.get("key_parts", {}).get("data"),
-            },
-        }
-
-    def _manifest(
-        self, task: Any, settings: Settings | None, samples: list[dict], metrics: dict[str, Any]
-    ) -> dict[str, Any]:
-        from harness_ext.task import data, prompts
-
-        request, (meter, peak) = self.request, self.team.total(self.meter)
-        has_template = bool(settings and settings.chat_template)
-        adapter = request.adapter
-        n = len({sample["doc_id"] for sample in samples})
-        answers = n * len(samples[0]["arguments"])
-        engine = getattr(self._lm, "path", None) if meter.requests else None
-        # Of answers from an earlier attempt no one knows how close they were.
-        near_ties = self.team.near_ties(getattr(self._lm, "near_ties", None)) if meter.requests == answers else None
-        is_measured = meter.requests and not (engine or {}).get("from_generation")
-        return {
-            "schema": 1,
-            "status": "complete",
-            "model": request.model,
-            "adapter": adapter.name if adapter else None,
-            **self._training(task),
-            "trained_on": self.asking.trained_on(task),
-            "task": task.task_name,
-            "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
-            "prompt": {
-                "first": self.asking.prompts(task, settings)[0],
-                "chat_template": prompts.template_hash(self.asking.tokenizer) if has_template else None,
-                "date": f"{prompts.DATE:%Y-%m-%d}"
-                if has_template and prompts.asks_for_date(self.asking.tokenizer)
-                else None,
-            },
-            "n": n,
-            "n_available": len(task.eval_docs),
-            "train_overlap": data.overlap(task),
-            "counts": outcomes.counts(outcomes.rows(samples, {})),
-            "examples": advice.examples(samples),
-            "metrics": metrics,
-            "near_ties": near_ties,
-            "self_check": getattr(self._lm, "self_check", None),
-            "docs_per_s": meter.requests / answers * n / meter.answer_s if is_measured else None,
-            "engine": engine,
-            "answers_resumed": answers - meter.requests,
-            "time_s": {
-                "load": meter.load_s,
-                "tokenise": meter.tokenise_s,
-                "infer": meter.answer_s - meter.tokenise_s,
-                "total": time.perf_counter() - self._start,
-            },
-            "tokens": {"in": meter.tokens_in, "out": meter.tokens_out},
-            "peak_memory_bytes": peak,
-            "procs": self.team.size,
-            "choices": vars(settings) if settings else None,
-            "hardware": provenance.hardware(settings.device if settings else "cpu" if request.is_baseline else None),
-            "commit": provenance.commit(),
-            "command": hide(provenance.command(), self.asking.secrets),
-        }
+        with writing_to(out):
+            if rows:
+                outcomes.write(finished / outcomes.FILE, rows)
+            records.write_json(finished / records.MANIFEST, record)
+            records.publish(work, finished, run.folder)
+    say(f"Written: {run.folder}")
+    return Run(run.folder, record)
 
 
-def _read(target: Path) -> dict[str, Any]:
+def evaluate_task(
+    lm: Any, run: RunPlan, cache: str | None, work: Path | None = None, seed_shift: int = 0
+) -> tuple[dict[str, Any], Any]:
+    """Let lm-eval put a task to a model, every answer kept as it comes.
+
+    Args:
+        lm: lm-eval's.
+        run: The run.
+        cache: lm-eval's ``use_cache``; None for none.
+        work: The run's workspace; None where nothing is to be written.
+        seed_shift: Added to torch's seed.
+
+    Returns:
+        What ``simple_evaluate`` returns, and the tracker that can write it.
+
+    Raises:
+        UserError: lm-eval cannot run with something that was handed on to it.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    asked, spec = run.asked, run.asked.spec
+    settings, secrets = asked.settings, asked.secrets()
+    tracker = EvaluationTracker(output_path=str(work / "lm_eval"), **spec.hf_hub_log_args) if work else None
+    passed_on = {name: value for name in _PASSED_ON if (value := getattr(spec, name))}
+    named = " ".join(f"{name}={hide(value, secrets)}" for name, value in passed_on.items())
+    with (
+        one_line_errors(running=f"lm-eval does not run with {named}: " if named else None),
+        kept_safely(lm),
+        provenance.known_to_lm_eval(),
+    ):
+        summary = simple_evaluate(
+            model=lm,
+            model_args=hide({**asked.subject.args, "pretrained": asked.subject.name}, secrets),
+            tasks=[asked.task],
+            num_fewshot=spec.num_fewshot,
+            batch_size=settings.batch_size if settings else batch_size(spec.batch_size),  # type: ignore[arg-type]
+            device=settings.device if settings else spec.device or "cuda:0",
+            use_cache=cache,
+            limit=spec.limit,
+            samples=spec.samples,
+            check_integrity=spec.check_integrity,
+            write_out=spec.write_out,
+            log_samples=True,
+            evaluation_tracker=tracker,
+            system_instruction=spec.system_instruction,
+            apply_chat_template=asked.chat_template,
+            fewshot_as_multiturn=asked.multiturn,
+            gen_kwargs=spec.gen_kwargs or None,  # type: ignore[arg-type]
+            task_manager=TaskManager(include_defaults=False),
+            random_seed=spec.seed[0],  # type: ignore[arg-type]
+            numpy_random_seed=spec.seed[1],  # type: ignore[arg-type]
+            torch_random_seed=(spec.seed[2] or 0) + seed_shift if seed_shift else spec.seed[2],  # type: ignore[arg-type]
+            fewshot_random_seed=spec.seed[3],  # type: ignore[arg-type]
+            confirm_run_unsafe_code=spec.confirm_run_unsafe_code,
+            metadata=spec.metadata,
+        )
+    if spec.show_config and work:
+        print(json.dumps(summary["configs"], indent=2, default=str))  # type: ignore[index]
+    return summary, tracker  # type: ignore[return-value]
+
+
+def _say_how(run: RunPlan, say: Callable[[str], None]) -> None:
+    """Say what was chosen for the run."""
+    if run.asked.settings:
+        say(run.asked.settings.line())
+    elif run.asked.subject.is_served:
+        from harness_ext.backend.server import line
+
+        say(line(run.asked.subject.backend, run.asked.subject.args))
+    if made := run.trained_on:
+        say(f"The adapter was trained on {made['task']} ({made['data']}).")
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return records.read_run(target)
+        return records.read_run(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"The record in {target} is damaged ({error}). Run again with FORCE=1.") from None
-
-
-def _quieten(verbosity: str | None) -> None:
-    """Let lm-eval say errors only, unless the user wants more (--verbosity or LMEVAL_LOG_LEVEL)."""
-    from lm_eval.utils import setup_logging
-
-    setup_logging(getattr(logging, verbosity or "ERROR", logging.ERROR))
+        raise UserError(f"The record in {folder} is damaged ({error}). Run again with FORCE=1.") from None

@@ -1,14 +1,16 @@
-"""What stands beside a run's numbers so that they can be trusted: versions, machine, code."""
+"""What stands beside a run's numbers so that they can be trusted: versions, machine, code, command. Knows no run."""
 
+import contextlib
 import functools
 import platform
 import re
 import shlex
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from harness_ext import __version__
 from harness_ext.paths import ROOT
@@ -33,24 +35,38 @@ def hardware(device: str | None) -> str:
 
 
 @functools.cache
-def describe_machine_meanwhile() -> None:
-    """Let lm-eval find the description of the machine that it writes with every result already made.
-
-    It runs `pip list` and ten other programs for it after each task; here they run once, while the model loads.
-    """
+def machine_description() -> Future[str]:
+    """Begin to describe the machine as lm-eval does after each task, by `pip list` and ten other programs; once."""
     from torch.utils import collect_env
 
-    collect_env.get_pretty_env_info = ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info).result
+    return ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info)
+
+
+@contextlib.contextmanager
+def known_to_lm_eval() -> Iterator[None]:
+    """Let lm-eval find what it looks up after each task already made, within the block.
+
+    That is the description of the machine, and this project's commit: it asks for that of the working folder, which may be
+    none and then shouts.
+    """
+    from lm_eval import evaluator
+    from torch.utils import collect_env
+
+    ours: list[tuple[Any, str, Any]] = [
+        (evaluator, "get_git_commit_hash", commit),
+        (collect_env, "get_pretty_env_info", machine_description().result),
+    ]
+    theirs = [getattr(module, name) for module, name, _ in ours]
+    for module, name, made in ours:
+        setattr(module, name, made)
+    try:
+        yield
+    finally:
+        for (module, name, _), own in zip(ours, theirs, strict=True):
+            setattr(module, name, own)
 
 
 @functools.cache
-def spare_git_elsewhere() -> None:
-    """Let lm-eval write this project's commit: it asks for that of the working folder, which may be none and then shouts."""
-    from lm_eval import evaluator
-
-    evaluator.get_git_commit_hash = commit
-
-
 def commit() -> str | None:
     """Return this project's commit, ``+changes`` behind it if files differ from it; None outside a checkout."""
 
@@ -63,12 +79,16 @@ def commit() -> str | None:
         return None
 
 
-def command(module: str = "harness_ext") -> str:
-    """Return the command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end.
+def command(module: str, words: Iterable[str]) -> str:
+    """Return a command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end.
 
     Secrets become ``***``.
+
+    Args:
+        module: That Python runs.
+        words: Behind it.
     """
-    return shlex.join(["python", "-m", module, *(without_folders(hide_in_command(word)) for word in sys.argv[1:])])
+    return shlex.join(["python", "-m", module, *(without_folders(hide_in_command(word)) for word in words)])
 
 
 def without_folders(word: str) -> str:

@@ -1,345 +1,244 @@
-"""From the command line of `run` to a checked request; lm-eval's flags with their meaning, and a few of ours."""
+"""What a user asked of one run, and nothing else: a frozen, JSON-able record of the command line or of `evaluate(...)`.
+
+What was left open is None; `plan` decides it. Looks at no file and loads no library but lm-eval's reader of its own flags.
+"""
 
 import argparse
-import difflib
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-from harness_ext.backend import served, vllm
-from harness_ext.errors import UserError
-from harness_ext.model import presets, quantisation
-from harness_ext.model.adapters import find_adapter
-from harness_ext.model.checkpoints import Checkpoint, find_model, is_classifier, is_generative, is_version, leftover
-from harness_ext.run.shards import read_size
+from harness_ext.errors import UserError, did_you_mean, whole_number
 
-if TYPE_CHECKING:
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-
-DEFAULT_BACKEND = "hf-answer"
-CLASSIFIER_BACKEND = "hf-classifier"
-CHECKPOINT_BACKENDS = (
-    DEFAULT_BACKEND,
-    CLASSIFIER_BACKEND,
-    "hf",
-    vllm.VLLM,
-)  # they load a checkpoint, which we find, check and choose for
-BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
-OWN_FLAGS = (
-    "pretrained", "adapter", "base_url", "data_dir", "dtype", "quantise", "engine", "think_budget", "procs", "force",
-    "allow_pickle", "train_samples",
-)  # fmt: skip
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
+_NOT_FOR_RECORDS = ("predict_only", "wandb_args", "trackio_args")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for.
+class RunSpec:
+    """What was asked for; the names are those of the flags.
 
     Attributes:
-        config: lm-eval's own configuration.
-        given: The fields of `config` that the user set, by flag or config file.
-        own: Our own flags, by the names in `OWN_FLAGS`.
-        base: The model; None for a backend that loads no checkpoint itself, such as a server's.
+        pretrained: The model.
         adapter: The adapter on top of it.
+        model: The backend, as lm-eval calls them.
+        model_args: Handed on to the backend.
+        tasks: Names, patterns or files of tasks.
+        limit: Documents, or a share of them.
+        samples: Numbers of documents, by task.
+        seed: Of Python, numpy, torch and the few-shot sampler.
+        train_samples: Rows that a baseline is fitted on.
     """
 
-    config: "EvaluatorConfig"
-    given: frozenset[str]
-    own: dict[str, Any]
-    base: Checkpoint | None
-    adapter: Checkpoint | None
+    pretrained: str | None = None
+    adapter: str | None = None
+    model: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    base_url: str | None = None
+    quantise: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    engine: str | None = None
+    allow_pickle: bool = False
 
-    @property
-    def model(self) -> str:
-        """How the model is called in tables and folder names."""
-        args = self.config.model_args
-        name = self.base.name if self.base else str(args.get("pretrained") or args.get("model") or self.config.model)
-        if self.is_served and name.startswith(("/", "~")):
-            return Path(name).name  # the rest tells whose machine it is
-        return name
+    tasks: tuple[str, ...] | None = None
+    include_path: str | None = None
+    data_dir: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    num_fewshot: int | None = None
+    fewshot_as_multiturn: bool | None = None
+    apply_chat_template: bool | str | None = None
+    system_instruction: str | None = None
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    think_budget: int | None = None
 
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the sentence is classified, rather than a prompt continued."""
-        return self.config.model == CLASSIFIER_BACKEND
+    limit: float | None = None
+    samples: dict[str, list[int]] | None = None
+    seed: tuple[int | None, ...] = (0, 1234, 1234, 1234)
+    train_samples: str | None = None
 
-    @property
-    def is_served(self) -> bool:
-        """Whether a server of the OpenAI protocol answers."""
-        return self.config.model in served.ENDPOINTS
+    batch_size: str | None = None
+    max_batch_size: int | None = None
+    procs: int = 1
+    output_path: str = "results"
+    force: bool = False
+    use_cache: str | None = None
+    check_integrity: bool = False
+    write_out: bool = False
+    show_config: bool = False
+    confirm_run_unsafe_code: bool = False
+    hf_hub_log_args: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the model is fitted on the task's train split."""
-        return self.config.model in BASELINES
+    def __post_init__(self) -> None:
+        """Check the values that can be checked by themselves.
 
-    @property
-    def quantise(self) -> str | None:
-        """How bitsandbytes quantises the base: as asked for, else as the adapter's base was in training; None not at all."""
-        made = self.adapter.manifest if self.adapter else {}
-        trained_on = (made.get("recipe_settings") or made.get("settings") or {}).get("quantise")
-        asked = self.own["quantise"] or trained_on
-        return None if asked == "none" else asked
+        Raises:
+            UserError: One is wrong.
+        """
+        limit, shots = self.limit, self.num_fewshot
+        if self.tasks is not None and not self.tasks:
+            raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
+        if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
+            raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
+        if shots is not None and not (isinstance(shots, int) and shots >= 0):
+            raise UserError(f"num_fewshot {shots!r} is no whole number from 0 up.")
+        if not all(seed is None or 0 <= seed < 2**32 for seed in self.seed):
+            raise UserError(f"SEED {list(self.seed)} is not within 0 and {2**32 - 1}.")
+        if self.engine is not None and self.engine not in ENGINES:
+            raise UserError(f"ENGINE {self.engine!r} is not one of {', '.join(ENGINES)}.")
 
-    def if_given(self, name: str) -> Any:
-        """Return a field of `config` if the user set it; lm-eval's own default is None here."""
-        return getattr(self.config, name) if name in self.given else None
+    def to_json(self) -> str:
+        """Write it down, for another process or a record."""
+        return json.dumps(asdict(self))
+
+    def words(self) -> list[str]:
+        """Write it as the words of a command line that asks for the same."""
+        words = ["run"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "metadata":  # lm-eval puts model_args there too
+                value = {name: own for name, own in value.items() if self.model_args.get(name) != own}
+            if value is True:
+                words.append(f"--{each.name}")
+            elif isinstance(value, dict) and value:
+                words.append(f"--{each.name}={json.dumps(value) if each.name == 'samples' else _pairs(value)}")
+            elif value not in (None, False, {}, each.default):
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                words.append(f"--{each.name}={shown}")
+        return words
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunSpec":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {name: values[name] and tuple(values[name]) for name in ("tasks", "seed")})
 
 
-def add_own_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what `make eval` needs and lm-eval has no flag for."""
+# Our flags beside lm-eval's: name, what stands for the value in the help, and the help.
+_FLAGS = (
+    ("pretrained", "<model>", "Hub id, folder or short name (default: tiny)"),
+    ("adapter", "<dir>", "PEFT adapter or checkpoint folder; names its own base model"),
+    ("base_url", "<url>", "A server's address, for --model local-chat-completions"),
+    ("data_dir", "<dir>", "Folder with GLUE's train.tsv and dev.tsv, instead of the Hub"),
+    ("dtype", "<dtype>", "auto, float32, float16 or bfloat16"),
+    ("engine", "<engine>", "stock: run requests as lm-eval's HFLM does (default: shared)"),
+    ("think_budget", "<n>", "Tokens that a thinking model may write (default: the task's)"),
+    ("quantise", "<kind>", "nf4 or int8: quantise the weights while loading; or none"),
+    ("train_samples", "<n>", "for --model tfidf or majority: rows to fit on (default: all)"),
+    ("procs", "<n>", "Processes that share the documents, each on its own GPU (default: 1)"),
+)
+_SWITCHES = (
+    ("force", "Run again what is already done"),
+    ("allow_pickle", "Load weights that are no safetensors: they can run code"),
+)
+# What lm-eval's own flags do here, where that is not what lm-eval's help says.
+_HELP = {
+    "tasks": "Task names or files, with blanks or commas between (default: sst2_01, the adapter's or the model's own; "
+    "sst2_01_mini for `run` alone). `python -m harness_ext ls` lists them",
+    "model": "Backend (default: hf-answer, or hf-classifier for a classifier); also hf, vllm, local-chat-completions, "
+    "local-completions, tfidf, majority",
+    "apply_chat_template": "true or false (default: true where the tokenizer has a template)",
+    "batch_size": "Rows a batch, or 'auto' (default: by memory)",
+    "device": "cpu, cuda, cuda:1, mps (default: found)",
+    "output_path": "Folder of the results (default: results)",
+    "log_samples": "Always on here",
+    "cache_requests": "Refused here: lm-eval keys that cache by the task's name alone",
+    "predict_only": "Refused here, as are --wandb_args and --trackio_args: a run is recorded with its scores",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add our flags to a parser with lm-eval's, and let the help say what is the default here."""
     group = parser.add_argument_group("this project's own (what is left out is chosen and printed)")
-    group.add_argument("--pretrained", metavar="<model>", help="Hub id, folder or short name (default: tiny)")
-    group.add_argument("--adapter", metavar="<dir>", help="PEFT adapter or checkpoint folder; names its own base model")
-    group.add_argument("--base_url", metavar="<url>", help="A server's address, for --model local-chat-completions")
-    group.add_argument("--data_dir", metavar="<dir>", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
-    group.add_argument("--dtype", metavar="<dtype>", help="auto, float32, float16 or bfloat16")
-    group.add_argument("--engine", metavar="<engine>", help="stock: run requests as lm-eval's HFLM does (default: shared)")
-    group.add_argument("--think_budget", metavar="<n>", help="Tokens that a thinking model may write (default: the task's)")
-    group.add_argument("--quantise", metavar="<kind>", help="nf4 or int8: quantise the weights while loading; or none")
-    group.add_argument("--train_samples", metavar="<n>", help="for --model tfidf or majority: rows to fit on (default: all)")
-    group.add_argument("--procs", metavar="<n>", help="Processes that share the documents, each on its own GPU (default: 1)")
-    group.add_argument("--force", action="store_true", help="Run again what is already done")
-    group.add_argument("--allow_pickle", action="store_true", help="Load weights that are no safetensors: they can run code")
+    for name, shown, said in _FLAGS:
+        group.add_argument(f"--{name}", metavar=shown, help=said)
+    for name, said in _SWITCHES:
+        group.add_argument(f"--{name}", action="store_true", help=said)
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
+    parser.epilog = "examples:\n  python -m harness_ext run --pretrained Qwen/Qwen2.5-0.5B --data_dir ../sst2\n" + (
+        "  python -m harness_ext run --adapter results/adapters/<name> --limit 100\n"
+    )
 
 
-def read_request(args: argparse.Namespace) -> Request:
-    """Check the parsed command line and find the model it names.
-
-    Raises:
-        UserError: A value is wrong, or the model cannot be had.
-    """
-    config, given, own = read_flags(args)
-    base, adapter = _find_checkpoints(config, own)
-    return complete(config, given, own, base, adapter)
-
-
-def read_flags(args: argparse.Namespace) -> tuple["EvaluatorConfig", set[str], dict[str, Any]]:
-    """Check the parsed command line, and fill in what a preset knows of the model it names.
-
-    Returns:
-        The first three fields of a `Request`.
+def from_args(args: argparse.Namespace) -> RunSpec:
+    """Read a parsed command line.
 
     Raises:
         UserError: A value is wrong.
     """
     from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
 
-    own = {name: vars(args).pop(name) for name in OWN_FLAGS}
-    given = {name for name, value in vars(args).items() if value is not None}
+    given = vars(args)
+    ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES)}
+    named = {name for name, value in given.items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
     try:
         if args.config:
-            given |= set(EvaluatorConfig.load_yaml_config(args.config))
+            named |= set(EvaluatorConfig.load_yaml_config(args.config))
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
-    if isinstance(config.tasks, str):
-        config.tasks = config.tasks.split(",")
-    if isinstance(config.tasks, list):
-        config.tasks = [name for name in config.tasks if name]  # TASK=a, is one task
-        if "tasks" in given and not config.tasks:
-            raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
-    if "model" not in given:
-        config.model = DEFAULT_BACKEND
+    _check_refused(config)
+    theirs = {each.name: getattr(config, each.name) for each in fields(RunSpec) if hasattr(config, each.name)}
+    # lm-eval's defaults are not ours: what was not named is left open.
+    open_ = {each.name for each in fields(RunSpec) if each.default is None} - named
     try:
-        _check_values(config)
+        values = {name: value for name, value in (theirs | ours).items() if name not in open_ or name in ours}
+        return RunSpec(
+            **values
+            | {
+                "tasks": _names(config.tasks) if "tasks" in named else None,
+                "seed": tuple(config.seed or [None] * 4),
+                "batch_size": str(config.batch_size) if "batch_size" in named else None,
+                "think_budget": ours["think_budget"] and whole_number("THINK_BUDGET", ours["think_budget"]),
+                "procs": 1 if ours["procs"] is None else whole_number("PROCS", ours["procs"]),
+            }
+        )
     except TypeError as error:  # flags are typed; the values of a config file are not
         raise UserError(f"{args.config}: {error}.") from None
-    quantisation.check_asked(own["quantise"])
-    if own["train_samples"] is not None and config.model not in BASELINES:
-        raise UserError(
-            f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
-        )
-    if own["think_budget"] is not None:
-        own["think_budget"] = _whole_number("THINK_BUDGET", own["think_budget"])
-    own["procs"] = read_size(own["procs"])
-    if own["procs"] > 1 and config.model not in CHECKPOINT_BACKENDS:
-        raise UserError(f"PROCS is for models that are loaded here; BACKEND={config.model} runs in one: leave it out.")
-    for flag, name in (("pretrained", "pretrained"), ("adapter", "peft")):
-        if own[flag] is not None:
-            config.model_args[name] = own[flag]
-    _apply_preset(config, given, own)
-    return config, given, own
 
 
-def complete(
-    config: "EvaluatorConfig",
-    given: set[str],
-    own: dict[str, Any],
-    base: Checkpoint | None,
-    adapter: Checkpoint | None,
-) -> Request:
-    """Fill in what follows from the model and the backend, where the user left it open."""
-    if base:
-        vllm.check(config.model, base, adapter)
-    if config.model in served.ENDPOINTS:
-        served.settle(config, own, given)
-    elif own["base_url"] is not None:
-        asks = " or ".join(served.ENDPOINTS)
-        raise UserError(f"BASE_URL is for BACKEND={asks}; {config.model} asks no server. Leave it out, or set BACKEND=.")
-    if "model" not in given and base and is_classifier(base, adapter):
-        config.model = CLASSIFIER_BACKEND
-    if base:
-        _check_suits(config, base, is_classifier(base, adapter))
-    if own["engine"] is not None:
-        config.model_args["engine"] = _engine(own["engine"], config.model)
-    request = Request(config, frozenset(given), own, base, adapter)
-    if request.quantise and config.model != DEFAULT_BACKEND:
-        raise UserError(
-            f"QUANT={request.quantise} is for a prompted model that BACKEND={DEFAULT_BACKEND} loads; {config.model} does "
-            "not quantise. Leave it out, or say QUANT=none."
-        )
-    if base:
-        quantisation.check_possible(base.name, base.config, request.quantise)
-    if not config.tasks:
-        is_plain = not (own["pretrained"] or own["adapter"] or own["data_dir"] or given & {"model", "model_args"})
-        config.tasks = ["sst2_01_mini" if is_plain else _default_task(adapter, config, own)]
-    return request
-
-
-def _check_suits(config: "EvaluatorConfig", base: Checkpoint, classifies: bool) -> None:
-    """Check that a backend is for models of this kind."""
-    if classifies and config.model != CLASSIFIER_BACKEND:
-        raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={config.model} out.")
-    if not classifies and config.model == CLASSIFIER_BACKEND and not config.model_args.get("trust_remote_code"):
-        raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={config.model} out, or give it an ADAPTER=.")
-
-
-def _apply_preset(config: "EvaluatorConfig", given: set[str], own: dict[str, Any]) -> None:
-    """Fill in what a preset knows of the model and the user left open, and say what that was.
-
-    On top of an adapter only the name is filled in: an adapter brings its own quantisation and task.
-    """
-    args = config.model_args
-    if config.model not in CHECKPOINT_BACKENDS or not (preset := presets.find(str(args.get("pretrained", "")))):
-        return
-    args["pretrained"], said = preset.model, []
-    if preset.revision and "revision" not in args:
-        args["revision"] = preset.revision
-        said.append(f"revision {preset.revision}")
-    if not args.get("peft"):
-        if preset.quantise and own["quantise"] is None and config.model == DEFAULT_BACKEND:
-            own["quantise"] = preset.quantise
-            said.append(f"quantised to {preset.quantise}")
-        if not config.tasks:
-            config.tasks = [preset.task]
-            said.append(f"task {preset.task}")
-        if preset.batch and config.tasks == [preset.task] and "batch_size" not in given:
-            config.batch_size = preset.batch
-            given.add("batch_size")
-            said.append(f"batch {preset.batch}")
-    print(f"Preset {preset.name}: {' · '.join([preset.model, *said])}", file=sys.stderr)
-
-
-def _default_task(adapter: Checkpoint | None, config: "EvaluatorConfig", own: dict[str, Any]) -> str:
-    """An adapter is scored on the task that it was made on, everything else on SST-2.
+def from_options(**options: Any) -> RunSpec:
+    """Read keyword arguments that are called as make's variables are, in small letters, or as a flag of `run`.
 
     Raises:
-        UserError: The adapter was made on data that only the user has, and they are not given.
+        UserError: One is unknown, or its value is wrong.
     """
-    made = adapter.manifest if adapter else {}
-    task, data = str(made.get("task") or "sst2_01"), str(made.get("data", ""))
-    if own["data_dir"] or config.metadata.get("dataset"):
-        return "sst2_01" if task == "sst2_01_mini" else task  # that one reads its own sample only
-    if adapter and data.endswith("/train.tsv") and not data.startswith("embedded "):
-        raise UserError(
-            f"Adapter {adapter.name!r} was trained on {data}: give that folder with DATA_DIR=, to score it on its dev.tsv; "
-            f"or TASK={task}, to score it on what that task reads by itself."
-        )
-    return task
+    called = {"model": "pretrained", "task": "tasks", "batch": "batch_size", "quant": "quantise", "backend": "model"}
+    called |= {"out": "output_path", "samples": "train_samples"}
+    known = {*called, *(each.name for each in fields(RunSpec))} - {"pretrained", "samples"}
+    for name in options:
+        if name not in known:
+            raise UserError(f"evaluate() takes no {name!r}.{did_you_mean(name, known)}")
+    values = {called.get(name, name): value for name, value in options.items() if value is not None}
+    for name in ("batch_size", "train_samples", "pretrained", "adapter", "data_dir", "output_path"):
+        if name in values:
+            values[name] = str(values[name])
+    if "tasks" in values:
+        values["tasks"] = _names(values["tasks"])
+    if isinstance(values.get("seed"), int):
+        values["seed"] = (values["seed"],) * 4
+    return RunSpec(**values)
 
 
-def _whole_number(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{name} {text!r} is not a whole number above 0.")
-    return int(text)
+def _pairs(values: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in values.items())
 
 
-def _engine(name: str, backend: str) -> str:
-    if name not in ENGINES:
-        raise UserError(f"ENGINE {name!r} is not one of {', '.join(ENGINES)}.")
-    if backend != DEFAULT_BACKEND:
-        raise UserError(f"ENGINE is for the backend {DEFAULT_BACKEND}; {backend} has one way only.")
-    return name
+def _names(tasks: Any) -> tuple[str, ...]:
+    names = tasks.split(",") if isinstance(tasks, str) else tasks
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"tasks: {tasks!r} is no list of task names.")
+    return tuple(name for name in names if name)  # TASK=a, is one task
 
 
-def _check_values(config: "EvaluatorConfig") -> None:
-    if not isinstance(config.tasks, list) or not all(isinstance(name, str) for name in config.tasks):
-        raise UserError(f"tasks: {config.tasks!r} is no list of task names.")
-    limit = config.limit
-    if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
-        raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
-    if config.num_fewshot is not None and not (isinstance(config.num_fewshot, int) and config.num_fewshot >= 0):
-        raise UserError(f"num_fewshot {config.num_fewshot!r} is no whole number from 0 up.")
-    if not all(seed is None or 0 <= seed < 2**32 for seed in config.seed):
-        raise UserError(f"SEED {config.seed} is not within 0 and {2**32 - 1}.")
+def _check_refused(config: Any) -> None:
     if config.cache_requests:
         raise UserError(
             "--cache_requests is refused: lm-eval keys that cache by the task's name, not by its data or prompt, so that an "
             "edited task would be asked as before. Leave it out."
         )
-    for flag in ("predict_only", "wandb_args", "trackio_args"):
+    for flag in _NOT_FOR_RECORDS:
         if getattr(config, flag):
             raise UserError(f"--{flag} is not for recorded runs. Use `lm-eval run --include_path tasks` for it.")
-
-
-def _find_checkpoints(config: "EvaluatorConfig", own: dict[str, Any]) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """Find model and adapter."""
-    args = config.model_args
-    if config.model not in CHECKPOINT_BACKENDS:
-        _check_backend(config.model)
-        return None, None
-    adapter = find_adapter(str(args["peft"]), allow_pickle=own["allow_pickle"]) if args.get("peft") else None
-    named_by_adapter = adapter is not None and not args.get("pretrained")
-    if adapter and named_by_adapter:
-        args["pretrained"] = adapter.config.get("base_model_name_or_path") or ""
-    try:
-        base = find_model(
-            str(args.get("pretrained", "tiny")),
-            str(args.get("revision", "main")),
-            allow_pickle=own["allow_pickle"],
-        )
-    except UserError as error:
-        if named_by_adapter:
-            raise UserError(
-                f"{error} The adapter's own config names that base: give another place of it with MODEL=."
-            ) from None
-        raise
-    check_kind(base, adapter, remote_code=bool(args.get("trust_remote_code")))
-    if said := leftover(base):
-        print(f"Note: {said}", file=sys.stderr)
-    return base, adapter
-
-
-def check_kind(base: Checkpoint, adapter: Checkpoint | None, remote_code: bool) -> None:
-    """Check that base and adapter belong together, and can answer the task at all.
-
-    Raises:
-        UserError: They do not, or the model is an encoder without a classifier's head.
-    """
-    made_for = str(adapter.manifest.get("base_version", "")) if adapter else ""
-    hashed = made_for.startswith("sha256:") and base.version.startswith("sha256:")
-    if adapter and hashed and not is_version(base, made_for):
-        raise UserError(
-            f"Adapter {adapter.name!r} was trained on another base ({adapter.manifest.get('base')}, {made_for}) than "
-            f"{base.name!r} ({base.version}). Give that one with MODEL=."
-        )
-    if not (is_classifier(base, adapter) or is_generative(base) or remote_code):
-        called = (base.config.get("architectures") or [base.config.get("model_type")])[0]
-        raise UserError(
-            f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such as "
-            "Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
-        )
-
-
-def _check_backend(name: str) -> None:
-    import lm_eval.models  # noqa: F401  registers lm-eval's backends, without importing any
-    from lm_eval.api.registry import model_registry
-
-    known = {*model_registry.keys(), *CHECKPOINT_BACKENDS, *BASELINES}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["hf", "vllm", "local-completions"]
-        raise UserError(f"BACKEND {name!r} is unknown. Did you mean {' or '.join(near)}?")

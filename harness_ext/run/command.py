@@ -1,0 +1,54 @@
+"""`python -m harness_ext run`: plan, execute, and print the table and what it does not say by itself."""
+
+import argparse
+import logging
+from dataclasses import replace
+
+from harness_ext.errors import UserError
+from harness_ext.run.launcher import launched
+from harness_ext.run.spec import from_args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run what the command line asks for, task after task with one loaded model.
+
+    Raises:
+        UserError: Something the user gave is wrong.
+    """
+    _quieten(args.verbosity)
+    here, asked_procs = launched(), args.procs
+    if here.rank:
+        return  # the first process does it all, and starts as many as the launcher did
+    spec = from_args(args)
+    if asked_procs is None:
+        spec = replace(spec, procs=here.size)
+    elif here.size not in (1, spec.procs):
+        raise UserError(
+            f"PROCS {spec.procs} disagrees with the launcher, which has started {here.size} processes: leave it out."
+        )
+    from harness_ext.run.plan import plan
+
+    planned = plan(spec)
+    if planned.checks.problems:
+        raise UserError(planned.checks.problems[0].said)
+    from harness_ext.results import advice, leaderboard, reported
+    from harness_ext.run.execute import execute
+    from harness_ext.run.shards import worker_for
+
+    worker = worker_for(planned)
+    try:
+        records = [done.record for done in execute(planned, worker)]
+    finally:
+        worker.close()
+    if rows := leaderboard.rows(records, reported.read()):
+        leaderboard.show(rows)
+    for record in records:
+        for line in advice.lines(record):
+            print(f"{record['task']}: {line}" if len(records) > 1 else line)
+
+
+def _quieten(verbosity: str | None) -> None:
+    """Let lm-eval say errors only, unless the user wants more (--verbosity or LMEVAL_LOG_LEVEL)."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging(getattr(logging, verbosity or "ERROR", logging.ERROR))

@@ -1,0 +1,218 @@
+"""What makes a run the run that it is: the prompts it asks, and all else that can change its numbers, as data.
+
+Nothing is answered here, and no weights are loaded.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, VLLM, Subject
+from harness_ext.errors import UserError
+from harness_ext.keys import hash_of
+from harness_ext.model.files import hash_folder
+from harness_ext.model.settings import Settings
+from harness_ext.run import provenance
+from harness_ext.run.redaction import hide, secrets_in
+from harness_ext.run.spec import RunSpec
+from harness_ext.task import content, data, subsets
+from harness_ext.task.prompts import chat_renderer, check_sentence, render_prompt, show_messages
+
+# Arguments of a model that say where things lie or how long they may take, or that stand in the key by another name.
+_PLACES = ("cache_dir", "offload_folder", "token", "use_auth_token")
+_SAID_ELSEWHERE = ("pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One task as it is put to one subject.
+
+    Attributes:
+        task: A built lm-eval task, with what the command line says of it applied.
+        settings: How the model is run; None where the backend loads no checkpoint.
+        tokenizer: The model's, where there are settings.
+    """
+
+    spec: RunSpec
+    subject: Subject
+    task: Any
+    settings: Settings | None = None
+    tokenizer: Any = None
+
+    @property
+    def chat_template(self) -> bool:
+        """Whether prompts are messages."""
+        if self.settings:
+            return self.settings.chat_template
+        return self.subject.backend == CHAT or str(self.spec.apply_chat_template).lower() == "true"
+
+    @property
+    def multiturn(self) -> bool:
+        """Whether few-shot examples are turns of their own: wherever there is a chat template, as in lm-eval."""
+        return self.chat_template and self.spec.fewshot_as_multiturn is not False
+
+    @property
+    def renderer(self) -> Callable[..., str] | None:
+        """What renders messages to prompts; None for plain text."""
+        if not self.chat_template:
+            return None
+        if self.subject.is_served:
+            return show_messages
+        return chat_renderer(self.tokenizer, self.settings.template_args) if self.settings else None
+
+    @property
+    def subset(self) -> subsets.Subset | None:
+        """The rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
+        if not self.subject.is_baseline:
+            return None
+        return subsets.draw(self.task.dataset["train"]["label"], self.spec.train_samples or "all", self.spec.seed[0] or 0)
+
+    def documents(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number.
+
+        Raises:
+            UserError: --samples names one that is not there.
+        """
+        from lm_eval.evaluator_utils import get_sample_size
+
+        task = self.task
+        chosen = (self.spec.samples or {}).get(task.task_name)
+        if chosen and max(chosen) >= len(task.eval_docs):
+            raise UserError(f"--samples {max(chosen)} is beyond the {len(task.eval_docs)} documents of {task.task_name}.")
+        return list(task.doc_iterator(limit=get_sample_size(task, self.spec.limit), samples=chosen))
+
+    def prompts(self) -> list[str]:
+        """Render the prompt of every document that is asked, in lm-eval's order, and check that none has lost its sentence.
+
+        Raises:
+            UserError: One cannot be rendered, lacks its sentence, or comes out otherwise a second time.
+        """
+        task, template = self.task, self.renderer
+        what = f"{self.subject.name!r}'s chat template" if template else "the task's own template"
+        shots = task.config.num_fewshot
+        if shots and shots > (examples := len(task.fewshot_docs())):
+            raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
+        reads_prompt = not (self.subject.is_classifier or self.subject.is_baseline)
+
+        def render(document: dict[str, Any]) -> str:
+            try:
+                return render_prompt(task, document, template, self.spec.system_instruction, self.multiturn)
+            except Exception as error:  # a template may raise anything
+                raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
+
+        prompts: list[str] = []
+        documents = [document for _, document in self.documents()]
+        for document in (*documents[:1], *documents):  # the first one twice
+            if len(prompts) < 2:
+                task.set_fewshot_seed(self.spec.seed[3])
+            prompts.append(render(document))
+            if reads_prompt and task.config.custom_dataset and isinstance(sentence := document.get("sentence"), str):
+                check_sentence(prompts[-1], sentence, what)
+        if prompts[:1] != prompts[1:2]:
+            raise UserError(f"The same prompt of {task.task_name} comes out differently each time: {what} draws at random.")
+        return prompts[1:]
+
+    def requests_hash(self, prompts: list[str]) -> str:
+        """Build all that a model will be asked, and what would be right, as far as their hash.
+
+        Raises:
+            UserError: The task does not make them.
+        """
+        try:
+            return content.requests_hash(self.task, self.documents(), prompts, self.renderer)
+        except Exception as error:  # whatever a task file does wrong
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"Task {self.task.task_name} makes no request of a document: {type(error).__name__}: {said}"
+            ) from error
+
+    def trained_on(self) -> dict[str, str] | None:
+        """Say which task and data an adapter was trained on, as far as they are others than those of this task."""
+        made = self.subject.adapter.manifest if self.subject.adapter else {}
+        if not made.get("task"):
+            return None
+        trained = made.get("data_fingerprint") or made.get("key_parts", {}).get("data")
+        has_train = self.task.config.custom_dataset and "train" in self.task.dataset
+        same_data = not has_train or trained in (None, data.fingerprint(self.task.dataset["train"]))
+        if made["task"] == self.task.task_name and same_data:
+            return None
+        return {"task": made["task"], "data": str(made.get("data"))}
+
+    def secrets(self) -> frozenset[str]:
+        """What the user gave that must not be written."""
+        spec = self.spec
+        return secrets_in(self.subject.args, spec.hf_hub_log_args, spec.metadata, spec.gen_kwargs, dict(os.environ))
+
+
+def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, Any]:
+    """Collect all that can change the run's numbers, but for the machine, which the record names.
+
+    Args:
+        asked: The task as it is put to a subject.
+        prompts: From `Question.prompts`.
+        requests: From `Question.requests_hash`.
+    """
+    spec, subject, task, settings, subset = asked.spec, asked.subject, asked.task, asked.settings, asked.subset
+    shots, base = task.config.num_fewshot, subject.base
+    named = hash_of(subject.args["pretrained"]) if subject.is_served else None  # a server tells no more than the name
+    parts = {
+        "task": task.task_name,
+        "task_version": task.VERSION,
+        "task_config": hash_of(content.task_content(task.config)),
+        "prompts": hash_of(prompts),
+        "requests": requests,
+        "output_type": task.OUTPUT_TYPE,
+        "num_fewshot": shots,
+        "data": data.fingerprint(task.eval_docs),
+        "fewshot_data": data.fingerprint(task.fewshot_docs()) if shots else None,
+        "backend": subject.backend,
+        "model": subject.name,
+        "weights": (base.version or hash_folder(Path(base.path))) if base else named,
+        "adapter": subject.adapter.version if subject.adapter else None,
+        "tokenizer": subject.tokenizer.version if subject.tokenizer else None,  # the model's is part of `weights`
+        "model_args": _model_args(subject),
+        "device": settings.device.split(":")[0] if settings else None,
+        "dtype": settings.dtype if settings else None,
+        "quantisation": settings.quantisation if settings else None,
+        "batch": _batch(asked),
+        "chat_template": asked.chat_template,
+        "template_args": settings.template_args if settings else None,
+        "generation": task.config.generation_kwargs,
+        "limit": spec.limit,
+        "samples": spec.samples,
+        "seeds": list(spec.seed),
+        "train_rows": subset.hash if subset else None,
+        "train_data": data.fingerprint(task.dataset["train"]) if subset else None,
+        "versions": provenance.versions(
+            *([VLLM] if subject.backend == VLLM else []),
+            *(provenance.KERNELS if settings and settings.quantisation else []),
+            *(["scikit-learn"] if subject.is_baseline else []),
+        ),
+    }
+    return hide(parts, asked.secrets())
+
+
+def _model_args(subject: Subject) -> dict[str, Any]:
+    """Return the arguments of the model that stand nowhere else in the key and can change its answers."""
+    left_out = {*_PLACES}
+    if subject.base:
+        left_out |= {*_SAID_ELSEWHERE}
+    if subject.is_served:
+        from harness_ext.backend.server import NOT_IN_KEY
+
+        left_out |= {"pretrained", *NOT_IN_KEY}
+    return {name: value for name, value in subject.args.items() if name not in left_out}
+
+
+def _batch(asked: Question) -> dict[str, Any] | None:
+    """Return how requests are batched, where that can change answers: by rounding, or by the order of what is drawn."""
+    settings, subject = asked.settings, asked.subject
+    if settings is None:
+        return None
+    drawn = (asked.task.config.generation_kwargs or {}).get("do_sample")
+    is_stock = subject.args.get("engine") == "stock" or subject.backend not in (ANSWER, CLASSIFIER)
+    if settings.dtype == "float32" and not (is_stock or drawn or settings.quantisation):
+        return None
+    return {"size": settings.batch_size, "largest": asked.spec.max_batch_size, "procs": asked.spec.procs}

@@ -1,0 +1,162 @@
+"""What a run leaves in ``run.json``: scores, what was asked and how, what it cost, on which machine and code.
+
+Schema 2; its fields are explained in README.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from harness_ext.backend.account import Account
+from harness_ext.results import advice, outcomes, records
+from harness_ext.run import provenance
+from harness_ext.run.redaction import hide
+from harness_ext.run.run_plan import RunPlan
+from harness_ext.run.worker import Cost
+from harness_ext.task import data, prompts
+
+# Of an adapter's own record, what stands in that of a run too.
+_MADE = ("base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed", "recipe_settings")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of a run.
+
+    Attributes:
+        samples: lm-eval's log of the documents.
+        outcomes: The same as `results.outcomes` reads it.
+        metrics: By filter.
+        account: What the backend says of its work.
+        cost: What it has cost beside.
+        procs: Processes that shared it.
+        started: When.
+        total_s: Seconds.
+    """
+
+    samples: list[dict[str, Any]]
+    outcomes: list[outcomes.Outcome]
+    metrics: dict[str, dict[str, float]]
+    account: Account
+    cost: Cost
+    procs: int
+    started: datetime
+    total_s: float
+
+
+def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
+    """Write a run down."""
+    asked, settings, account = run.asked, run.asked.settings, done.account
+    subject, task, secrets = asked.subject, asked.task, asked.secrets()
+    training = _training(run)
+    experiment, curve = records.experiment_of(run.parts, training)
+    return {
+        "schema": records.SCHEMA,
+        "status": "complete",
+        "model": subject.name,
+        "adapter": subject.adapter.name if subject.adapter else None,
+        "method": run.method,
+        "recipe": (training["training"] or {}).get("recipe"),
+        "quantisation": settings.quantisation if settings else None,
+        "not_default": hide(_not_default(run), secrets),
+        **training,
+        "trained_on": run.trained_on,
+        "task": task.task_name,
+        "data": task.eval_docs.info.description if task.config.custom_dataset else task.config.dataset_path,
+        "data_fingerprint": run.parts["data"],
+        "prompt": _prompt(run),
+        **_scores(run, done),
+        "self_check": account.self_check,
+        "engine": account.path or None,
+        "batches": account.batches,
+        "time_s": {
+            "load": done.cost.load_s,
+            "tokenise": account.tokenise_s,
+            "infer": account.answer_s - account.tokenise_s,
+            "total": done.total_s,
+        },
+        "tokens": {"in": account.tokens_in, "out": account.tokens_out},
+        "peak_memory_bytes": done.cost.memory,
+        "procs": done.procs,
+        "settings": asdict(settings) if settings else None,
+        "hardware": provenance.hardware(settings.device if settings else "cpu" if subject.is_baseline else None),
+        "commit": provenance.commit(),
+        "command": hide(provenance.command("harness_ext", asked.spec.words()), secrets),
+        "started": done.started.isoformat(timespec="seconds"),
+        "experiment": experiment,
+        "curve": curve,
+        "key": run.key,
+        "key_parts": run.parts,
+    }
+
+
+def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
+    account, samples = done.account, done.samples
+    n = len({sample["doc_id"] for sample in samples})
+    answers = n * len(samples[0]["arguments"])
+    is_measured = account.requests and not account.path.get("from_generation")
+    return {
+        "n": n,
+        "n_available": len(run.asked.task.eval_docs),
+        "train_overlap": data.overlap(run.asked.task),
+        "counts": outcomes.counts(done.outcomes),
+        "examples": advice.examples(samples),
+        "metrics": done.metrics,
+        # Of answers from an earlier attempt no one knows how close they were.
+        "near_ties": account.near_ties if account.requests == answers else None,
+        "docs_per_s": account.requests / answers * n / account.answer_s if is_measured else None,
+        "answers_resumed": answers - account.requests,
+    }
+
+
+def _prompt(run: RunPlan) -> dict[str, Any]:
+    asked = run.asked
+    has_template = bool(asked.settings and asked.settings.chat_template)
+    reads_clock = has_template and prompts.asks_for_date(asked.tokenizer)
+    return {
+        "first": run.prompts[0],
+        "chat_template": prompts.template_hash(asked.tokenizer) if has_template else None,
+        "date": f"{prompts.DATE:%Y-%m-%d}" if reads_clock else None,
+    }
+
+
+def _training(run: RunPlan) -> dict[str, Any]:
+    """Say what the model was trained on: nothing, a baseline's rows, or what an adapter's own record says."""
+    asked, adapter = run.asked, run.asked.subject.adapter
+    if subset := asked.subset:
+        train = asked.task.dataset["train"]
+        made = {"subset": subset.hash, "data": train.info.description, "data_fingerprint": data.fingerprint(train)}
+        return {"train_samples": subset.train_samples, "seed": asked.spec.seed[0], "training": made}
+    if adapter is None:
+        return {"train_samples": 0, "seed": None, "training": None}
+    own = adapter.manifest
+    made = {name: own[name] for name in (*_MADE, "experiment", "curve") if name in own}
+    if "settings" in own and "recipe_settings" not in own:  # of schema 1
+        made["recipe_settings"] = own["settings"]
+    if "base" in own:
+        made["base"] = provenance.without_folders(str(own["base"]))
+    made["data_fingerprint"] = own.get("data_fingerprint") or own.get("key_parts", {}).get("data")
+    return {"train_samples": own.get("train_samples"), "seed": own.get("seed"), "training": made}
+
+
+def _not_default(run: RunPlan) -> dict[str, Any]:
+    """Say what was asked for that is no default, by the word that a table has for it."""
+    spec, asked = run.asked.spec, run.asked
+    thinks = asked.settings is not None and asked.settings.thinking
+    said = {
+        "shots": asked.task.config.num_fewshot or None,
+        "system": spec.system_instruction,
+        "chat template": None if spec.apply_chat_template is None else asked.chat_template,
+        "dtype": spec.dtype,
+        "batch": spec.batch_size,
+        "engine": spec.engine,
+        "thinking": f"up to {spec.think_budget} tokens" if spec.think_budget and thinks else None,
+        "tokenizer": asked.subject.args.get("tokenizer"),
+        "seed": list(spec.seed) if run.method in ("prompted", "examples") and spec.seed != (0, 1234, 1234, 1234) else None,
+        **spec.gen_kwargs,
+        **{name: value for name, value in spec.model_args.items() if name not in _NAMED_BY_COLUMNS},
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+_NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "base_url", "model", "trust_remote_code")

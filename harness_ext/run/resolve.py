@@ -1,0 +1,273 @@
+"""From what was asked to what answers: preset, adapter, base and backend, found and checked to belong together.
+
+Reads configs and the headers of weights; loads nothing.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness_ext.backend.subject import (
+    ANSWER,
+    BASELINES,
+    CHECKPOINT_BACKENDS,
+    CLASSIFIER,
+    SERVED,
+    VLLM,
+    Subject,
+)
+from harness_ext.errors import UserError, did_you_mean
+from harness_ext.model import adapters, files, presets, quantisation
+from harness_ext.model.checkpoints import Checkpoint, inspect_model, is_classifier, is_generative, is_version, leftover
+from harness_ext.model.loading import find_tokenizer
+from harness_ext.model.memory import in_words
+from harness_ext.run.checks import NOTE, PROBLEM, Checks
+from harness_ext.run.spec import RunSpec
+
+
+@dataclass
+class Resolved:
+    """What was found.
+
+    Attributes:
+        spec: With what a preset knows filled in.
+        subject: What answers; None where too little is there to say.
+        has_tokenizer: Its tokenizer can be looked at.
+        notes: What a run says before it begins.
+    """
+
+    spec: RunSpec
+    subject: Subject | None = None
+    has_tokenizer: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(spec: RunSpec, checks: Checks) -> Resolved:
+    """Find what answers, and go on after a problem as far as that makes sense.
+
+    Args:
+        spec: What was asked.
+        checks: Is told what was found.
+
+    Raises:
+        UserError: Nothing can be said about it: a value is wrong in itself, or there is no such model.
+    """
+    backend = spec.model or ANSWER
+    _check_flags(spec, backend)
+    found = Resolved(spec)
+    args = dict(spec.model_args)
+    args |= {name: value for name, value in (("pretrained", spec.pretrained), ("peft", spec.adapter)) if value is not None}
+    if backend not in CHECKPOINT_BACKENDS:
+        _check_backend(backend)
+        found.subject = _without_checkpoint(spec, backend, args)
+        return found
+    args = _with_preset(found, backend, args)
+    adapter = _find_adapter(args, spec, checks)
+    base = _find_base(found, args, adapter, checks)
+    if base is None or not base.config:
+        return found
+    _check_architecture(base, adapter, args, checks)
+    found.subject = _with_checkpoint(found.spec, backend, args, base, adapter, checks)
+    return found
+
+
+def pinned(base: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with its version: of a folder, the hash of all that is read when it is loaded."""
+    return base if base.version else replace(base, version=files.hash_folder(Path(base.path)))
+
+
+def _check_flags(spec: RunSpec, backend: str) -> None:
+    quantisation.check_asked(spec.quantise)
+    if spec.train_samples is not None and backend not in BASELINES:
+        raise UserError(
+            f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
+        )
+    if spec.procs > 1 and backend not in CHECKPOINT_BACKENDS:
+        raise UserError(f"PROCS is for models that are loaded here; BACKEND={backend} runs in one: leave it out.")
+    if spec.base_url is not None and backend not in SERVED:
+        asks = " or ".join(SERVED)
+        raise UserError(f"BASE_URL is for BACKEND={asks}; {backend} asks no server. Leave it out, or set BACKEND=.")
+
+
+def _check_backend(name: str) -> None:
+    import lm_eval.models  # noqa: F401  registers lm-eval's backends, without importing any
+    from lm_eval.api.registry import model_registry
+
+    known = {*model_registry.keys(), *CHECKPOINT_BACKENDS, *BASELINES}
+    if name not in known:
+        near = did_you_mean(name, known, most=3) or " Did you mean hf or vllm or local-completions?"
+        raise UserError(f"BACKEND {name!r} is unknown.{near}")
+
+
+def _without_checkpoint(spec: RunSpec, backend: str, args: dict[str, Any]) -> Subject:
+    if backend in SERVED:
+        from harness_ext.backend import server
+
+        local = {"ADAPTER": args.get("peft"), "DTYPE": spec.dtype, "DEVICE": spec.device}
+        args = server.arguments(backend, args, base_url=spec.base_url, batch=spec.batch_size, local=local)
+        if spec.apply_chat_template is not None:
+            server.check_template(backend, str(spec.apply_chat_template).lower() == "true")
+    _check_engine(spec, backend)
+    quantise = None if spec.quantise == "none" else spec.quantise
+    _check_quantises(quantise, backend)
+    return Subject(backend, args, quantise=quantise, allow_pickle=spec.allow_pickle)
+
+
+def _with_preset(found: Resolved, backend: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what a preset knows of the model and the user left open, and note what that was.
+
+    On top of an adapter only the name is filled in: an adapter brings its own quantisation and task.
+    """
+    preset, spec, said = presets.find(str(args.get("pretrained", ""))), found.spec, []
+    if not preset:
+        return args
+    args = {**args, "pretrained": preset.model}
+    if preset.revision and "revision" not in args:
+        args["revision"] = preset.revision
+        said.append(f"revision {preset.revision}")
+    if not args.get("peft"):
+        if preset.quantise and spec.quantise is None and backend == ANSWER:
+            spec = replace(spec, quantise=preset.quantise)
+            said.append(f"quantised to {preset.quantise}")
+        if spec.tasks is None:
+            spec = replace(spec, tasks=(preset.task,))
+            said.append(f"task {preset.task}")
+        if preset.batch and spec.tasks == (preset.task,) and spec.batch_size is None:
+            spec = replace(spec, batch_size=str(preset.batch))
+            said.append(f"batch {preset.batch}")
+    found.spec = spec
+    found.notes.append(f"Preset {preset.name}: {' · '.join([preset.model, *said])}")
+    return args
+
+
+def _find_adapter(args: dict[str, Any], spec: RunSpec, checks: Checks) -> Checkpoint | None:
+    if not args.get("peft"):
+        return None
+    with checks.problem("adapter"):
+        adapter = adapters.find_adapter(str(args["peft"]), allow_pickle=spec.allow_pickle)
+        checks.say("adapter", f"{adapter.name!r}, {adapters.describe(adapter)}")
+        return adapter
+    return None
+
+
+def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None, checks: Checks) -> Checkpoint | None:
+    """Find the base that the user names, else the adapter."""
+    named_by_adapter = adapter is not None and not args.get("pretrained")
+    named = adapter.config.get("base_model_name_or_path") or "" if adapter and named_by_adapter else args.get("pretrained")
+    if named is None and args.get("peft"):
+        return None  # the adapter would name it, and is broken
+    try:
+        seen = inspect_model(
+            "tiny" if named is None else str(named), str(args.get("revision", "main")), allow_pickle=found.spec.allow_pickle
+        )
+    except UserError as error:
+        if adapter is None:
+            raise
+        more = " The adapter's own config names that base: give another place of it with MODEL=." if named_by_adapter else ""
+        checks.say("model", f"{error}{more}", PROBLEM)
+        return None
+    base = seen.checkpoint
+    checks.say("model", f"{base.name!r}, {f'on the Hub at {base.version}' if base.version else f'folder {base.path}'}")
+    for problem in seen.problems:
+        checks.say(problem.part, problem.said, PROBLEM)
+    parts = {problem.part for problem in seen.problems}
+    if "weights" not in parts:
+        count = len(base.weights)
+        checks.say("weights", f"{count} file{'s'[: count > 1]}, {in_words(sum(base.weights.values()))}")
+    if said := leftover(base):
+        checks.say("leftover", said, NOTE)
+        found.notes.append(f"Note: {said}")
+    found.has_tokenizer = not parts & {"files", "tokenizer"}
+    return base
+
+
+def _check_architecture(base: Checkpoint, adapter: Checkpoint | None, args: dict[str, Any], checks: Checks) -> None:
+    """Check that transformers knows the architecture, that base and adapter fit, and that they can answer the task."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind, remote_code = str(base.config.get("model_type")), bool(args.get("trust_remote_code"))
+    with checks.problem("architecture"):
+        if kind not in CONFIG_MAPPING_NAMES and not remote_code:
+            brought = "accept the code that it brings (ARGS=--trust_remote_code), or " if "auto_map" in base.config else ""
+            raise UserError(
+                f"transformers {transformers.__version__} does not know {kind!r}: {brought}take a newer transformers."
+            )
+        _check_belong(base, adapter)
+        if not (is_classifier(base, adapter) or is_generative(base) or remote_code):
+            called = (base.config.get("architectures") or [kind])[0]
+            raise UserError(
+                f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such "
+                "as Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
+            )
+        checks.say("architecture", f"{kind}, {'names a class' if is_classifier(base, adapter) else 'writes its answer'}")
+
+
+def _check_belong(base: Checkpoint, adapter: Checkpoint | None) -> None:
+    """Check that an adapter was trained on this base; only local folders are told apart by a hash."""
+    made_for = str(adapter.manifest.get("base_version", "")) if adapter else ""
+    if adapter is None or not made_for.startswith("sha256:") or not Path(base.path).is_dir():
+        return
+    base = pinned(base)
+    if not is_version(base, made_for):
+        raise UserError(
+            f"Adapter {adapter.name!r} was trained on another base ({adapter.manifest.get('base')}, {made_for}) than "
+            f"{base.name!r} ({base.version}). Give that one with MODEL=."
+        )
+
+
+def _with_checkpoint(
+    spec: RunSpec, backend: str, args: dict[str, Any], base: Checkpoint, adapter: Checkpoint | None, checks: Checks
+) -> Subject:
+    """Decide the backend and the quantisation, and check that they are for a model of this kind.
+
+    Raises:
+        UserError: They are not.
+    """
+    classifies = is_classifier(base, adapter)
+    if backend == VLLM:
+        from harness_ext.backend import vllm
+
+        vllm.check(backend, base, adapter)
+    if spec.model is None and classifies:
+        backend = CLASSIFIER
+    if classifies and backend != CLASSIFIER:
+        raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={backend} out.")
+    if not classifies and backend == CLASSIFIER and not args.get("trust_remote_code"):
+        raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={backend} out, or give it an ADAPTER=.")
+    _check_engine(spec, backend)
+    if spec.engine is not None:
+        args = {**args, "engine": spec.engine}
+    quantise = _quantise(spec, base, adapter, checks)
+    _check_quantises(quantise, backend)
+    other = find_tokenizer(str(args["tokenizer"])) if args.get("tokenizer") else None
+    return Subject(backend, args, base, adapter, other, quantise, spec.allow_pickle)
+
+
+def _quantise(spec: RunSpec, base: Checkpoint, adapter: Checkpoint | None, checks: Checks) -> str | None:
+    """Quantise as asked for, else as the adapter's base was in training; where that cannot be, go on without."""
+    trained = (adapter.manifest.get("recipe_settings") or adapter.manifest.get("settings") or {}) if adapter else {}
+    asked = spec.quantise or trained.get("quantise")
+    asked = None if asked == "none" else asked
+    with checks.problem("quantisation"):
+        quantisation.check_possible(base.name, base.config, asked)
+        if not checks.has("quantisation"):
+            stored = quantisation.stored(base.config)
+            is_known = stored in (None, "fp4", *quantisation.ASKED, *quantisation.BITS)
+            more = "" if is_known else "; whether transformers can read that here is not examined"
+            checks.say("quantisation", f"{asked or stored or 'none'}{more}", "ok" if is_known else NOTE)
+        return asked
+    return None
+
+
+def _check_engine(spec: RunSpec, backend: str) -> None:
+    if spec.engine is not None and backend != ANSWER:
+        raise UserError(f"ENGINE is for the backend {ANSWER}; {backend} has one way only.")
+
+
+def _check_quantises(quantise: str | None, backend: str) -> None:
+    if quantise and backend != ANSWER:
+        raise UserError(
+            f"QUANT={quantise} is for a prompted model that BACKEND={ANSWER} loads; {backend} does "
+            "not quantise. Leave it out, or say QUANT=none."
+        )

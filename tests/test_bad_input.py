@@ -461,7 +461,7 @@ def test_room_without_a_mistake_is_evaluated(room: Room, door: Callable[..., Out
 def test_adapter_names_its_base_and_is_evaluated(room: Room, door: Callable[..., Outcome]):
     outcome = door(*room.run(pretrained=None, adapter=room.adapter(str(room.folder / "models" / "good"))))
     assert outcome.code == 0, outcome.stderr
-    (manifest,) = (room.folder / "out" / "runs").glob("good+adapter--*/run.json")
+    (manifest,) = (room.folder / "out" / "runs").glob("good--adapter--*/run.json")
     assert json.loads(manifest.read_text())["adapter"] == "adapter"
 
 

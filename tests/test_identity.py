@@ -10,17 +10,16 @@ from builders import CHAT_TEMPLATE, SENTENCES, answering_model, build_tokenizer,
 from lm_eval.config.task import FewshotConfig, TaskConfig
 
 from harness_ext.__main__ import _parser
-from harness_ext.keys import hash_of
+from harness_ext.errors import UserError
 from harness_ext.paths import TASKS_DIR
 from harness_ext.run import provenance
-from harness_ext.run.plan import Asking, find_tasks
-from harness_ext.run.spec import read_request
+from harness_ext.run.plan import plan
+from harness_ext.run.spec import from_args
 from harness_ext.task import content
 
 TASK = f"include: {TASKS_DIR}/sst2_01/_template.yaml\ntask: mine\n"
 HELPER = """
 from harness_ext.task.metrics import score_document
-from harness_ext.keys import hash_of
 WEIGHT = 1
 def results(doc, results):  # ours
     return {name: value for name, value in score_document(doc, results).items()}
@@ -56,16 +55,22 @@ def write_task(folder: Path, more: str = "", helper: str = HELPER) -> Path:
     return folder
 
 
+def planned_key(*words: str | Path) -> str:
+    """The key of the run that a command line asks for, without running it; what would stop it is raised."""
+    planned = plan(from_args(_parser().parse_args(list(map(str, words)))))
+    for problem in planned.checks.problems:
+        raise UserError(problem.said)
+    (run,) = planned.runs
+    return run.key
+
+
 def key_of(
     room: Path, *flags: str | Path, tasks: Path | None = None, data: Path | None = None, model: Path | None = None
 ) -> str:
     """The key of a run that is not run."""
     own = ("--tasks", "mine", "--include_path", tasks or room / "tasks", "--data_dir", data or room / "data")
     words = ("run", "--pretrained", model or room / "model", *own, *flags)
-    request = read_request(_parser().parse_args(list(map(str, words))))
-    (task,) = find_tasks(request.config, request.own, request.adapter)
-    asking = Asking(request)
-    return hash_of(asking.key_parts(task, asking.prepare(task)))
+    return planned_key(*words)
 
 
 SHOTS = "num_fewshot: 2\n"
@@ -239,9 +244,7 @@ def test_rows_that_a_baseline_is_fitted_on_count_by_content(room, tmp_path):
 
     def key(data):
         words = ("run", "--model", "tfidf", "--tasks", "mine", "--include_path", room / "tasks", "--data_dir", data)
-        request = read_request(_parser().parse_args(list(map(str, words))))
-        (task,) = find_tasks(request.config, request.own, None)
-        return hash_of(Asking(request).key_parts(task, None))
+        return planned_key(*words)
 
     assert key(same) == key(same) != key(other)
 

@@ -9,10 +9,10 @@ import pytest
 from builders import SENTENCES, tsv_folder
 from test_identity import TASK
 
-from harness_ext.backend import build, meter
+from harness_ext.backend import build
 from harness_ext.model import memory
 from harness_ext.results.records import read_runs
-from harness_ext.run import execute, shards
+from harness_ext.run import worker
 
 
 @pytest.mark.parametrize(
@@ -56,19 +56,13 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
         lm.generate_until = generate_until
         return lm
 
-    monkeypatch.setattr(execute, "create_model", create)
-    monkeypatch.setattr(execute, "adjust", lambda *_: None)
+    monkeypatch.setattr(worker, "create_model", create)
+    monkeypatch.setattr(worker, "adjust", lambda *_: None)
     assert door("run", "--pretrained", answering, "--data_dir", eight_rows).code == 0
     (record,) = read_runs(elsewhere / "results")
     assert record["self_check"] == check
     assert record["near_ties"] == 2
 
-
-@pytest.mark.parametrize(("own", "others", "total"), [(1, (2, 3), 6), (0, (), 0), (None, (1,), None), (1, (None,), None)])
-def test_near_ties_of_all_processes_count_if_all_have_counted(own, others, total):
-    team = shards.Team(1 + len(others))
-    team._replies = [shards.Reply([], meter.Meter(), {}, near_ties) for near_ties in others]
-    assert team.near_ties(own) == total
 
 
 def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch):

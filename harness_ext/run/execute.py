@@ -145,7 +145,7 @@ def evaluate_task(
             model_args=hide({**asked.subject.args, "pretrained": asked.subject.name}, secrets),
             tasks=[asked.task],
             num_fewshot=spec.num_fewshot,
-            batch_size=settings.batch_size if settings else batch_size(spec.batch_size),  # type: ignore[arg-type]
+            batch_size=settings.batch_size if settings else batch_size(spec.batch_size),
             device=settings.device if settings else spec.device or "cuda:0",
             use_cache=cache,
             limit=spec.limit,
@@ -157,12 +157,12 @@ def evaluate_task(
             system_instruction=spec.system_instruction,
             apply_chat_template=asked.chat_template,
             fewshot_as_multiturn=asked.multiturn,
-            gen_kwargs=spec.gen_kwargs or None,  # type: ignore[arg-type]
+            gen_kwargs=spec.gen_kwargs or None,
             task_manager=TaskManager(include_defaults=False),
-            random_seed=spec.seed[0],  # type: ignore[arg-type]
-            numpy_random_seed=spec.seed[1],  # type: ignore[arg-type]
-            torch_random_seed=(spec.seed[2] or 0) + seed_shift if seed_shift else spec.seed[2],  # type: ignore[arg-type]
-            fewshot_random_seed=spec.seed[3],  # type: ignore[arg-type]
+            random_seed=spec.seed[0],
+            numpy_random_seed=spec.seed[1],
+            torch_random_seed=(spec.seed[2] or 0) + seed_shift if seed_shift else spec.seed[2],
+            fewshot_random_seed=spec.seed[3],
             confirm_run_unsafe_code=spec.confirm_run_unsafe_code,
             metadata=spec.metadata,
         )

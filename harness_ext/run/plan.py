@@ -75,19 +75,20 @@ def _plan_runs(found: Resolved, subject: Subject, checks: Checks) -> list["RunPl
             )
     runs: list[RunPlan] = []
     # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
-    for task in sorted(_tasks(found.spec, subject, checks), key=lambda task: task.OUTPUT_TYPE == "multiple_choice"):
+    names = found.spec.tasks or (_default_task(found.spec, subject),)
+    for task in sorted(_tasks(names, found.spec, subject, checks), key=lambda task: task.OUTPUT_TYPE == "multiple_choice"):
         if tokenizer is not None or not subject.base:
             with checks.problem("chat template" if subject.base and not subject.is_classifier else "tokenizer"):
                 runs += plan_run(Question(found.spec, subject, task, tokenizer=tokenizer), checks)
     return runs
 
 
-def _tasks(spec: RunSpec, subject: Subject, checks: Checks) -> list[Any]:
+def _tasks(names: tuple[str, ...], spec: RunSpec, subject: Subject, checks: Checks) -> list[Any]:
     """Build the tasks; where one or its data cannot be had, what else is wrong can be seen on the sentences that ship."""
     from harness_ext.task.find import build_tasks
 
     with checks.problem("task"):
-        tasks = _find_tasks(spec, subject)
+        tasks = _find_tasks(names, spec, subject)
         for task in tasks:
             checks.say("task", f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
             if subject.backend == CHAT:
@@ -99,12 +100,10 @@ def _tasks(spec: RunSpec, subject: Subject, checks: Checks) -> list[Any]:
     return build_tasks(["sst2_01_mini"])
 
 
-def _find_tasks(spec: RunSpec, subject: Subject) -> list[Any]:
-    """Build the tasks that were asked for, else those that the adapter was made on, else SST-2."""
+def _find_tasks(names: tuple[str, ...], spec: RunSpec, subject: Subject) -> list[Any]:
     from harness_ext.task.find import build_tasks
 
     made_on = subject.adapter.manifest.get("task") if subject.adapter else None
-    names = spec.tasks or (_default_task(spec, subject),)
     own_data = {"data_dir": spec.data_dir} if spec.data_dir else {}
     try:
         return build_tasks(list(names), spec.include_path, spec.metadata | own_data)
@@ -118,6 +117,7 @@ def _find_tasks(spec: RunSpec, subject: Subject) -> list[Any]:
 
 
 def _default_task(spec: RunSpec, subject: Subject) -> str:
+    """An adapter is scored on the task that it was made on, everything else on SST-2."""
     if not (spec.pretrained or spec.adapter or spec.data_dir or spec.model or spec.model_args):
         return "sst2_01_mini"
     made = subject.adapter.manifest if subject.adapter else {}

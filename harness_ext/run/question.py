@@ -191,6 +191,8 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
             *(["scikit-learn"] if subject.is_baseline else []),
         ),
     }
+    if shots:  # else it shows in the prompts, which here depend on the seed too
+        parts["system_instruction"] = spec.system_instruction
     return hide(parts, asked.secrets())
 
 

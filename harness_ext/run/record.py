@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from harness_ext.backend.account import Account
-from harness_ext.results import advice, outcomes, records
+from harness_ext.results import advice, experiments, outcomes, records
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
@@ -49,12 +49,13 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
     asked, settings, account = run.asked, run.asked.settings, done.account
     subject, task, secrets = asked.subject, asked.task, asked.secrets()
     training = _training(run)
-    experiment, curve = records.experiment_of(run.parts, training)
+    adapter = subject.adapter.name if subject.adapter else None
+    experiment, curve = experiments.experiment_of(run.parts, training["training"], training["train_samples"], adapter)
     return {
         "schema": records.SCHEMA,
         "status": "complete",
         "model": subject.name,
-        "adapter": subject.adapter.name if subject.adapter else None,
+        "adapter": adapter,
         "method": run.method,
         "recipe": (training["training"] or {}).get("recipe"),
         "quantisation": settings.quantisation if settings else None,

@@ -191,7 +191,8 @@ def _check_architecture(base: Checkpoint, adapter: Checkpoint | None, args: dict
         if kind not in CONFIG_MAPPING_NAMES and not remote_code:
             brought = "accept the code that it brings (ARGS=--trust_remote_code), or " if "auto_map" in base.config else ""
             raise UserError(
-                f"transformers {transformers.__version__} does not know {kind!r}: {brought}take a newer transformers."
+                f"Model {base.name!r}: transformers {transformers.__version__} does not know {kind!r}: {brought}take a newer "
+                "transformers."
             )
         _check_belong(base, adapter)
         if not (is_classifier(base, adapter) or is_generative(base) or remote_code):

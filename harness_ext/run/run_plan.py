@@ -15,6 +15,7 @@ from harness_ext.model import adapters, classes, generation_config
 from harness_ext.model.checkpoints import is_generative, own_sampling
 from harness_ext.model.settings import Settings, choose
 from harness_ext.results import records
+from harness_ext.results.experiments import method_of
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import check_generation
 from harness_ext.run.question import Question, key_parts
@@ -46,17 +47,10 @@ class RunPlan:
         """The run key: a hash over `parts`."""
         return hash_of(self.parts)
 
-    @functools.cached_property
+    @property
     def method(self) -> str:
         """How the model is made to answer."""
-        subject = self.asked.subject
-        if subject.is_baseline:
-            return subject.backend
-        if subject.adapter:
-            return "lora"
-        if subject.is_classifier:
-            return "classifier"
-        return "examples" if self.asked.task.config.num_fewshot else "prompted"
+        return method_of(self.parts)
 
     @functools.cached_property
     def folder(self) -> Path:

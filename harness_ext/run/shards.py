@@ -41,7 +41,7 @@ class Answered(LM):
         super().__init__()
         self.info = info
         if render:
-            self.apply_chat_template = render  # type: ignore[method-assign]
+            self.apply_chat_template = render
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what the processes with the model say of it."""

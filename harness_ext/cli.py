@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from harness_ext.errors import UserError
+from harness_ext.launcher import launched
 
 PATIENCE_S = 5.0  # in which a second signal is taken for the same wish: make hands on what a scheduler sends to all
 
@@ -50,7 +51,11 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel
     try:
         with _signals_interrupt():
+            here = launched()
+            if here.rank:
+                return 0  # the first process does it all, and starts as many as the launcher has
             args = build_parser().parse_args(_unpack(argv))
+            args.launched = here.size
             args.func(args)
     except UserError as error:
         if os.environ.get("LMEVAL_LOG_LEVEL", "").upper() == "DEBUG":

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext.run import provenance, shards
+from harness_ext import launcher
+from harness_ext.errors import UserError
+from harness_ext.run import provenance
 
 STRAY = {
     "RANK": "1",
@@ -26,36 +28,35 @@ SLURM = {
 
 
 @pytest.fixture
-def fresh_place(monkeypatch):
-    """Find the process's place anew, whatever this one's environment holds."""
-    for name in (*shards._NAMES, *shards._OTHERS, shards._MEETING, shards._LAUNCHER):
+def no_launcher(monkeypatch):
+    """Begin without what this process's environment may hold of a launcher."""
+    for name in (*STRAY, *SLURM, "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    shards.place.cache_clear()
-    yield
-    shards.place.cache_clear()
 
 
 @pytest.mark.parametrize(
     "stray", [STRAY, SLURM, {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, {"RANK": "one"}]
 )
-def test_variables_of_a_scheduler_make_no_helper_and_reach_no_library(stray, fresh_place, monkeypatch):
+def test_variables_of_a_scheduler_make_no_helper_and_reach_no_library(stray, no_launcher, monkeypatch):
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
-    assert shards.place() == shards.Place(0, 1, 0)
-    assert shards.read_size(None) == 1
-    assert not {*shards._NAMES, *shards._OTHERS} & os.environ.keys()
+    assert launcher.launched() == launcher.Place(0, 1)
+    read = {name for name in stray if not name.startswith(("SLURM_", "MASTER_"))}
+    assert read
+    assert not read & os.environ.keys()
 
 
-@pytest.mark.parametrize("sign", [shards._LAUNCHER, shards._MEETING])
-def test_process_that_a_launcher_or_ours_started_knows_its_place(sign, fresh_place, monkeypatch):
-    for name, value in {**STRAY, sign: "x"}.items():
+def test_process_that_a_launcher_started_knows_its_place(no_launcher, monkeypatch):
+    for name, value in {**STRAY, "TORCHELASTIC_RUN_ID": "x"}.items():
         monkeypatch.setenv(name, value)
-    assert shards.place() == shards.Place(1, 2, 1)
+    assert launcher.launched() == launcher.Place(1, 2)
 
 
-def test_nothing_is_read_from_the_environment_on_import():
-    names = [name for name, value in vars(shards).items() if isinstance(value, int) and not isinstance(value, bool)]
-    assert names == []
+def test_launcher_on_several_machines_is_refused(no_launcher, monkeypatch):
+    for name, value in {**STRAY, "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="PROCS= is for one machine"):
+        launcher.launched()
 
 
 @pytest.mark.parametrize(
@@ -90,5 +91,7 @@ def test_commit_in_lm_evals_results_is_this_projects(monkeypatch):
     from lm_eval import evaluator
 
     monkeypatch.chdir(Path("/"))
-    provenance.spare_git_elsewhere()
-    assert evaluator.get_git_commit_hash() == provenance.commit()
+    own = evaluator.get_git_commit_hash
+    with provenance.known_to_lm_eval():
+        assert evaluator.get_git_commit_hash() == provenance.commit() != own()
+    assert evaluator.get_git_commit_hash is own

@@ -20,7 +20,8 @@ from harness_ext.model.settings import BATCH
 from harness_ext.paths import SHIPPED
 from harness_ext.results import leaderboard, reported
 from harness_ext.results.records import read_runs
-from harness_ext.run.spec import read_flags
+from harness_ext.run.resolve import with_preset
+from harness_ext.run.spec import RunSpec, from_args
 from harness_ext.task.find import build_tasks
 
 LONGEST_PROMPT = 128  # tokens: SST-2's longest sentences in a chat template
@@ -137,43 +138,43 @@ def test_preset_file_with_a_mistake_is_refused(text, fragments, tmp_path):
     assert [fragment for fragment in fragments if fragment not in str(error.value)] == []
 
 
-def flags(*argv: str) -> tuple[Any, set[str], dict[str, Any]]:
-    return read_flags(_parser().parse_args(["run", *argv]))
+def asked(*argv: str) -> tuple[RunSpec, str | None]:
+    """What a command line asks for when the preset is filled in, and what is said of it."""
+    return with_preset(from_args(_parser().parse_args(["run", *argv])))
 
 
 @pytest.mark.parametrize("text", ["qwen3-0.6b", "Qwen3-0.6B", "Qwen/Qwen3-0.6B"])
-def test_model_by_short_name_and_by_hub_id_gets_the_preset_and_says_so(text, capsys):
-    config, _, own = flags(f"--pretrained={text}")
-    assert (config.model_args["pretrained"], config.tasks) == ("Qwen/Qwen3-0.6B", ["sst2_01_think"])
-    assert (config.batch_size, own["quantise"]) == (4, None)
-    (line,) = capsys.readouterr().err.splitlines()
+def test_model_by_short_name_and_by_hub_id_gets_the_preset_and_says_so(text):
+    spec, line = asked(f"--pretrained={text}")
+    assert (spec.pretrained, spec.tasks) == ("Qwen/Qwen3-0.6B", ("sst2_01_think",))
+    assert (spec.batch_size, spec.quantise) == ("4", None)
     assert line == "Preset qwen3-0.6b: Qwen/Qwen3-0.6B · task sst2_01_think · batch 4"
 
 
 def test_model_of_a_quantised_preset_is_quantised_unless_the_user_says_otherwise():
-    assert flags("--pretrained=llama-3-8b")[2]["quantise"] == "nf4"
+    assert asked("--pretrained=llama-3-8b")[0].quantise == "nf4"
     for other in ("int8", "none"):
-        assert flags("--pretrained=llama-3-8b", f"--quantise={other}")[2]["quantise"] == other
-    assert flags("--pretrained=llama-3-8b", "--model=hf")[2]["quantise"] is None  # lm-eval's own class has no such option
+        assert asked("--pretrained=llama-3-8b", f"--quantise={other}")[0].quantise == other
+    assert asked("--pretrained=llama-3-8b", "--model=hf")[0].quantise is None  # lm-eval's own class has no such option
 
 
 def test_flags_of_the_user_win_over_the_preset():
-    config, *_ = flags("--pretrained=qwen3-0.6b", "--tasks=sst2_01", "--model_args", "revision=v2")
-    assert (config.tasks, config.model_args["revision"]) == (["sst2_01"], "v2")
-    assert config.batch_size != 4, "that batch is for thinking"
-    assert flags("--pretrained=qwen3-0.6b", "--batch_size=2")[0].batch_size == "2"
+    spec, _ = asked("--pretrained=qwen3-0.6b", "--tasks=sst2_01", "--model_args", "revision=v2")
+    assert (spec.tasks, spec.model_args["revision"]) == (("sst2_01",), "v2")
+    assert spec.batch_size != "4", "that batch is for thinking"
+    assert asked("--pretrained=qwen3-0.6b", "--batch_size=2")[0].batch_size == "2"
 
 
 def test_revision_of_a_preset_is_the_default(monkeypatch):
     pinned = dataclasses.replace(presets.load()["qwen2.5-0.5b"], revision="abc")
     monkeypatch.setitem(presets.load(), "qwen2.5-0.5b", pinned)
-    assert flags("--pretrained=qwen2.5-0.5b")[0].model_args["revision"] == "abc"
+    assert asked("--pretrained=qwen2.5-0.5b")[0].model_args["revision"] == "abc"
 
 
 def test_adapter_brings_its_own_task_and_quantisation():
-    config, _, own = flags("--pretrained=llama-3-8b", "--adapter=somewhere")
-    assert config.model_args["pretrained"] == "meta-llama/Meta-Llama-3-8B-Instruct"
-    assert (own["quantise"], config.tasks) == (None, [])
+    spec, _ = asked("--pretrained=llama-3-8b", "--adapter=somewhere")
+    assert spec.pretrained == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (spec.quantise, spec.tasks) == (None, None)
 
 
 def test_folder_named_like_a_preset_is_the_users_own_model(

@@ -64,7 +64,6 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
     assert record["near_ties"] == 2
 
 
-
 def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch):
     held = {0: 5, 1: 7}
     cuda = types.SimpleNamespace(

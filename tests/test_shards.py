@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlitedict import SqliteDict
 
-from harness_ext.run.shards import Team, deal
+from harness_ext.run.cache import take_over
+from harness_ext.run.run_plan import check_procs
+from harness_ext.run.shards import deal
 
 BACKENDS = ("tfidf", "majority", "dummy")
 
@@ -213,7 +215,7 @@ def test_answers_of_earlier_helpers_are_taken_over(tmp_path):
     for rank, answers in enumerate(({"a": 1}, {"b": 2}, {"c": 3, "a": 1})):
         with SqliteDict(str(tmp_path / f"answers_rank{rank}.db"), autocommit=True) as cache:
             cache.update(answers)
-    Team(1).begin(None, str(tmp_path / "answers"))
+    take_over(str(tmp_path / "answers"))
     with SqliteDict(str(tmp_path / "answers_rank0.db")) as cache:
         assert dict(cache) == {"a": 1, "b": 2, "c": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["answers_rank0.db"]
@@ -233,7 +235,7 @@ def test_backend_that_loads_no_checkpoint_runs_in_one_process(backend, door, eig
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])
 def test_device_for_one_process_is_refused_for_two(device):
     with pytest.raises(ValueError, match=f"PROCS 2 needs DEVICE=cuda .* not {device}"):
-        Team(2).check_device(device)
+        check_procs(2, device)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -241,4 +243,4 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="PROCS 2 is more than the 1 GPUs"):
-        Team(2).check_device("cuda")
+        check_procs(2, "cuda")

@@ -1,8 +1,10 @@
 """Answers of a run, kept as they come in lm-eval's cache, and made to survive a power cut."""
 
 import contextlib
+import glob
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlitedict import SqliteDict
@@ -78,3 +80,17 @@ def kept_safely(lm: Any) -> Iterator[None]:
             answers.close()
     finally:
         lm.set_cache_hook = own
+
+
+def take_over(cache: str) -> None:
+    """Move the answers that processes have kept to where the run looks for answers.
+
+    Args:
+        cache: lm-eval's ``use_cache``.
+    """
+    prefix = Path(f"{cache}_rank")
+    for file in prefix.parent.glob(f"{glob.escape(prefix.name)}[1-9]*.db"):
+        with SqliteDict(f"{prefix}0.db") as kept, SqliteDict(str(file)) as more:
+            kept.update(more)
+            kept.commit()
+        file.unlink()

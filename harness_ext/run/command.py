@@ -2,10 +2,8 @@
 
 import argparse
 import logging
-from dataclasses import replace
 
 from harness_ext.errors import UserError
-from harness_ext.run.launcher import launched
 from harness_ext.run.spec import from_args
 
 
@@ -16,16 +14,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: Something the user gave is wrong.
     """
     _quieten(args.verbosity)
-    here, asked_procs = launched(), args.procs
-    if here.rank:
-        return  # the first process does it all, and starts as many as the launcher did
     spec = from_args(args)
-    if asked_procs is None:
-        spec = replace(spec, procs=here.size)
-    elif here.size not in (1, spec.procs):
-        raise UserError(
-            f"PROCS {spec.procs} disagrees with the launcher, which has started {here.size} processes: leave it out."
-        )
     from harness_ext.run.plan import plan
 
     planned = plan(spec)

@@ -15,7 +15,7 @@ from typing import Any
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.results import outcomes, records
 from harness_ext.run import provenance
-from harness_ext.run.cache import kept_safely
+from harness_ext.run.cache import kept_safely, take_over
 from harness_ext.run.lm_eval_output import by_filter, save
 from harness_ext.run.plan import Plan
 from harness_ext.run.record import Evaluated, record_of
@@ -87,6 +87,7 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
                 file.unlink()
         # lm-eval's cache is not keyed by model: another model would get this one's answers.
         cache = f"{spec.use_cache}-{run.key}" if spec.use_cache else str(work / f"answers-{run.key}")
+        take_over(cache)
         provenance.machine_description()  # meanwhile
         lm = worker.ready(run, later, cache)
         summary, tracker = evaluate_task(lm, run, cache, work)

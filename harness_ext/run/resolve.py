@@ -54,20 +54,20 @@ def resolve(spec: RunSpec, checks: Checks) -> Resolved:
     """
     backend = spec.model or ANSWER
     _check_flags(spec, backend)
-    found = Resolved(spec)
-    args = dict(spec.model_args)
-    args |= {name: value for name, value in (("pretrained", spec.pretrained), ("peft", spec.adapter)) if value is not None}
+    spec, note = with_preset(spec)
+    found = Resolved(spec, notes=[note] if note else [])
+    named = {"pretrained": spec.pretrained, "peft": spec.adapter}
+    args = spec.model_args | {name: value for name, value in named.items() if value is not None}
     if backend not in CHECKPOINT_BACKENDS:
         _check_backend(backend)
         found.subject = _without_checkpoint(spec, backend, args)
         return found
-    args = _with_preset(found, backend, args)
     adapter = _find_adapter(args, spec, checks)
     base = _find_base(found, args, adapter, checks)
     if base is None or not base.config:
         return found
     _check_architecture(base, adapter, args, checks)
-    found.subject = _with_checkpoint(found.spec, backend, args, base, adapter, checks)
+    found.subject = _with_checkpoint(spec, backend, args, base, adapter, checks)
     return found
 
 
@@ -113,19 +113,23 @@ def _without_checkpoint(spec: RunSpec, backend: str, args: dict[str, Any]) -> Su
     return Subject(backend, args, quantise=quantise, allow_pickle=spec.allow_pickle)
 
 
-def _with_preset(found: Resolved, backend: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what a preset knows of the model and the user left open, and note what that was.
+def with_preset(spec: RunSpec) -> tuple[RunSpec, str | None]:
+    """Fill in what a preset knows of the model and the user left open.
 
     On top of an adapter only the name is filled in: an adapter brings its own quantisation and task.
+
+    Returns:
+        The request, and what is to be said of it; None where the model has no preset.
     """
-    preset, spec, said = presets.find(str(args.get("pretrained", ""))), found.spec, []
-    if not preset:
-        return args
-    args = {**args, "pretrained": preset.model}
+    backend, args = spec.model or ANSWER, spec.model_args
+    named = spec.pretrained if spec.pretrained is not None else args.get("pretrained", "")
+    if backend not in CHECKPOINT_BACKENDS or not (preset := presets.find(str(named))):
+        return spec, None
+    spec, said = replace(spec, pretrained=preset.model), []
     if preset.revision and "revision" not in args:
-        args["revision"] = preset.revision
+        spec = replace(spec, model_args={**args, "revision": preset.revision})
         said.append(f"revision {preset.revision}")
-    if not args.get("peft"):
+    if not (spec.adapter or args.get("peft")):
         if preset.quantise and spec.quantise is None and backend == ANSWER:
             spec = replace(spec, quantise=preset.quantise)
             said.append(f"quantised to {preset.quantise}")
@@ -135,9 +139,7 @@ def _with_preset(found: Resolved, backend: str, args: dict[str, Any]) -> dict[st
         if preset.batch and spec.tasks == (preset.task,) and spec.batch_size is None:
             spec = replace(spec, batch_size=str(preset.batch))
             said.append(f"batch {preset.batch}")
-    found.spec = spec
-    found.notes.append(f"Preset {preset.name}: {' · '.join([preset.model, *said])}")
-    return args
+    return spec, f"Preset {preset.name}: {' · '.join([preset.model, *said])}"
 
 
 def _find_adapter(args: dict[str, Any], spec: RunSpec, checks: Checks) -> Checkpoint | None:
@@ -190,10 +192,8 @@ def _check_architecture(base: Checkpoint, adapter: Checkpoint | None, args: dict
     with checks.problem("architecture"):
         if kind not in CONFIG_MAPPING_NAMES and not remote_code:
             brought = "accept the code that it brings (ARGS=--trust_remote_code), or " if "auto_map" in base.config else ""
-            raise UserError(
-                f"Model {base.name!r}: transformers {transformers.__version__} does not know {kind!r}: {brought}take a newer "
-                "transformers."
-            )
+            library = f"transformers {transformers.__version__}"
+            raise UserError(f"Model {base.name!r}: {library} does not know {kind!r}: {brought}take a newer transformers.")
         _check_belong(base, adapter)
         if not (is_classifier(base, adapter) or is_generative(base) or remote_code):
             called = (base.config.get("architectures") or [kind])[0]

@@ -105,7 +105,7 @@ def _settings(asked: Question, checks: Checks) -> Settings | None:
             by_transformers = asked.subject.backend in (ANSWER, HF) and not asked.subject.remote_code
             check_generation(asked.task.config.generation_kwargs or {}, asked.spec.gen_kwargs, by_transformers)
         settings = _choose(asked, thinking=False)
-        _check_procs(asked.spec.procs, settings.device)
+        check_procs(asked.spec.procs, settings.device)
     if settings and ((asked.task.config.metadata or {}).get("thinking") or "enable_thinking" in asked.subject.args):
         with checks.problem("thinking"):
             settings = _choose(asked, thinking=None)
@@ -184,7 +184,7 @@ def _yes_or_no(template: bool | str | None) -> bool | None:
     return template
 
 
-def _check_procs(procs: int, device: str) -> None:
+def check_procs(procs: int, device: str) -> None:
     """Check that each process gets a device of its own, or that it is the CPU."""
     if procs == 1 or device == "cpu":
         return

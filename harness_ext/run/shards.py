@@ -7,7 +7,6 @@ uneven share is filled up with requests that stand in the log twice, and a proce
 """
 
 import contextlib
-import glob
 import json
 import os
 import queue
@@ -16,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import LM, CachingLM, hash_args
@@ -24,6 +22,7 @@ from sqlitedict import SqliteDict
 
 from harness_ext.backend.account import Account
 from harness_ext.errors import UserError
+from harness_ext.run.cache import kept_safely, take_over
 from harness_ext.run.plan import Plan, plan
 from harness_ext.run.run_plan import RunPlan
 from harness_ext.run.spec import RunSpec
@@ -70,7 +69,6 @@ class Shards:
         Raises:
             UserError: One has met bad input, or has ended.
         """
-        take_over(cache)
         self._start()
         for process in self._started:
             self._tell(process, {"key": run.key, "later": [each.key for each in later], "cache": cache})
@@ -137,20 +135,6 @@ def worker_for(plan: Plan) -> Worker:
     return Shards(plan.spec, plan.spec.procs) if plan.spec.procs > 1 else LocalWorker()
 
 
-def take_over(cache: str) -> None:
-    """Move the answers that processes have kept to where the run looks for answers.
-
-    Args:
-        cache: lm-eval's ``use_cache``.
-    """
-    prefix = Path(f"{cache}_rank")
-    for file in prefix.parent.glob(f"{glob.escape(prefix.name)}[1-9]*.db"):
-        with SqliteDict(f"{prefix}0.db") as kept, SqliteDict(str(file)) as more:
-            kept.update(more)
-            kept.commit()
-        file.unlink()
-
-
 class _ShareIsDone(Exception):  # noqa: N818  no error
     """The requests of one process are answered; nothing is to be scored here."""
 
@@ -166,8 +150,6 @@ class _Shard(LM):
         return getattr(self._lm, name)
 
     def _answer(self, method: str, requests: list) -> list:
-        from harness_ext.run.cache import kept_safely
-
         share = deal([request.doc_id for request in requests], self._size)[self._number]
         with SqliteDict(f"{self._cache}_rank0.db") as before:
             mine = [requests[index] for index in share if hash_args(method, requests[index].args) not in before]

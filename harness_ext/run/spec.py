@@ -170,6 +170,7 @@ def from_args(args: argparse.Namespace) -> RunSpec:
     from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
 
     given = vars(args)
+    processes = given.pop("launched", 1)
     ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES)}
     named = {name for name, value in given.items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
@@ -192,7 +193,7 @@ def from_args(args: argparse.Namespace) -> RunSpec:
                 "seed": tuple(config.seed or [None] * 4),
                 "batch_size": str(config.batch_size) if "batch_size" in named else None,
                 "think_budget": ours["think_budget"] and whole_number("THINK_BUDGET", ours["think_budget"]),
-                "procs": 1 if ours["procs"] is None else whole_number("PROCS", ours["procs"]),
+                "procs": _procs(ours["procs"], processes),
             }
         )
     except TypeError as error:  # flags are typed; the values of a config file are not
@@ -220,6 +221,13 @@ def from_options(**options: Any) -> RunSpec:
     if isinstance(values.get("seed"), int):
         values["seed"] = (values["seed"],) * 4
     return RunSpec(**values)
+
+
+def _procs(text: str | None, launched: int) -> int:
+    procs = launched if text is None else whole_number("PROCS", text)
+    if launched not in (1, procs):
+        raise UserError(f"PROCS {procs} disagrees with the launcher, which has started {launched} processes: leave it out.")
+    return procs
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -28,12 +28,13 @@ def launched() -> Place:
         UserError: The launcher has started processes on other machines too.
     """
     by_launcher = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, which `accelerate launch` calls; by no scheduler
-    size, rank = int(os.environ.get("WORLD_SIZE") or 1), int(os.environ.get("RANK") or 0)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or size)
+    said = {name: os.environ.get(name, "") for name in _NAMES}
     for name in [name for name in os.environ if name in _NAMES or name.startswith(_OTHERS)]:
         del os.environ[name]
-    if not by_launcher or size < 2:
+    if not by_launcher:
         return Place()
+    size, rank = int(said["WORLD_SIZE"] or 1), int(said["RANK"] or 0)
+    here = int(said["LOCAL_WORLD_SIZE"] or size)
     if here != size:
         raise UserError(f"The launcher has started {size} processes, {here} of them here: PROCS= is for one machine.")
     return Place(rank, size)

@@ -203,7 +203,7 @@ def test_process_that_is_stopped_ends_all_with_one_line_and_can_go_on(whom, code
     assert process.returncode == code
     assert "Traceback" not in said
     last = said.splitlines()[-1]
-    assert last.startswith("Error: Process 1 of 0 to 1 has ended (signal 9)" if whom == "helper" else "Interrupted")
+    assert last.startswith("Error: Process 0 of 0 to 1 has ended (signal 9)" if whom == "helper" else "Interrupted")
     assert has_ended(helper)
     assert subprocess.run(long_run, capture_output=True, text=True, timeout=300).returncode == 0
     ((record, _),) = files_of(tmp_path / "out").values()

@@ -44,7 +44,7 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "curve": curve,
         "hardware": provenance.hardware(plan.settings.device),
         "commit": provenance.commit(),
-        "command": provenance.command("finetune"),
+        "command": provenance.command("finetune", plan.spec.words()),
     }
 
 

@@ -1,11 +1,12 @@
 """All that a user asks of training, as data: what can be said of it without a model, a task or torch is said here."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from finetune.config import read_recipe
 from harness_ext.errors import UserError
+from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
 MOST_SEED = 2**32 - 1  # numpy's
@@ -52,6 +53,15 @@ class TrainSpec:
             subsets.check_samples(samples)
         if self.recipe:
             read_recipe(self.recipe, self.overrides)
+
+    def words(self) -> list[str]:
+        """Write it as the words of a command line that asks for the same."""
+        called = {"seeds": "seed", "out": "output_path"}
+        given = [(each.name, getattr(self, each.name)) for each in fields(self) if getattr(self, each.name) != each.default]
+        named = [(called.get(name, name), value) for name, value in given if name != "overrides"]
+        return flags([("samples", self.samples), *(each for each in named if each[0] != "samples")]) + flags(
+            ("set", override) for override in self.overrides
+        )
 
 
 def _several(given: Any) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def create_model(subject: Subject, settings: Settings | None, load: Load) -> Any
     import harness_ext.backend  # noqa: F401  registers ours
 
     if subject.is_served:
-        from harness_ext.backend.server import MODELS
+        from harness_ext.backend.client import MODELS
 
         return MODELS[subject.backend](**subject.args)
     args = dict(subject.args)

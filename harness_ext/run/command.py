@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     planned = plan(spec)
     if planned.checks.problems:
         raise UserError(planned.checks.problems[0].said)
-    from harness_ext.results import advice, leaderboard
+    from harness_ext.results import advice, leaderboard, render, reported
     from harness_ext.run.execute import execute
     from harness_ext.run.shards import worker_for
 
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
         records = [done.record for done in execute(planned, worker)]
     finally:
         worker.close()
-    if rows := leaderboard.rows(records, leaderboard.read_reported()):
-        leaderboard.show(rows)
+    if rows := leaderboard.rows(records, reported.scores()):
+        render.show(rows)
     for record in records:
         for line in advice.lines(record):
             print(f"{record['task']}: {line}" if len(records) > 1 else line)

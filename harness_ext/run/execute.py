@@ -168,8 +168,8 @@ def evaluate_task(
             metadata=spec.metadata,
         )
     if spec.show_config and work:
-        print(json.dumps(summary["configs"], indent=2, default=str))  # type: ignore[index]
-    return summary, tracker  # type: ignore[return-value]
+        print(json.dumps(summary["configs"], indent=2, default=str))
+    return summary, tracker
 
 
 def _say_how(run: RunPlan, say: Callable[[str], None]) -> None:

@@ -83,12 +83,23 @@ def command(module: str, words: Iterable[str]) -> str:
     """Return a command line as it can be pasted; of absolute paths, which tell whose machine it is, only the end.
 
     Secrets become ``***``.
-
-    Args:
-        module: That Python runs.
-        words: Behind it.
     """
     return shlex.join(["python", "-m", module, *(without_folders(hide_in_command(word)) for word in words)])
+
+
+def flags(values: Iterable[tuple[str, Any]]) -> list[str]:
+    """Write what was asked for as the words of a command line; nothing for what is None, False or empty."""
+    words = []
+    for name, value in values:
+        if isinstance(value, dict):
+            value = ",".join(f"{key}={each}" for key, each in value.items())
+        elif isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
+        if value is True:
+            words.append(f"--{name}")
+        elif value not in (None, False, ""):
+            words.append(f"--{name}={value}")
+    return words
 
 
 def without_folders(word: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from harness_ext.errors import UserError, did_you_mean, whole_number
+from harness_ext.run.provenance import flags
 
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 _NOT_FOR_RECORDS = ("predict_only", "wandb_args", "trackio_args")
@@ -93,19 +94,12 @@ class RunSpec:
 
     def words(self) -> list[str]:
         """Write it as the words of a command line that asks for the same."""
-        words = ["run"]
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name == "metadata":  # lm-eval puts model_args there too
-                value = {name: own for name, own in value.items() if self.model_args.get(name) != own}
-            if value is True:
-                words.append(f"--{each.name}")
-            elif isinstance(value, dict) and value:
-                words.append(f"--{each.name}={json.dumps(value) if each.name == 'samples' else _pairs(value)}")
-            elif value not in (None, False, {}, each.default):
-                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-                words.append(f"--{each.name}={shown}")
-        return words
+        values = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) != each.default}
+        if self.samples:
+            values["samples"] = json.dumps(self.samples)
+        # lm-eval puts model_args there too.
+        values["metadata"] = {name: own for name, own in self.metadata.items() if self.model_args.get(name) != own}
+        return ["run", *flags(values.items())]
 
     @classmethod
     def from_json(cls, text: str) -> "RunSpec":
@@ -228,10 +222,6 @@ def _procs(text: str | None, launched: int) -> int:
     if launched not in (1, procs):
         raise UserError(f"PROCS {procs} disagrees with the launcher, which has started {launched} processes: leave it out.")
     return procs
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ",".join(f"{name}={value}" for name, value in values.items())
 
 
 def _names(tasks: Any) -> tuple[str, ...]:

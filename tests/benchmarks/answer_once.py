@@ -78,7 +78,7 @@ def main() -> None:
             "--batch_size", given.get("batch", "32"), "--log_samples", "--metadata", json.dumps({"data_dir": data}), *common,
         ]  # fmt: skip
         cli_evaluate()
-    from harness_ext.backend.meter import peak_memory_bytes
+    from harness_ext.model.memory import peak_memory_bytes
 
     seen["wall_s"] = time.perf_counter() - START
     seen["peak_bytes"] = peak_memory_bytes()["process"]

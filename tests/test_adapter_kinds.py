@@ -105,13 +105,13 @@ def run(door: Callable[..., Outcome], data: Path, *flags: str | Path, ends: int 
 
 def answers(name: str) -> list[str]:
     """Read the answers of the one run whose folder begins so, in the documents' order."""
-    (folder,) = Path("out/runs").glob(f"{name}--*")
+    (folder,) = Path("out/runs").glob(f"{name}--sst2_01*")
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     return [row["resps"][0][0] for row in sorted(rows, key=lambda row: row["doc_id"]) if row["filter"] == "lenient"]
 
 
 def record(name: str) -> dict[str, Any]:
-    (folder,) = Path("out/runs").glob(f"{name}--*")
+    (folder,) = Path("out/runs").glob(f"{name}--sst2_01*")
     return json.loads((folder / "run.json").read_text())
 
 
@@ -125,8 +125,8 @@ def test_untyped_classifier_adapter_is_run_and_examined_as_one(
         expected = [str(int(adapted(**tokenizer(text, return_tensors="pt")).logits[0].argmax())) for text in TEXTS]
     said = run(door, eight_rows, "--adapter=adapter")
     assert "classes 0 LABEL_0, 1 LABEL_1 (by their numbers" in said.stderr
-    assert answers(f"{answering.name}+adapter") == expected
-    assert record(f"{answering.name}+adapter")["engine"]["classes"]["1"] == "LABEL_1"
+    assert answers(f"{answering.name}--adapter") == expected
+    assert record(f"{answering.name}--adapter")["engine"]["classes"]["1"] == "LABEL_1"
     assert "names a class" in door("doctor", f"--data_dir={eight_rows}", "--adapter=adapter").stdout
 
 
@@ -147,7 +147,7 @@ def test_adapter_that_changes_nothing_leaves_a_reversed_base_its_answers(
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     with torch.no_grad():
         expected = [str(1 - int(model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].argmax())) for text in TEXTS]
-    assert answers("base") == answers("base+idle") == expected
+    assert answers("base") == answers("base--idle") == expected
 
 
 def test_classes_without_a_meaning_are_refused_by_run_and_doctor_until_the_user_says_which_is_one(
@@ -185,7 +185,7 @@ def test_pickled_adapter_is_refused_and_loaded_where_pickles_are_allowed(
     assert "--allow_pickle" in run(door, eight_rows, "--adapter=pickled", ends=2).error
     run(door, eight_rows, "--adapter=pickled", "--allow_pickle")
     run(door, eight_rows, "--adapter=safe")
-    assert answers(f"{answering.name}+pickled") == answers(f"{answering.name}+safe")
+    assert answers(f"{answering.name}--pickled") == answers(f"{answering.name}--safe")
     assert door("doctor", "--adapter=pickled", "--allow_pickle", f"--data_dir={eight_rows}").code == 0
     Path("pickled/adapter_model.bin").write_bytes(b"no pickle")
     assert "damaged" in run(door, eight_rows, "--adapter=pickled", "--allow_pickle", ends=2).error
@@ -207,7 +207,7 @@ def test_chat_template_that_an_adapter_brings_is_applied(
     said = run(door, eight_rows, "--adapter=adapter")
     assert "chat template on" in said.stderr
     assert "tokenizer the adapter's own" in said.stderr
-    assert record(f"{answering.name}+adapter")["prompt"]["first"].startswith("<|im_start|>user")
+    assert record(f"{answering.name}--adapter")["prompt"]["first"].startswith("<|im_start|>user")
     assert "tokenizer the adapter's own" in door("doctor", "--adapter=adapter", f"--data_dir={eight_rows}").stdout
 
 
@@ -221,9 +221,9 @@ def test_tokens_that_an_adapter_adds_fit_its_embeddings(
     tokenizer.save_pretrained("adapter")
     assert vocabulary_of("adapter", AutoModelForCausalLM.from_pretrained(answering)) == len(tokenizer)
     run(door, eight_rows, "--adapter=adapter")
-    prompt = record(f"{answering.name}+adapter")["prompt"]["first"]
+    prompt = record(f"{answering.name}--adapter")["prompt"]["first"]
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     with torch.no_grad():
         written = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)
     expected = str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
-    assert expected.startswith(answers(f"{answering.name}+adapter")[0])  # which ends where the label is settled
+    assert expected.startswith(answers(f"{answering.name}--adapter")[0])  # which ends where the label is settled

@@ -76,7 +76,7 @@ def run_in_batches(
     rows: Callable[[int], int],
     equal_lengths: bool = False,
 ) -> Ran:
-    """Run all items in batches, the longest first, so that a lack of memory shows at once.
+    """Run all items in batches, the longest first, so that a lack of memory shows at once; a single one must fit.
 
     Args:
         items: What to run.
@@ -84,9 +84,6 @@ def run_in_batches(
         length: Tokens of an item; may grow while it runs.
         rows: From the longest length in a batch to how many items may be in it.
         equal_lengths: Never put items of different lengths together.
-
-    Raises:
-        torch.OutOfMemoryError: A single item does not fit (or the allocator's own RuntimeError on a CPU).
     """
     waiting = sorted(items, key=length, reverse=True)
     most: int | None = None

@@ -124,10 +124,8 @@ def write(
         tokens = scores.argmax(-1)
         if scores.gather(1, tokens[:, None]).isnan().any():
             raise FloatingPointError("NaN logits")
-        best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
-        near = best[:, :1] - best < resolution * best[:, :1].abs()
-        for row, token, others, are_near in zip(rows, tokens.tolist(), order.tolist(), near.tolist(), strict=True):
-            row.near_tie |= len({decides(token), *map(decides, compress(others, are_near))}) > 1
+        for row, token, others in zip(rows, tokens.tolist(), _as_good(scores, resolution), strict=True):
+            row.near_tie |= len({decides(token), *map(decides, others)}) > 1
             row.written.append(token)
             row.done = is_done(row)
         still = [number for number, row in enumerate(rows) if not row.done]
@@ -139,6 +137,13 @@ def write(
             tokens = tokens[kept]
             batch.select(kept)
         batch.step(tokens)
+
+
+def _as_good(scores: torch.Tensor, resolution: float) -> list[list[int]]:
+    """Return for each row of ``(rows, vocabulary)`` the tokens whose score is the best but for rounding."""
+    best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
+    near = best[:, :1] - best < resolution * best[:, :1].abs()
+    return [list(compress(tokens, are_near)) for tokens, are_near in zip(order.tolist(), near.tolist(), strict=True)]
 
 
 def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:

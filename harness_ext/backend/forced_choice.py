@@ -101,10 +101,10 @@ class Margins:
         }
         if not due:
             return
-        places, tokens = zip(*due.values(), strict=True)
-        pairs = logits[torch.tensor(places, device=logits.device)].gather(1, torch.tensor(tokens, device=logits.device))
+        places, tokens = (torch.tensor(each, device=logits.device) for each in zip(*due.values(), strict=True))
+        pairs = logits[places[:, None], tokens].float()
         # Both are normalised by the same sum, so the difference of logits is that of log-probabilities.
-        self.found |= zip(due, (pairs[:, 1].float() - pairs[:, 0].float()).tolist(), strict=True)
+        self.found |= zip(due, (pairs[:, 1] - pairs[:, 0]).tolist(), strict=True)
 
 
 def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar: tqdm) -> list[Result]:

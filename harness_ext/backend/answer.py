@@ -77,7 +77,7 @@ class AnswerLM(VerifiedLM):
                 return Writer(self, self._prefix, self._wanted, bar).answer(requests)
         except NotCovered as reason:
             why = str(reason)
-        way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer.pad_token_id, tokenizer=self.tokenizer)
+        way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer)
         with self._stock_batches(why, "answers", samples, way, requests):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
@@ -136,7 +136,7 @@ class AnswerLM(VerifiedLM):
 
     @contextmanager
     def _stock_batches(
-        self, why: str, kind: str, samples: list[list[int]], way: Callable[[bool], selfcheck.Way], requests: Sequence = ()
+        self, why: str, kind: str, samples: list[list[int]], way: selfcheck.Way, requests: Sequence = ()
     ) -> Iterator[None]:
         """Prepare the stock path: rows of one where padding would be read, else what the user said.
 

@@ -5,7 +5,7 @@ instead of merged. Where none is left the run ends.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,13 +69,13 @@ class VerifiedLM(CheckedLM):
                 rows = rows[: len(rows) // 2]
             batches.free_memory()  # outside the handler, which would keep the tensors alive
 
-    def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+    def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         """Tell whether the stock way answers right only without padding, which some architectures do not know.
 
         Args:
             kind: Of request; each is examined once.
             rows: Prompts to compare by.
-            way: From whether prompts are padded and read together to the way.
+            way: Pads them and reads them together.
 
         Raises:
             UserError: It answers right in no way.
@@ -87,10 +87,10 @@ class VerifiedLM(CheckedLM):
                 self._one_by_one[kind] = self._find_batches(rows, way)
         return self._one_by_one[kind]
 
-    def _find_batches(self, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+    def _find_batches(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         for together in (False,) if self.batch_size == 1 else (True, False):
             try:
-                if self.examine(rows, way(together)):
+                if self.examine(rows, way if together else selfcheck.one_by_one(way)):
                     return not together
             except CANNOT as error:
                 why = f"{type(error).__name__}: {error}"[:200]

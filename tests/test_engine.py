@@ -9,6 +9,8 @@ import torch
 from builders import CHAT_TEMPLATE, SENTENCES, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from prompting import PROMPTS, answer_lm
 from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
@@ -100,6 +102,16 @@ def test_run_stock_engine_and_sampling_take_the_stock_path_and_say_so(door, answ
     assert record["engine"] == {"path": "stock", "why": "sampling"}
     _, record = run(door, answering, eight_rows, tmp_path / "beams", "--gen_kwargs", "num_beams=2")
     assert record["engine"] == {"path": "stock", "why": "generation setting num_beams"}
+
+
+def test_requests_of_several_settings_go_the_stock_path_and_say_so(answering):
+    def asked(number):
+        return Instance("generate_until", {}, (PROMPTS[0], {"until": [], "max_gen_toks": 1 + number}), 0, ("t", number, 1))
+
+    lm = answer_lm(answering)
+    together = lm.generate_until([asked(number) for number in range(3)])
+    assert lm.account.path == {"path": "stock", "why": "several generation settings"}
+    assert together == [answer_lm(answering).generate_until([asked(number)])[0] for number in range(3)]
 
 
 def test_run_generation_config_with_a_penalty_is_followed_and_others_go_the_stock_path(door, eight_rows, tmp_path):
@@ -274,7 +286,7 @@ def test_run_architecture_without_a_usable_cache_falls_back_and_says_so(door, an
     shared_way = selfcheck.shared_way
 
     def wrong_way(*args):
-        return lambda rows: [(written, logits.roll(1)) for written, logits in shared_way(*args)(rows)]
+        return [(written, logits.roll(1)) for written, logits in shared_way(*args)]
 
     monkeypatch.setattr(selfcheck, "shared_way", wrong_way)
     for task, out in (("sst2_01", "answers"), ("sst2_01_choice", "choices")):

@@ -16,30 +16,19 @@ from typing import Any
 
 @dataclasses.dataclass
 class Account:
-    """Running totals since `reset`.
+    """Running totals since `reset`; ``path`` and ``self_check`` hold beyond it, as the model does."""
 
-    Attributes:
-        requests: Answered by the model; those from lm-eval's response cache do not count.
-        answer_s: Seconds in answering them, tokenising included.
-        tokenise_s: Seconds in the tokenizer; of lm-eval's own backends they are not told apart.
-        tokens_in: Prompt tokens read, padding not counted.
-        tokens_out: Tokens written, end and padding tokens not counted.
-        near_ties: How many documents' answers rounding could have turned; None: not counted.
-        path: Which way requests are run, and why; holds beyond a reset, as the model does.
-        self_check: How the model compares with itself asked plainly; holds beyond a reset too.
-        margins: log p("1") - log p("0") after the prompt, by document; of a choice between two, second less first.
-        batches: How often each shape was run, ``rows x tokens``; a shared prefix is not counted.
-    """
-
-    requests: int = 0
-    answer_s: float = 0.0
-    tokenise_s: float = 0.0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    near_ties: int | None = None
-    path: dict[str, Any] = dataclasses.field(default_factory=dict)
-    self_check: dict[str, Any] | None = None
+    requests: int = 0  # answered by the model; those from lm-eval's response cache do not count
+    answer_s: float = 0.0  # in answering them, tokenising included
+    tokenise_s: float = 0.0  # of which in the tokenizer; of lm-eval's own backends not told apart
+    tokens_in: int = 0  # prompt tokens read, padding not counted
+    tokens_out: int = 0  # tokens written, padding not counted
+    near_ties: int | None = None  # documents whose answers rounding could have turned; None: not counted
+    path: dict[str, Any] = dataclasses.field(default_factory=dict)  # which way requests are run, and why
+    self_check: dict[str, Any] | None = None  # how the model compares with itself asked plainly
+    # log p("1") - log p("0") after the prompt, by document; of a choice between two texts, of the second and the first.
     margins: dict[int, float] = dataclasses.field(default_factory=dict)
+    # How often each shape was run, "rows x tokens"; a shared prefix is not counted.
     batches: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def reset(self) -> None:
@@ -99,11 +88,7 @@ class Told:
 
 
 def answers_requests(method: Callable) -> Callable:
-    """Let an account count what a model's method answers, and how long that takes.
-
-    Args:
-        method: ``generate_until`` or ``loglikelihood`` of a class whose instances have an ``account``.
-    """
+    """Let a model's ``account`` count what its ``generate_until`` or ``loglikelihood`` answers, and how long that takes."""
 
     @functools.wraps(method)
     def answer(self: Any, requests: list, *args: Any, **kwargs: Any) -> list:
@@ -119,11 +104,7 @@ def answers_requests(method: Callable) -> Callable:
 
 
 def watch(lm: Any) -> Account:
-    """Return a model's account; one of lm-eval's own is given one first.
-
-    Args:
-        lm: lm-eval's; of those that keep no account methods are wrapped on the instance.
-    """
+    """Return a model's account; one of lm-eval's own is given one first, by wrapping methods on the instance."""
     if not hasattr(lm, "account"):
         lm.account = Account()
         for name in ("generate_until", "loglikelihood"):

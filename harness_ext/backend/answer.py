@@ -36,13 +36,7 @@ class AnswerLM(VerifiedLM):
     """A causal language model that answers a question."""
 
     def __init__(self, *args: Any, engine: str = "shared", **kwargs: Any) -> None:
-        """Load the model.
-
-        Args:
-            *args: HFLM's.
-            engine: ``shared``, or ``stock`` for HFLM's own way of running requests.
-            **kwargs: HFLM's, and ``quantise`` (see `loading`).
-        """
+        """Load the model as HFLM does; `engine` is ``shared``, or ``stock`` for HFLM's own way of running requests."""
         super().__init__(*args, **kwargs)
         self._engine, self._prefix, self._wanted = engine, SharedPrefix(self), Wanted()
 
@@ -70,37 +64,22 @@ class AnswerLM(VerifiedLM):
 
     @answers_requests
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """Answer requests as HFLM does; what differs is said at the top of this module.
-
-        Raises:
-            UserError: A prompt does not fit the context, logits are NaN, or a single row does not fit the memory.
-        """
+        """Answer requests as HFLM does; what differs is said at the top of this module."""
         self.account.near_ties, self.account.path = None, {}
         if not requests:
             return []
         self._check_room(requests)
         samples = self.samples_of([request.args[0] for request in requests])
-        kinds = {str(request.args[1]): request.args[1] for request in requests}
         try:
-            for settings in kinds.values():
-                self._check_covered(settings)
+            self._check_covered([request.args[1] for request in requests])
             with self._at_work(len(requests), disable_tqdm) as bar:
                 self.merge_adapter(samples)
-                return self._write(requests, kinds, bar)
+                return Writer(self, self._prefix, self._wanted, bar).answer(requests)
         except NotCovered as reason:
             why = str(reason)
-        way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer.pad_token_id, tokenizer=self.tokenizer)
+        way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer)
         with self._stock_batches(why, "answers", samples, way, requests):
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
-
-    def _write(self, requests: list, kinds: dict[str, Any], bar: tqdm) -> list[str]:
-        writer, answers = Writer(self, self._prefix, self._wanted, bar), [""] * len(requests)
-        for settings in kinds.values():
-            members = [number for number, request in enumerate(requests) if request.args[1] == settings]
-            for number, answer in zip(members, writer.answer([requests[number] for number in members]), strict=True):
-                answers[number] = answer
-        self.account.near_ties = len(writer.close)
-        return answers
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
         self.account.near_ties = None
@@ -119,11 +98,8 @@ class AnswerLM(VerifiedLM):
         with self._stock_batches(why, "choices", samples, partial(selfcheck.score_way, self.model, self.device)):
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, **kwargs)
 
-    def _check_covered(self, settings: dict[str, Any] | None = None) -> None:
-        """Check that requests can be run by the engine.
-
-        Args:
-            settings: Of those that generate.
+    def _check_covered(self, settings: Sequence[dict[str, Any]] = ()) -> None:
+        """Check that requests can be run by the engine, those that generate with such settings.
 
         Raises:
             NotCovered: They have to run the stock way.
@@ -132,9 +108,11 @@ class AnswerLM(VerifiedLM):
             raise NotCovered("ENGINE=stock")
         if self.backend != "causal" or self.truncation or self.think_end_token is not None:
             raise NotCovered("backend, truncation or think_end_token is set")
-        if settings is None:
+        if not settings:
             return
-        kwargs = normalize_gen_kwargs(settings, self.max_gen_toks)
+        if any(other != settings[0] for other in settings):  # of several tasks together, which we never ask
+            raise NotCovered("several generation settings")
+        kwargs = normalize_gen_kwargs(settings[0], self.max_gen_toks)
         if kwargs.get("do_sample"):
             raise NotCovered("sampling")
         for extra in sorted(set(kwargs) - {"do_sample", "temperature", "until", "max_gen_toks"}):
@@ -158,7 +136,7 @@ class AnswerLM(VerifiedLM):
 
     @contextmanager
     def _stock_batches(
-        self, why: str, kind: str, samples: list[list[int]], way: Callable[[bool], selfcheck.Way], requests: Sequence = ()
+        self, why: str, kind: str, samples: list[list[int]], way: selfcheck.Way, requests: Sequence = ()
     ) -> Iterator[None]:
         """Prepare the stock path: rows of one where padding would be read, else what the user said.
 

@@ -6,7 +6,7 @@ Knows torch; nothing of models, prompts or answers.
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psutil
@@ -26,18 +26,10 @@ SHARE = 0.6
 
 @dataclass(frozen=True)
 class Ran:
-    """How items were run.
+    """How items were run: how often in each `shape` of a batch, and how often memory ran out."""
 
-    Attributes:
-        shapes: How often each shape of a batch was run, as `shape` names it.
-        shortages: How often memory ran out.
-    """
-
-    shapes: Counter[str] = field(default_factory=Counter)
-    shortages: int = 0
-
-    def __add__(self, other: "Ran") -> "Ran":
-        return Ran(self.shapes + other.shapes, self.shortages + other.shortages)
+    shapes: Counter[str]
+    shortages: int
 
 
 def shape(rows: int, tokens: int) -> str:
@@ -70,9 +62,6 @@ def most_rows(
         bytes_per_token: What a token of a row needs while it is read, its keys and values included.
         held: Tokens more that each row keeps: a shared prefix, and what will be written.
         limit: The user's own limit of rows.
-
-    Returns:
-        At least 1.
     """
     by_tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]) // width
     by_memory = int(SHARE * room) // (bytes_per_token * (width + held))
@@ -87,7 +76,7 @@ def run_in_batches(
     rows: Callable[[int], int],
     equal_lengths: bool = False,
 ) -> Ran:
-    """Run all items in batches, the longest first, so that a lack of memory shows at once.
+    """Run all items in batches, the longest first, so that a lack of memory shows at once; a single one must fit.
 
     Args:
         items: What to run.
@@ -95,9 +84,6 @@ def run_in_batches(
         length: Tokens of an item; may grow while it runs.
         rows: From the longest length in a batch to how many items may be in it.
         equal_lengths: Never put items of different lengths together.
-
-    Raises:
-        torch.OutOfMemoryError: A single item does not fit (or the allocator's own RuntimeError on a CPU).
     """
     waiting = sorted(items, key=length, reverse=True)
     most: int | None = None
@@ -118,11 +104,16 @@ def run_in_batches(
             waiting.sort(key=length, reverse=True)  # what has been written counts too
             most = len(batch) // 2
             shortages += 1
-        if shortages:  # outside the handler, which would keep the batch's tensors alive
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        if shortages:
+            free_memory()  # outside the handler, which would keep the batch's tensors alive
     return Ran(shapes, shortages)
+
+
+def free_memory() -> None:
+    """Give back what tensors that are no longer used have held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -86,11 +86,7 @@ class CheckedLM(Told, HFLM):
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode a batch, refusing to cut a prompt; the longest prompts come first.
-
-        Returns:
-            Token ids and attention mask, each ``(batch, tokens)``.
-        """
+        """Encode a batch to ids and mask, ``(batch, tokens)`` each, refusing to cut a prompt; the longest come first."""
         with self.account.tokenising():
             ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
         if left_truncate_len:
@@ -141,11 +137,7 @@ class CheckedLM(Told, HFLM):
         return next(tail[-n:] for n in range(1, len(tail) + 1) if ends_open(self.tokenizer.decode(tail[-n:])))
 
     def check_length(self, tokens: int, room: int) -> None:
-        """Check that the longest prompt fits.
-
-        Raises:
-            UserError: The room holds fewer tokens.
-        """
+        """Check that the longest prompt fits."""
         if tokens > room:
             raise UserError(
                 f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
@@ -184,11 +176,7 @@ class _FiniteLogits(LogitsProcessor):
 
 
 def finite(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits ``(..., vocabulary)`` unless one is NaN; -inf is a legal way to forbid a token.
-
-    Raises:
-        UserError: One is.
-    """
+    """Return logits ``(..., vocabulary)`` if none is NaN; -inf is a legal way to forbid a token."""
     if torch.isnan(logits).any():
         raise nan_error(logits.dtype)
     return logits

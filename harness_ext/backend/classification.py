@@ -28,30 +28,18 @@ Encoded = dict[str, list[int]]  # what the model's forward takes of a sentence
 
 @dataclass(frozen=True)
 class Way:
-    """How sentences are put to the model.
+    """How sentences are put to the model."""
 
-    Attributes:
-        merged: The adapter's weights are added to the base's.
-        padding: The side on which shorter sentences are filled up; None where only sentences of one length go together.
-        alone: Every sentence goes by itself.
-    """
-
-    merged: bool = False
-    padding: str | None = None
-    alone: bool = False
+    merged: bool = False  # the adapter's weights are added to the base's
+    padding: str | None = None  # the side on which shorter sentences are filled up; None: those of one length go together
+    alone: bool = False  # every sentence goes by itself
 
 
 class Classifier:
     """A model and its tokenizer; the way is the plainest until `find_way` has found a faster one."""
 
     def __init__(self, load: Callable[[], Any], tokenizer: Any, device: torch.device) -> None:
-        """Load the model.
-
-        Args:
-            load: Loads it, as transformers and peft do.
-            tokenizer: Its own.
-            device: Where it goes.
-        """
+        """Load the model; `load` does that as transformers and peft do, and may be called again."""
         self._load, self.tokenizer, self._device = load, tokenizer, device
         self.model = load().to(device).eval()
         self._plain = self.base.config.get_text_config().pad_token_id  # as transformers alone finds it
@@ -144,17 +132,7 @@ class Classifier:
 
 
 def load(pretrained: str, adapter: str | None, head: list[str], **options: Any) -> Any:
-    """Load model and adapter as transformers and peft do.
-
-    Args:
-        pretrained: Hub id or folder.
-        adapter: Folder.
-        head: Weights or modules that the adapter brings whole.
-        **options: transformers'.
-
-    Raises:
-        UserError: Weights are missing.
-    """
+    """Load model and adapter, whose `head` are weights or modules that it brings whole, as transformers and peft do."""
     lacking = (
         "Neither the base nor the adapter holds them: they were not saved when it was trained (peft's issue 2171)."
         if adapter

@@ -33,34 +33,20 @@ class ClassifierLM(SentenceLM):
 
     def __init__(
         self,
-        pretrained: str,
-        revision: str = "main",
+        pretrained: str,  # Hub id or folder
+        revision: str = "main",  # Hub commit
         dtype: str = "float32",
-        peft: str | None = None,
-        head: list[str] | None = None,
-        classes: dict[str, Any] | None = None,
-        tokenizer: Any = None,
-        batch_size: int | str = 64,
-        max_batch_size: int | None = None,
+        peft: str | None = None,  # adapter folder
+        head: list[str] | None = None,  # weights or modules that the adapter brings whole
+        classes: dict[str, Any] | None = None,  # which one is 1 (`classes.Classes.record`); by their names if None
+        tokenizer: Any = None,  # in place of its own, its id or its folder
+        batch_size: int | str = 64,  # rows per batch at the most, or ``auto`` to go by memory alone
+        max_batch_size: int | None = None,  # not used; lm-eval passes it to every model
         device: str = "cpu",
-        use_safetensors: bool | None = None,
+        use_safetensors: bool | None = None,  # True to load nothing else
         trust_remote_code: bool = False,
     ) -> None:
         """Load the model.
-
-        Args:
-            pretrained: Hub id or folder.
-            revision: Hub commit.
-            dtype: Of the weights.
-            peft: Adapter folder.
-            head: Weights or modules that the adapter brings whole.
-            classes: Which of its classes is 1 (`classes.Classes.record`); by their names if None.
-            tokenizer: Another tokenizer, its id or its folder.
-            batch_size: Rows per batch at the most, or ``auto`` to go by memory alone.
-            max_batch_size: Not used; lm-eval passes it to every model.
-            device: torch device.
-            use_safetensors: True to load nothing else.
-            trust_remote_code: Whether the checkpoint may bring code.
 
         Raises:
             UserError: Weights are missing, or the model has not two classes.

@@ -75,11 +75,7 @@ class ServedModel(TemplateAPI):
         return super().generate_until(*args, **kwargs)
 
     async def get_batched_requests(self, *args: Any, **kwargs: Any) -> list:
-        """Ask for all answers as lm-eval does.
-
-        Raises:
-            UserError: One of them cannot be had.
-        """
+        """Ask for all answers as lm-eval does; one that cannot be had ends the run."""
         self._places = asyncio.Semaphore(self._in_flight if self._answered else 1)
         self._failed = False
         budget = (kwargs.get("gen_kwargs") or {}).get("max_gen_toks", 0)
@@ -153,11 +149,9 @@ class ServedModel(TemplateAPI):
             raise ValueError(lacking)
         usage = outputs.get("usage")
         told = usage if isinstance(usage, dict) else {}
-        read, wrote = (
-            count if isinstance(count := told.get(name), int) else 0 for name in ("prompt_tokens", "completion_tokens")
-        )
-        self.account.tokens_in += read
-        self.account.tokens_out += wrote
+        read, wrote = told.get("prompt_tokens"), told.get("completion_tokens")
+        self.account.tokens_in += read if isinstance(read, int) else 0
+        self.account.tokens_out += wrote if isinstance(wrote, int) else 0
         return text
 
 
@@ -182,11 +176,7 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
 
     @answers_requests
     def loglikelihood(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:
-        """Score answers as lm-eval does; their tokens are counted with the model's tokenizer, which is loaded here.
-
-        Raises:
-            UserError: The tokenizer does not load, or the server does not tell a prompt's log-probabilities.
-        """
+        """Score answers as lm-eval does; their tokens are counted with the model's tokenizer, which is loaded here."""
         if self.tokenizer is None:
             from transformers import AutoTokenizer
 
@@ -260,13 +250,10 @@ def _only_choice(outputs: Any) -> dict[str, Any]:
 
 
 def content_text(content: Any) -> str | None:
-    """Return the text of an answer's content; reasoning that stands beside it is no part of it.
+    """Return the text of an answer's content, empty where there is none; None if the content is of another shape.
 
-    Args:
-        content: A text, a list of parts with texts among them, or None, as after a budget spent on reasoning.
-
-    Returns:
-        The text, empty where there is none; None if the content is of another shape.
+    It is a text, a list of parts with texts among them, or None, as after a budget spent on reasoning; reasoning that stands
+    beside it is no part of it.
     """
     if content is None or isinstance(content, str):
         return _whole_characters(content or "")

@@ -18,23 +18,13 @@ class Ending:
     def __init__(
         self,
         tokenizer: Any,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[Sequence[int]], str],  # to the text that is logged
         *,
-        ends: set[int],
+        ends: set[int],  # end tokens
         stops: list[str],
-        limit: int,
-        settled: Callable[[str], bool] | None = None,
+        limit: int,  # tokens an answer may have
+        settled: Callable[[str], bool] | None = None,  # whether nothing behind this beginning could change how it is read
     ) -> None:
-        """Say what ends an answer.
-
-        Args:
-            tokenizer: The model's.
-            decode: From tokens to the text that is logged.
-            ends: End tokens.
-            stops: Stop strings.
-            limit: Tokens an answer may have.
-            settled: Tells of the beginning of a response whether nothing that follows could change how it is read.
-        """
         self.limit = limit
         self._tokenizer, self._decode, self._ends, self._stops, self._settled = tokenizer, decode, ends, stops, settled
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1

@@ -20,43 +20,25 @@ CANDIDATES = 4  # tokens looked at for ties, the best first
 
 @dataclass(eq=False)
 class Row:
-    """A prompt behind the shared prefix, and what has been written after it.
+    """A prompt behind the shared prefix, and what has been written after it."""
 
-    Attributes:
-        number: The caller's own.
-        ids: Tokens of the prompt after the prefix.
-        written: Tokens written so far.
-        done: Nothing more will be written.
-        near_tie: Somewhere another token that decides something else was as good as the one written, but for rounding.
-    """
-
-    number: int
-    ids: list[int]
+    number: int  # the caller's own
+    ids: list[int]  # of the prompt after the prefix
     written: list[int] = field(default_factory=list)
     done: bool = False
-    near_tie: bool = False
+    near_tie: bool = False  # somewhere a token that decides something else was as good as that written, but for rounding
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.written)
 
 
 class PrefixReader:
-    """A causal model behind a prefix that it has already read.
+    """A causal model of transformers, or one under peft, behind a prefix that it has already read.
 
-    Attributes:
-        prefix: The tokens before every row.
-        cache_bytes: What keys and values of one token take, all layers.
+    Padding may be any token, as what stands there is masked. Of keys and values, one token takes ``cache_bytes``.
     """
 
     def __init__(self, model: Any, device: torch.device, prefix: Sequence[int] = (), pad: int = 0) -> None:
-        """Read the prefix.
-
-        Args:
-            model: A causal language model of transformers, or one under peft.
-            device: Where it is.
-            prefix: May be empty.
-            pad: Any token; what stands at padding is masked.
-        """
         self.model, self.device, self.prefix, self._pad = model, device, list(prefix), pad
         self._positions = "position_ids" in inspect.signature(inner_model(model).forward).parameters
         self._cache = DynamicCache(config=model.config)
@@ -68,12 +50,7 @@ class PrefixReader:
             self.cache_bytes = held // len(self.prefix)
 
     def read(self, rows: Sequence[Sequence[int]], keep: int = 1) -> "Batch":
-        """Read rows behind the prefix, padded on their left.
-
-        Args:
-            rows: Tokens, at least one each.
-            keep: At how many positions, from the end, logits are wanted.
-        """
+        """Read rows of tokens behind the prefix, padded on their left; logits are wanted at the last `keep` positions."""
         before, width = len(self.prefix), max(map(len, rows))
         ids = torch.full((len(rows), width), self._pad)
         mask = torch.ones((len(rows), before + width), dtype=torch.long)
@@ -86,28 +63,17 @@ class PrefixReader:
         return Batch(self, cache, ids.to(self.device), mask.to(self.device), keep)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
-        """Run the model over new tokens ``(batch, new)``, given the mask ``(batch, all)``.
-
-        Returns:
-            Logits of the last `keep` positions, ``(batch, keep, vocabulary)``.
-        """
-        more: dict[str, Any] = (
-            {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]} if self._positions else {}
-        )
-        return last_logits(
-            self.model, keep, input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more
-        )
+        """Run the model over new tokens ``(batch, new)``, given the mask ``(batch, all)``; see `last_logits`."""
+        inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        if self._positions:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return last_logits(self.model, keep, **inputs)
 
 
 class Batch:
-    """Rows being read and written together.
-
-    Attributes:
-        logits: After the last tokens read, ``(rows, keep, vocabulary)``; ``keep`` is 1 after `step`.
-    """
+    """Rows being read and written together; their logits ``(rows, keep, vocabulary)`` are those after the last tokens."""
 
     def __init__(self, reader: PrefixReader, cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> None:
-        """Read the rows' own tokens, ``(rows, width)``, behind the cache; see `PrefixReader.read`."""
         self._reader, self._cache, self._mask = reader, cache, mask
         self.logits = reader.forward(ids, mask, cache, keep)
 
@@ -158,10 +124,8 @@ def write(
         tokens = scores.argmax(-1)
         if scores.gather(1, tokens[:, None]).isnan().any():
             raise FloatingPointError("NaN logits")
-        best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
-        near = best[:, :1] - best < resolution * best[:, :1].abs()
-        for row, token, others, are_near in zip(rows, tokens.tolist(), order.tolist(), near.tolist(), strict=True):
-            row.near_tie |= len({decides(token), *map(decides, compress(others, are_near))}) > 1
+        for row, token, others in zip(rows, tokens.tolist(), _as_good(scores, resolution), strict=True):
+            row.near_tie |= len({decides(token), *map(decides, others)}) > 1
             row.written.append(token)
             row.done = is_done(row)
         still = [number for number, row in enumerate(rows) if not row.done]
@@ -175,11 +139,17 @@ def write(
         batch.step(tokens)
 
 
+def _as_good(scores: torch.Tensor, resolution: float) -> list[list[int]]:
+    """Return for each row of ``(rows, vocabulary)`` the tokens whose score is the best but for rounding."""
+    best, order = scores.topk(min(CANDIDATES, scores.shape[-1]))
+    near = best[:, :1] - best < resolution * best[:, :1].abs()
+    return [list(compress(tokens, are_near)) for tokens, are_near in zip(order.tolist(), near.tolist(), strict=True)]
+
+
 def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:
     """Run a model, but its output layer at the last positions only: over all of them logits may take more than the model.
 
-    Returns:
-        Logits ``(batch, keep, vocabulary)``.
+    They are of shape ``(batch, keep, vocabulary)``.
     """
     inner = inner_model(model)
     if "logits_to_keep" in inspect.signature(inner.forward).parameters:

@@ -16,6 +16,7 @@ from harness_ext.backend.engine import PrefixReader, Row
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 Result = tuple[float, bool]  # log-probability, and whether it is the greedy continuation
+Watch = Callable[[list[Row], torch.Tensor], None]  # is shown rows and their logits (rows, vocabulary) before each token
 
 
 class ForcedChoice:
@@ -38,15 +39,8 @@ class ForcedChoice:
         """Return the size of the largest logit after a prompt that has been seen."""
         return self._largest.get(tuple(context), 0.0)
 
-    def watcher(
-        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
-    ) -> Callable[[list[Row], torch.Tensor], None]:
-        """Return what is to be shown rows and their logits ``(rows, vocabulary)`` before each token.
-
-        Args:
-            prefix: The tokens before every row.
-            continuations: Tokens of each choice after these prompts.
-        """
+    def watcher(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> Watch:
+        """Return what collects each choice, of such tokens, after prompts that begin with a prefix."""
         wanted = [tuple(tokens) for tokens in continuations]
         begun: dict[tuple[Row, tuple[int, ...]], Result] = {}
 
@@ -79,22 +73,14 @@ class ForcedChoice:
 class Margins:
     """Collects, while answers are written, by how much the second of a task's two answers is likelier than the first.
 
-    Of answers that differ in their last token only; what they begin with is seen if the model itself writes it.
-
-    Attributes:
-        found: The margins, by the number of the row.
+    Of answers that differ in their last token only; what they begin with is seen if the model itself writes it. Margins are
+    ``found`` by the number of the row.
     """
 
     def __init__(
         self, answers: Sequence[str], prompts: Sequence[str], encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
     ) -> None:
-        """Tokenise the answers, as they follow each prompt.
-
-        Args:
-            answers: Two texts; margins of any other number are not known.
-            prompts: In the order of the rows' numbers.
-            encode_pair: lm-eval's, from a prompt and an answer to the tokens of both.
-        """
+        """Tokenise the answers as they follow each prompt, with lm-eval's `encode_pair`; they must be two."""
         self.found: dict[int, float] = {}
         self._wanted: dict[int, tuple[list[int], list[int]]] = {}
         by_end: dict[tuple[str, ...], list[list[int]]] = {}  # tokens depend on the word before them, at the most
@@ -107,7 +93,7 @@ class Margins:
                 self._wanted[number] = zero[:-1], [zero[-1], one[-1]]
 
     def collect(self, rows: list[Row], logits: torch.Tensor) -> None:
-        """Be shown rows and their logits ``(rows, vocabulary)`` before each token."""
+        """Look whether it is time; a `Watch`."""
         due = {
             row.number: (place, wanted[1])
             for place, row in enumerate(rows)
@@ -115,25 +101,19 @@ class Margins:
         }
         if not due:
             return
-        places, tokens = zip(*due.values(), strict=True)
-        pairs = logits[torch.tensor(places, device=logits.device)].gather(1, torch.tensor(tokens, device=logits.device))
+        places, tokens = (torch.tensor(each, device=logits.device) for each in zip(*due.values(), strict=True))
+        pairs = logits[places[:, None], tokens].float()
         # Both are normalised by the same sum, so the difference of logits is that of log-probabilities.
-        self.found |= zip(due, (pairs[:, 1].float() - pairs[:, 0].float()).tolist(), strict=True)
+        self.found |= zip(due, (pairs[:, 1] - pairs[:, 0]).tolist(), strict=True)
 
 
 def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar: tqdm) -> list[Result]:
-    """Score continuations: once per context, those seen while answers were written not at all.
+    """Score continuations for a model (`answer.AnswerLM`): each context is read once, those `seen` not at all.
 
-    Args:
-        lm: The model (`answer.AnswerLM`), whose account is kept.
-        prefix: Runs its prompts.
-        seen: What has been collected.
-        requests: lm-eval's: text, tokens of the prompt, tokens of the continuation.
-        bar: Shown.
+    A request is a text, the tokens of the prompt, the tokens of the continuation.
 
     Raises:
         NotCovered: The model cannot be run this way.
-        UserError: Logits are NaN, or a single row does not fit the memory.
     """
     results: list[Any] = [seen.found(context, answer) for _, context, answer in requests]
     blurs = [lm.resolution * seen.largest(context) for _, context, _ in requests]

@@ -25,19 +25,20 @@ SHORT = (torch.bfloat16, torch.float16)
 LARGEST_COPY = 8e9  # bytes of a float32 copy of the weights that is still made within seconds
 
 Rows = Sequence[Sequence[int]]
-# A way of answering: from prompts to the token written after each, and logits (2, vocabulary) before and after that token;
-# (1, vocabulary) where the way writes none.
-Way = Callable[[Rows], list[tuple[list[int], torch.Tensor]]]
+# Of each prompt the token written after it, and logits (2, vocabulary) before and after that token; (1, vocabulary) where
+# the way of answering writes none.
+Walked = list[tuple[list[int], torch.Tensor]]
+Way = Callable[[Rows], Walked]
 
 
 def examine(model: Any, device: torch.device, rows: Rows, way: Way) -> dict[str, Any]:
-    """Compare a way of answering with the plain model.
+    """Compare a way of answering with the plain model, as it is and, where that is possible, in float32.
 
     Args:
         model: A causal language model of transformers, or one under peft.
         device: Where it is.
         rows: Prompts, those with the most and the least padding among them.
-        way: Walked as the model is; and once more while its weights are in float32.
+        way: What is compared.
 
     Returns:
         ``prompts``, ``difference``, ``tolerance``, ``passed``; of a walk in float32 ``difference_float32``.
@@ -67,86 +68,48 @@ def distance(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> fl
     return (apart / max(spread, 1e-30)) ** 0.5
 
 
-def shared_way(model: Any, device: torch.device, prefix: Sequence[int], pad: int, together: bool) -> Way:
-    """Return the shared-prefix way: rows behind the prefix that they begin with, and one step on.
-
-    Args:
-        model: As in `examine`.
-        device: Where it is.
-        prefix: Tokens that all rows begin with.
-        pad: Any token.
-        together: In one padded batch; else each row alone.
-    """
-
-    def walk(rows: Rows) -> list[tuple[list[int], torch.Tensor]]:
-        reader = PrefixReader(model, device, prefix, pad)
-        return read_behind(reader, [row[len(prefix) :] for row in rows], together)
-
-    return walk
+def one_by_one(way: Way) -> Way:
+    """Return a way that answers each prompt by itself, of one that answers all in a padded batch."""
+    return lambda rows: [found for row in rows for found in way([row])]
 
 
-def read_behind(reader: PrefixReader, rows: Rows, together: bool = True) -> list[tuple[list[int], torch.Tensor]]:
+def shared_way(model: Any, device: torch.device, prefix: Sequence[int], pad: int, rows: Rows) -> Walked:
+    """Answer by a shared prefix: rows behind the prefix that they begin with, and one step on."""
+    return read_behind(PrefixReader(model, device, prefix, pad), [row[len(prefix) :] for row in rows])
+
+
+def read_behind(reader: PrefixReader, rows: Rows) -> Walked:
     """Read rows behind a reader's prefix, and one step on."""
-    found = []
-    for group in [rows] if together else [[row] for row in rows]:
-        batch = reader.read(group)
-        first = batch.logits[:, -1]
-        tokens = first.argmax(-1)
-        batch.step(tokens)
-        pairs = torch.stack([first, batch.logits[:, -1]], dim=1).float()
-        found += [([token], pair) for token, pair in zip(tokens.tolist(), pairs, strict=True)]
-    return found
+    batch = reader.read(rows)
+    first = batch.logits[:, -1]
+    tokens = first.argmax(-1)
+    batch.step(tokens)
+    pairs = torch.stack([first, batch.logits[:, -1]], dim=1).float()
+    return [([token], pair) for token, pair in zip(tokens.tolist(), pairs, strict=True)]
 
 
-def generate_way(model: Any, device: torch.device, pad: int, together: bool, **options: Any) -> Way:
-    """Return the way of transformers' own ``generate``, as HFLM calls it: prompts padded on their left, and two steps.
-
-    Args:
-        model: As in `examine`.
-        device: Where it is.
-        pad: The padding token.
-        together: In one padded batch; else each row alone.
-        **options: Further arguments of ``generate``.
-    """
-
-    def walk(rows: Rows) -> list[tuple[list[int], torch.Tensor]]:
-        found = []
-        for group in [rows] if together else [[row] for row in rows]:
-            ids, mask = pad_left(group, pad, device)
-            output = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=2, do_sample=False, num_beams=1, use_cache=True,
-                pad_token_id=pad, output_logits=True, return_dict_in_generate=True, **options,
-            )  # fmt: skip
-            logits = torch.stack(output.logits, dim=1).float()
-            written = output.sequences[:, ids.shape[1] :].tolist()
-            # The second step follows the first token, also where that one was the end; what is written behind it is padding.
-            found += [(tokens[: logits.shape[1] - 1], pair) for tokens, pair in zip(written, logits, strict=True)]
-        return found
-
-    return walk
-
-
-def score_way(model: Any, device: torch.device, together: bool) -> Way:
-    """Return HFLM's way of scoring: prompts padded on their right, with no mask; each alone unless `together`."""
-
-    def walk(rows: Rows) -> list[tuple[list[int], torch.Tensor]]:
-        if not together and len(rows) > 1:
-            return [found for row in rows for found in walk([row])]
-        width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-        logits = model(ids).logits
-        virtual = logits.shape[1] - width  # tokens that prompt tuning has put before each row
-        return [([], each[virtual + len(row) - 1][None].float()) for row, each in zip(rows, logits, strict=True)]
-
-    return walk
-
-
-def pad_left(rows: Rows, pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lay out rows, padded on their left; returns ids and mask, ``(rows, longest)`` each."""
-    width = max(map(len, rows))
+def generate_way(model: Any, device: torch.device, tokenizer: Any, rows: Rows) -> Walked:
+    """Answer by transformers' own ``generate``, as HFLM calls it: prompts padded on their left, and two steps."""
+    pad, width = tokenizer.pad_token_id, max(map(len, rows))
     ids = torch.tensor([[*[pad] * (width - len(row)), *row] for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
+    output = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=2, do_sample=False, num_beams=1, use_cache=True,
+        pad_token_id=pad, output_logits=True, return_dict_in_generate=True, tokenizer=tokenizer,
+    )  # fmt: skip
+    logits = torch.stack(output.logits, dim=1).float()
+    written = output.sequences[:, width:].tolist()
+    # The second step follows the first token, also where that one was the end; what is written behind it is padding.
+    return [(tokens[: logits.shape[1] - 1], pair) for tokens, pair in zip(written, logits, strict=True)]
+
+
+def score_way(model: Any, device: torch.device, rows: Rows) -> Walked:
+    """Answer by HFLM's way of scoring: prompts padded on their right, with no mask."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    logits = model(ids).logits
+    virtual = logits.shape[1] - width  # tokens that prompt tuning has put before each row
+    return [([], each[virtual + len(row) - 1][None].float()) for row, each in zip(rows, logits, strict=True)]
 
 
 def _compare(model: Any, device: torch.device, rows: Rows, way: Way) -> dict[str, Any]:

@@ -51,11 +51,7 @@ class SentenceLM(Told, LM):
         return results
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
-        """Refuse.
-
-        Raises:
-            UserError: Always: a classifier has no likelihood of a text.
-        """
+        """Refuse."""
         raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
 
     def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:

@@ -24,7 +24,7 @@ def arguments(
     batch: Any = None,
     local: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Check what a server is to be asked with, and complete it.
+    """Check what a server is to be asked with, and return the arguments of lm-eval's class.
 
     Args:
         backend: A key of `ENDPOINTS`.
@@ -32,9 +32,6 @@ def arguments(
         base_url: Host, host with ``/v1`` or the whole endpoint; None if it may stand in `model_args`.
         batch: Requests at once, if the user said so.
         local: What is for models that are loaded here, by the name of the variable; true where it was given.
-
-    Returns:
-        What lm-eval's class is built with.
 
     Raises:
         UserError: Something is missing, or given that a server decides.
@@ -58,11 +55,7 @@ def arguments(
 
 
 def complete_url(text: str, backend: str) -> str:
-    """Complete a server's address to the endpoint that lm-eval asks.
-
-    Raises:
-        UserError: It is no URL, or has more than scheme, host and path. What may be secret is not repeated.
-    """
+    """Complete a server's address to the endpoint that lm-eval asks; what may be secret in a wrong one is not repeated."""
     try:
         url = urlsplit(text.strip())
         known = url.scheme in ("http", "https") and url.hostname and (url.port or True)
@@ -83,22 +76,14 @@ def complete_url(text: str, backend: str) -> str:
 
 
 def check_template(backend: str, wanted: bool) -> None:
-    """Check that who is to apply the chat template is who does.
-
-    Raises:
-        UserError: It is the server, or is not.
-    """
+    """Check that the chat template is applied by the server if it is wanted, and only then."""
     if wanted != (backend == CHAT):
         does, other = ("applies", COMPLETIONS) if backend == CHAT else ("does not apply", CHAT)
         raise UserError(f"The server {does} the chat template with BACKEND={backend}. Use BACKEND={other}.")
 
 
 def check_task(backend: str, name: str, output_type: str) -> None:
-    """Check that a task can be asked at all.
-
-    Raises:
-        UserError: It compares likelihoods, which a chat does not tell.
-    """
+    """Check that a task can be asked: it may compare likelihoods, which a chat does not tell."""
     if backend == CHAT and output_type != "generate_until":
         raise UserError(
             f"Task {name} compares likelihoods ({output_type}), which no chat tells. Use BACKEND={COMPLETIONS} with a "

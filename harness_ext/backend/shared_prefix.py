@@ -76,7 +76,8 @@ class SharedPrefix:
         self._reader = None
         try:
             for self._equal_lengths in (True,) if needs_equal else (False, True):
-                if lm.examine(extremes, selfcheck.shared_way(lm.model, lm.device, prefix, pad, not self._equal_lengths)):
+                way = partial(selfcheck.shared_way, lm.model, lm.device, prefix, pad)
+                if lm.examine(extremes, selfcheck.one_by_one(way) if self._equal_lengths else way):
                     self._reader = PrefixReader(lm.model, lm.device, prefix, pad)
                     break
         except CANNOT:

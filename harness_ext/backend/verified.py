@@ -4,9 +4,8 @@ A way of answering that fails is left for another: rows of one instead of padded
 instead of merged. Where none is left the run ends.
 """
 
-import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ class VerifiedLM(CheckedLM):
     """A causal language model, compared with itself; how the last comparison came out its account says."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Load the model."""
         super().__init__(*args, **kwargs)
         self._merging: dict[str, Any] | None = None
         self._one_by_one: dict[str, bool] = {}
@@ -36,11 +34,7 @@ class VerifiedLM(CheckedLM):
         return encode_prompts(self.tokenizer, list(few), self.add_bos_token)
 
     def merge_adapter(self, rows: Sequence[Sequence[int]]) -> None:
-        """Add an adapter's weights to the base's where that is exact, and see that it was; at the first call only.
-
-        Args:
-            rows: Prompts to compare by.
-        """
+        """Add an adapter's weights to the base's where that is exact, and see by a few prompts that it was; once only."""
         if self._merging is not None:
             return
         self._merging = {}
@@ -62,11 +56,7 @@ class VerifiedLM(CheckedLM):
                 model.unmerge_adapter()
 
     def examine(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
-        """Compare a way of answering with the plain model, and keep how that came out.
-
-        Raises:
-            torch.OutOfMemoryError: Not even the shortest prompt alone fits.
-        """
+        """Compare a way of answering with the plain model, with fewer prompts if memory is short."""
         rows = sorted(rows, key=len)
         while True:
             try:
@@ -77,17 +67,15 @@ class VerifiedLM(CheckedLM):
                 if not batches.is_out_of_memory(error) or len(rows) == 1:
                     raise
                 rows = rows[: len(rows) // 2]
-            gc.collect()  # outside the handler, which would keep the tensors alive
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            batches.free_memory()  # outside the handler, which would keep the tensors alive
 
-    def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+    def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         """Tell whether the stock way answers right only without padding, which some architectures do not know.
 
         Args:
             kind: Of request; each is examined once.
             rows: Prompts to compare by.
-            way: Takes whether prompts are padded and read together.
+            way: Pads them and reads them together.
 
         Raises:
             UserError: It answers right in no way.
@@ -99,10 +87,10 @@ class VerifiedLM(CheckedLM):
                 self._one_by_one[kind] = self._find_batches(rows, way)
         return self._one_by_one[kind]
 
-    def _find_batches(self, rows: Sequence[Sequence[int]], way: Callable[[bool], selfcheck.Way]) -> bool:
+    def _find_batches(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         for together in (False,) if self.batch_size == 1 else (True, False):
             try:
-                if self.examine(rows, way(together)):
+                if self.examine(rows, way if together else selfcheck.one_by_one(way)):
                     return not together
             except CANNOT as error:
                 why = f"{type(error).__name__}: {error}"[:200]

@@ -19,11 +19,7 @@ DEFAULT_BUDGET = 256  # lm-eval's
 
 
 def check(backend: str, base: Checkpoint, adapter: Checkpoint | None) -> None:
-    """Check what can be checked before anything is loaded.
-
-    Raises:
-        UserError: vLLM is not installed, the model is a classifier, or the adapter's rank is beyond vLLM's.
-    """
+    """Check what can be checked before anything is loaded."""
     if backend != VLLM:
         return
     if find_spec("vllm") is None:
@@ -48,11 +44,6 @@ def lora_rank(adapter: Checkpoint) -> int:
 def needed_tokens(task: Any, tokenizer: Any, prompts: Sequence[str]) -> int:
     """Count the tokens of a task's longest prompt and of its answer's budget together.
 
-    Args:
-        task: A built task.
-        tokenizer: The model's.
-        prompts: The task's, as they are asked.
-
     Raises:
         UserError: The prompts open a thinking block: lm-eval's ``vllm`` shows an answer only from there on, so that thinking
             which does not end would be read as the answer.
@@ -70,14 +61,8 @@ def needed_tokens(task: Any, tokenizer: Any, prompts: Sequence[str]) -> int:
 def model_args(base: Checkpoint, adapter: Checkpoint | None, settings: Settings, tokens: int) -> dict[str, Any]:
     """Return the arguments of lm-eval's ``vllm``; how the weights are quantised vLLM finds in them itself.
 
-    Args:
-        base: The model.
-        adapter: The adapter on top of it.
-        settings: How it is run.
-        tokens: As of `needed_tokens`.
-
     Raises:
-        UserError: The model's context is shorter.
+        UserError: The model's context is shorter than the tokens that are needed.
     """
     context = base.config.get("max_position_embeddings") or tokens + ROOM
     if tokens > context:

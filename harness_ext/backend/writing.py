@@ -14,53 +14,36 @@ from tqdm import tqdm
 from harness_ext.backend.checked import nan_error
 from harness_ext.backend.ending import Ending
 from harness_ext.backend.engine import PrefixReader, Row, write
-from harness_ext.backend.forced_choice import ForcedChoice, Margins
+from harness_ext.backend.forced_choice import ForcedChoice, Margins, Watch
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 CHUNK = 4096  # requests tokenised at a time, so that memory does not grow with their number
 
-Watch = Callable[[list[Row], torch.Tensor], None]
-
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be known of answers.
-
-    Attributes:
-        settled: Tells of the beginning of a response whether all filters have read enough; None: never.
-        answers: The task's two answers as they follow a prompt, whose margin is wanted.
-        forced: What collects the continuations that will be asked for after the same prompts.
-    """
+    """What is to be known of answers; see `answer.AnswerLM.prepare`."""
 
     settled: Callable[[str], bool] | None = None
     answers: tuple[str, ...] = ()
-    forced: ForcedChoice = field(default_factory=ForcedChoice)
+    forced: ForcedChoice = field(default_factory=ForcedChoice)  # collects the choices that will be asked for
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes answers to requests.
+    """Writes answers to requests, and keeps the model's account."""
 
-    Attributes:
-        lm: The model (`answer.AnswerLM`), whose account is kept.
-        prefix: Runs its prompts.
-        wanted: What is to be known of them.
-        bar: Shown.
-        close: The documents whose answer rounding could have turned.
-    """
-
-    lm: Any
+    lm: Any  # `answer.AnswerLM`
     prefix: SharedPrefix
     wanted: Wanted
     bar: tqdm
-    close: set[int] = field(default_factory=set)
+    close: set[int] = field(default_factory=set)  # the documents whose answer rounding could have turned
 
     def answer(self, requests: list) -> list[str]:
         """Answer requests of the same generation settings, the longest first.
 
         Raises:
             NotCovered: The model cannot be run this way.
-            UserError: A prompt does not fit the context, logits are NaN, or a single row does not fit the memory.
         """
         ending, answers = self._ending(requests[0].args[1]), [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda number: -len(requests[number].args[0]))
@@ -68,6 +51,7 @@ class Writer:
             chunk = order[start : start + CHUNK]
             for number, text in zip(chunk, self._chunk([requests[number] for number in chunk], ending), strict=True):
                 answers[number] = text
+        self.lm.account.near_ties = len(self.close)
         return answers
 
     def _ending(self, settings: dict[str, Any]) -> Ending:

@@ -184,9 +184,10 @@ def _inspect_on_hub(name: str, revision: str, allow_pickle: bool) -> Inspection:
         file = hub.fetch_config(name, revision)
     except UserError as error:
         raise _not_found(name, error, is_adapter=files.ADAPTER_CONFIG in (listed or ())) from None
-    config, sizes = files.read_json(file.parent, "config.json"), _sizes(file.parent) if listed is None else listed
-    what = f"Model {name!r}"
-    where = "on the Hub" if listed else "in the local cache (an incomplete download?)"
+    config, what = files.read_json(file.parent, "config.json"), f"Model {name!r}"
+    where, sizes = "on the Hub", listed
+    if sizes is None:
+        where, sizes = "in the local cache (an incomplete download?)", _sizes(file.parent)
     problems = _problems(
         weights=partial(files.check_listed, what, where, sizes, allow_pickle),
         quantisation=partial(quantisation.check_stored, what, config),

@@ -20,25 +20,27 @@ SETTLED_NS = 2 * 10**9
 
 def hash_file(path: Path) -> str:
     """Return SHA-256 over a file's bytes, 64 hex digits, without reading a large one again that has not changed."""
-    state = _state(path.stat())
-    if state[1] < LARGE:
+    found = path.stat()
+    if found.st_size < LARGE:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    name, kept_in = str(path.resolve()), _kept_in()
-    if kept_in and (kept := _read(kept_in).get(name)) and kept[:-1] == state:
-        return kept[-1]
+    kept_in = _kept_in()
+    if kept_in and (kept := _read(kept_in).get(_state(path, found))):
+        return kept
     begun = time.time_ns()
     with path.open("rb") as file:
-        state = _state(os.fstat(file.fileno()))
+        before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        is_whole = state == _state(os.fstat(file.fileno()))
-    if kept_in and is_whole and max(state[2:]) < begun - SETTLED_NS:
-        _keep(kept_in, name, [*state, digest])
+        after = os.fstat(file.fileno())
+    is_settled = max(after.st_mtime_ns, after.st_ctime_ns) < begun - SETTLED_NS
+    if kept_in and is_settled and _state(path, before) == _state(path, after):
+        _keep(kept_in, _state(path, after), digest)
     return digest
 
 
-def _state(stat: os.stat_result) -> list[int]:
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # nobody can set the last one back
+def _state(path: Path, found: os.stat_result) -> str:
+    # Nobody can set the last one, the time of any change, back.
+    return f"{path.resolve()} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _kept_in() -> Path | None:
@@ -50,26 +52,21 @@ def _kept_in() -> Path | None:
     return folder / "prompt-or-finetune" / "hashes.json"
 
 
-def _read(file: Path) -> dict[str, list]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        kept = json.loads(file.read_bytes())
-        if isinstance(kept, dict) and all(map(_is_entry, kept.values())):
-            return kept
+def _read(file: Path) -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        kept = json.loads(file.read_bytes()).items()
+        return {state: digest for state, digest in kept if isinstance(digest, str) and len(digest) == 64}
     return {}
 
 
-def _is_entry(entry: object) -> bool:
-    return isinstance(entry, list) and [type(value) for value in entry] == [int] * 4 + [str] and len(entry[-1]) == 64
-
-
-def _keep(file: Path, name: str, entry: list) -> None:
+def _keep(file: Path, state: str, digest: str) -> None:
     """Add a hash; of two processes that do so at once one may lose its own, and reads that file again next time."""
-    entries = {**_read(file), name: entry}
+    kept = [*_read(file).items(), (state, digest)][-MOST_KEPT:]
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".hashes-", delete=False) as new:
             try:
-                json.dump(dict(list(entries.items())[-MOST_KEPT:]), new)
+                json.dump(dict(kept), new)
                 new.close()
                 os.replace(new.name, file)
             except OSError:

@@ -59,7 +59,7 @@ def chat_renderer(tokenizer: Any, template_args: dict[str, Any]) -> Callable[...
     """
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        ways = [messages, fold_system(messages)] if messages[0]["role"] == "system" else [messages]
+        ways: list[list[dict]] = [messages, fold_system(messages)] if messages[0]["role"] == "system" else [messages]
         parts = [[{**each, "content": [{"type": "text", "text": each["content"]}]} for each in way] for way in ways]
         failed, lost = [], []
         for way in (*ways, *parts):

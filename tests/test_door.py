@@ -6,7 +6,6 @@ import sys
 
 from harness_ext.paths import ROOT
 
-
 WITHOUT_A_MODEL = [
     (["--help"], 0),
     (["run", "--help"], 0),

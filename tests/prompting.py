@@ -1,5 +1,6 @@
 """A model of ours asked directly, and the same of transformers and peft alone."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def texts(lm: Any, tokens: int = 8, prompts: list[str] = PROMPTS) -> list[str]:
 
 def plain_texts(model: Path, adapter: Path | None = None, tokens: int = 8, prompts: list[str] = PROMPTS) -> list[str]:
     """Let transformers and peft write after each prompt, one at a time."""
+    return list(
+        _plain_texts(model, adapter, _files(model), adapter and _files(adapter), tokens=tokens, prompts=tuple(prompts))
+    )
+
+
+def _files(folder: Path) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()))
+
+
+@functools.cache  # as long as no file changes: many a test compares with the same base
+def _plain_texts(model: Path, adapter: Path | None, *_files: Any, tokens: int, prompts: tuple[str, ...]) -> list[str]:
     from peft import PeftModel
 
     tokenizer = AutoTokenizer.from_pretrained(adapter if adapter and (adapter / "tokenizer.json").exists() else model)

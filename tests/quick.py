@@ -39,6 +39,11 @@ def _stacks(module: ModuleType) -> None:
     module.SqliteDict.__init__ = without_stacks
 
 
+def _machine(module: ModuleType) -> None:
+    """lm-eval describes the machine after each task, by `pip list` and ten other programs."""
+    module.get_pretty_env_info = functools.cache(module.get_pretty_env_info)
+
+
 def _pictures(module: ModuleType) -> None:
     """A figure takes 0.3 s to draw, and every training draws one; tests that look at pictures use the fixture `pictures`."""
     plain = module.Figure.savefig
@@ -53,6 +58,7 @@ _AFTER: dict[str, Callable[[ModuleType], None]] = {
     "lm_eval.utils": _templates,
     "datasets.arrow_dataset": _fingerprints,
     "sqlitedict": _stacks,
+    "torch.utils.collect_env": _machine,
     "matplotlib.figure": _pictures,
 }
 

@@ -1,6 +1,8 @@
 """Stock lm-eval beside ours: its own HFLM, evaluator and writer on the same task, and what must agree."""
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +18,41 @@ def samples_of(out: Path) -> list[dict]:
 
 
 def stock_samples(
-    model: Path, data: Path, task: str, tmp_path: Path, *, chat: bool = False, num_fewshot: int = 0, **model_args: Any
+    model: Path, data: Path, task: str, *, chat: bool = False, num_fewshot: int = 0, **model_args: Any
 ) -> list[dict]:
-    """Run lm-eval's own HFLM on the same task through its own evaluator and writer."""
+    """Run lm-eval's own HFLM on the same task through its own evaluator and writer; once for the same folders."""
+    log = _stock_log(model, data, task, chat, num_fewshot, tuple(sorted(model_args.items())))
+    return [json.loads(line) for line in log.splitlines()]
+
+
+@functools.cache
+def _stock_log(
+    model: Path, data: Path, task: str, chat: bool, num_fewshot: int, model_args: tuple[tuple[str, Any], ...]
+) -> str:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
     (built,) = build_tasks([task], metadata={"data_dir": str(data)})
-    tracker = EvaluationTracker(output_path=str(tmp_path / "stock"))
-    results = simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str(model), "dtype": "float32", **model_args},
-        tasks=[built],
-        device="cpu",
-        batch_size=3,
-        num_fewshot=num_fewshot,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
-        task_manager=TaskManager(include_defaults=False),
-        evaluation_tracker=tracker,
-    )
-    samples = results.pop("samples")[task]
-    tracker.save_results_aggregated(results=results, samples={task: samples})
-    tracker.save_results_samples(task_name=task, samples=samples)
-    (log,) = (tmp_path / "stock").glob("*/samples_*.jsonl")
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = EvaluationTracker(output_path=folder)
+        results = simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(model), "dtype": "float32", **dict(model_args)},
+            tasks=[built],
+            device="cpu",
+            batch_size=3,
+            num_fewshot=num_fewshot,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+            task_manager=TaskManager(include_defaults=False),
+            evaluation_tracker=tracker,
+        )
+        samples = results.pop("samples")[task]
+        tracker.save_results_aggregated(results=results, samples={task: samples})
+        tracker.save_results_samples(task_name=task, samples=samples)
+        (log,) = Path(folder).glob("*/samples_*.jsonl")
+        return log.read_text(encoding="utf-8")
 
 
 def assert_same_answers(ours: list[dict], stock: list[dict]) -> None:

@@ -48,7 +48,7 @@ def run(door, model, data, out, *more):
 def test_run_answers_as_stock_lm_eval_does(architecture, chat, num_fewshot, door, eight_rows, tmp_path):
     model = answering_model(tmp_path / "model", architecture, chat_template=CHAT_TEMPLATE if chat else None, context=1024)
     ours, record = run(door, model, eight_rows, tmp_path, "--num_fewshot", num_fewshot)
-    assert_same_answers(ours, stock_samples(model, eight_rows, "sst2_01", tmp_path, chat=chat, num_fewshot=num_fewshot))
+    assert_same_answers(ours, stock_samples(model, eight_rows, "sst2_01", chat=chat, num_fewshot=num_fewshot))
     assert {sample["arguments"]["gen_args_0"]["arg_0"].startswith("<|im_start|>") for sample in ours} == {chat}
     engine = record["engine"]
     assert engine["path"] == "shared prefix"
@@ -61,7 +61,7 @@ def test_run_answers_as_stock_lm_eval_does(architecture, chat, num_fewshot, door
 def test_run_chooses_as_stock_lm_eval_does(architecture, door, eight_rows, tmp_path):
     model = answering_model(tmp_path / "model", architecture, context=1024)
     ours, record = run(door, model, eight_rows, tmp_path, "--tasks", "sst2_01_choice")
-    assert_same_answers(ours, stock_samples(model, eight_rows, "sst2_01_choice", tmp_path))
+    assert_same_answers(ours, stock_samples(model, eight_rows, "sst2_01_choice"))
     assert (record["engine"]["path"], record["engine"]["from_generation"]) == ("shared prefix", 0)
 
 
@@ -69,7 +69,7 @@ def test_run_chooses_as_stock_lm_eval_does(architecture, door, eight_rows, tmp_p
 def test_run_model_that_never_answers_writes_all_that_stock_lm_eval_writes(architecture, door, eight_rows, tmp_path):
     model = build_model(tmp_path / "model", architecture, seed=5)
     ours, _ = run(door, model, eight_rows, tmp_path)
-    stock = stock_samples(model, eight_rows, "sst2_01", tmp_path)
+    stock = stock_samples(model, eight_rows, "sst2_01")
     assert_same_answers(ours, stock)
     lenient = [(mine, theirs) for mine, theirs in zip(ours, stock, strict=True) if theirs["filter"] == "lenient"]
     never = [(mine, theirs) for mine, theirs in lenient if theirs["filtered_resps"][0] not in ("0", "1")]
@@ -90,14 +90,14 @@ def test_run_window_shorter_than_the_prompts_keeps_padding_out_of_it(door, tmp_p
     data = tsv_folder(tmp_path / "data", rows)
     model = answering_model(tmp_path / "model", "gemma3", sliding_window=16, context=1024)
     ours, record = run(door, model, data, tmp_path)
-    assert_same_answers(ours, stock_samples(model, data, "sst2_01", tmp_path))
+    assert_same_answers(ours, stock_samples(model, data, "sst2_01"))
     assert record["engine"]["batches"] == "equal lengths"
 
 
 def test_run_stock_engine_and_sampling_take_the_stock_path_and_say_so(door, answering, eight_rows, tmp_path):
     ours, record = run(door, answering, eight_rows, tmp_path / "stock", "--engine", "stock")
     assert record["engine"] == {"path": "stock", "why": "ENGINE=stock"}
-    assert ours == stock_samples(answering, eight_rows, "sst2_01", tmp_path)
+    assert ours == stock_samples(answering, eight_rows, "sst2_01")
     _, record = run(door, answering, eight_rows, tmp_path / "sampled", "--gen_kwargs", "do_sample=true,temperature=0.7")
     assert record["engine"] == {"path": "stock", "why": "sampling"}
     _, record = run(door, answering, eight_rows, tmp_path / "beams", "--gen_kwargs", "num_beams=2")
@@ -146,7 +146,7 @@ def test_run_adapter_merged_answers_as_stock_does_with_it_on_top(door, answering
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(answering), config).save_pretrained(tmp_path / "adapter")
     ours, _ = run(door, answering, eight_rows, tmp_path / "ours", "--adapter", tmp_path / "adapter")
-    assert_same_answers(ours, stock_samples(answering, eight_rows, "sst2_01", tmp_path, peft=str(tmp_path / "adapter")))
+    assert_same_answers(ours, stock_samples(answering, eight_rows, "sst2_01", peft=str(tmp_path / "adapter")))
     base, _ = run(door, answering, eight_rows, tmp_path / "base")
     assert [sample["resps"] for sample in base] != [sample["resps"] for sample in ours]
 
@@ -292,7 +292,7 @@ def test_run_architecture_without_a_usable_cache_falls_back_and_says_so(door, an
     for task, out in (("sst2_01", "answers"), ("sst2_01_choice", "choices")):
         ours, record = run(door, answering, eight_rows, tmp_path / out, "--tasks", task)
         assert record["engine"] == {"path": "stock", "why": "the model cannot read a shared prefix"}
-        assert_same_answers(ours, stock_samples(answering, eight_rows, task, tmp_path / out))
+        assert_same_answers(ours, stock_samples(answering, eight_rows, task))
 
 
 @pytest.mark.parametrize(

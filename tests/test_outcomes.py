@@ -88,7 +88,7 @@ def test_other_tasks_have_no_outcomes(tmp_path):
 
 @pytest.mark.parametrize("task", ["sst2_01", "sst2_01_choice"])
 def test_log_of_stock_lm_eval_has_the_same_outcomes(task, answering, eight_rows, tmp_path):
-    log = stock_samples(answering, eight_rows, task, tmp_path)
+    log = stock_samples(answering, eight_rows, task)
     found = outcomes.rows(log, {})
     assert [row.gold for row in found] == [label for _, label in SENTENCES]
     assert [row.hash for row in found] == [line["doc_hash"] for line in log[: len(SENTENCES)]]

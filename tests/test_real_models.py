@@ -41,7 +41,7 @@ def test_smollm2_in_float32_gives_stock_lm_evals_labels(real_models, films, tmp_
     done = door("run", f"--pretrained={model}", f"--data_dir={films}", f"--output_path={tmp_path}", "--dtype=float32")
     assert done.code == 0, done.stderr
     assert record_of(tmp_path)["engine"]["path"] == "shared prefix"
-    assert_same_answers(samples_of(tmp_path), stock_samples(model, films, "sst2_01", tmp_path, chat=True))
+    assert_same_answers(samples_of(tmp_path), stock_samples(model, films, "sst2_01", chat=True))
 
 
 @pytest.mark.parametrize(

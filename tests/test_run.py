@@ -26,7 +26,7 @@ def test_run_stories260k_answers_as_stock_lm_eval_does(shared, door, tmp_path):
     data, model = tsv_folder(tmp_path / "sst2", rows), shared / "models" / "stories260K"
     assert door("run", "--pretrained", model, "--data_dir", data, "--output_path", tmp_path / "ours", "-b", 3).code == 0
     # It never answers, so nothing is settled before the end and the logs are equal to the letter.
-    assert samples_of(tmp_path / "ours") == stock_samples(model, data, "sst2_01", tmp_path)
+    assert samples_of(tmp_path / "ours") == stock_samples(model, data, "sst2_01")
 
 
 def test_run_record_agrees_with_a_count_by_hand(door, answering, eight_rows, tmp_path):

@@ -10,9 +10,9 @@ from builders import SENTENCES, build_model, tsv_folder
 from transformers import PretrainedConfig, PreTrainedModel
 
 from finetune import model as finetune_model
-from finetune.trainer_setup import training_arguments
 from finetune.plan import make_plan
 from finetune.spec import TrainSpec
+from finetune.trainer_setup import training_arguments
 from finetune.trainers import CheckedTrainer
 
 

@@ -10,12 +10,8 @@ from harness_ext.errors import UserError
 from harness_ext.results.tables import shorten, visible
 
 HISTORY = "history.json"
-_NAMES = {
-    "loss": "train_loss",
-    "eval_loss": "held_out_loss",
-    "eval_score": "held_out_score",
-    "learning_rate": "learning_rate",
-}
+_NAMES = {"loss": "train_loss", "eval_loss": "held_out_loss", "eval_score": "held_out_score"}
+_NAMES |= {"learning_rate": "learning_rate"}
 _WIDE = 72  # letters that fit over a figure
 _MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 _MANY, _TOO_MANY = 6, 24  # runs that a figure can name in large letters, and at all
@@ -55,31 +51,22 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     losses, scores = figure.subplots(2, 1, sharex=True)
     colours = mpl.colormaps["viridis"]
+    is_one = len(runs) == 1
     for number, (name, history) in enumerate(runs):
-        colour = colours(number / max(1, len(runs)) * 0.9)
-        label = name if len(runs) > 1 else None
-        _line(losses, history, "train_loss", color=colour, alpha=0.45, linewidth=1, label=None if label else "training")
-        _line(
-            losses, history, "held_out_loss", color=colour, linewidth=2, marker="o", markersize=3, label=label or "held out"
-        )
-        _line(scores, history, "held_out_score", color=colour, linewidth=2, marker="o", markersize=3)
-    losses.set_ylabel("loss")
-    losses.set_ylim(bottom=0)
+        thin = {"color": colours(number / max(1, len(runs)) * 0.9), "linewidth": 1}
+        thick = thin | {"linewidth": 2, "marker": "o", "markersize": 3}
+        _line(losses, history, "train_loss", **thin, alpha=0.45, label="training" if is_one else None)
+        _line(losses, history, "held_out_loss", **thick, label="held out" if is_one else name)
+        _line(scores, history, "held_out_score", **thick)
     if len(runs) <= _TOO_MANY:
-        legend = losses.legend(
-            fontsize="x-small" if len(runs) > _MANY else "small", frameon=False, ncols=2 if len(runs) > _MANY else 1
-        )
-        for text in legend.get_texts():
+        small = {"fontsize": "x-small", "ncols": 2} if len(runs) > _MANY else {"fontsize": "small"}
+        for text in losses.legend(frameon=False, **small).get_texts():
             text.set_parse_math(False)
     scores.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    scores.set_ylabel("score, held out")
-    scores.set_ylim(0.4, 1.0)
-    scores.set_xlabel("optimiser steps")
-    losses.set_title(
-        runs[0][0] if len(runs) == 1 else "thin: training loss · thick: loss on rows held out",
-        fontsize="medium",
-        parse_math=False,  # "$" is a character of a name
-    )
+    losses.set(ylabel="loss", ylim=(0, None))
+    scores.set(ylabel="score, held out", ylim=(0.4, 1.0), xlabel="optimiser steps")
+    title = runs[0][0] if is_one else "thin: training loss · thick: loss on rows held out"
+    losses.set_title(title, fontsize="medium", parse_math=False)  # "$" is a character of a name
     for axis in (losses, scores):
         axis.spines[["top", "right"]].set_visible(False)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from harness_ext.errors import UserError
 from harness_ext.task.prompts import encode_completions, encode_prompts, render_completion
@@ -35,53 +36,39 @@ def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Cal
     ]
 
 
-def collate_sentences(tokenizer: Any) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
-    """Return what pads sentences to the longest of their batch, on the right, which leaves positions as they are."""
-
-    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-        columns = {name: [example[name] for example in examples] for name in examples[0]}
-        labels = torch.tensor(columns.pop("labels"))
-        return {**tokenizer.pad(columns, padding_side="right", return_tensors="pt"), "labels": labels}
-
-    return collate
+def collate_sentences(examples: list[dict], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Pad sentences to the longest of their batch, on the right, which leaves positions as they are."""
+    columns = {name: [example[name] for example in examples] for name in examples[0]}
+    labels = torch.tensor(columns.pop("labels"))
+    return {**tokenizer.pad(columns, padding_side="right", return_tensors="pt"), "labels": labels}
 
 
-def collate_prompts(pad: int, prefix_length: int) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
-    """Return what batches prompts after their shared prefix, padded on the left so that answers end in one column.
+def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> dict[str, torch.Tensor]:
+    """Batch prompts after their shared prefix, padded on the left so that answers end in one column.
 
-    The batch holds ``input_ids`` and ``attention_mask`` ``(batch, tokens)``, ``targets`` (the next token at each
-    position) and ``is_answer`` of the same shape, ``choices`` ``(batch, 2)`` (the tokens that tell "0" and "1" apart),
-    ``choice_at`` ``(batch,)`` (the position that predicts them, counted from the end) and ``labels`` ``(batch,)``.
+    Returns:
+        ``input_ids`` and ``attention_mask`` ``(batch, tokens)``, ``targets`` (the next token at each position) and
+        ``is_answer`` of the same shape, ``choices`` ``(batch, 2)`` (the tokens that tell "0" and "1" apart), ``choice_at``
+        ``(batch,)`` (the position that predicts them, counted from the end) and ``labels`` ``(batch,)``.
     """
-
-    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-        rows = [example["prompt"][prefix_length:] + example["completions"][example["labels"]] for example in examples]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), pad)
-        mask, is_answer = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        targets = torch.full_like(ids, IGNORED)
-        choices, choice_at = [], []
-        for n, (row, example) in enumerate(zip(rows, examples, strict=True)):
-            ids[n, width - len(row) :] = torch.tensor(row)
-            mask[n, width - len(row) :] = 1
-            targets[n, width - len(row) : -1] = torch.tensor(row[1:])
-            answer = len(example["completions"][example["labels"]])
-            is_answer[n, -answer - 1 : -1] = True
-            zero, one = example["completions"]
-            at = next(n for n, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
-            choices.append((zero[at], one[at]))
-            choice_at.append(answer + 1 - at)
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "targets": targets,
-            "is_answer": is_answer,
-            "choices": torch.tensor(choices),
-            "choice_at": torch.tensor(choice_at),
-            "labels": torch.tensor([example["labels"] for example in examples]),
-        }
-
-    return collate
+    pairs, labels = [example["completions"] for example in examples], [example["labels"] for example in examples]
+    answers = [pair[label] for pair, label in zip(pairs, labels, strict=True)]
+    rows = [
+        torch.tensor(example["prompt"][prefix_length:] + answer) for example, answer in zip(examples, answers, strict=True)
+    ]
+    differ_at = [next(n for n, (a, b) in enumerate(zip(*pair, strict=False)) if a != b) for pair in pairs]
+    lengths = torch.tensor(list(map(len, answers)))
+    ids = _padded(rows, pad)
+    from_end = torch.arange(ids.shape[1], 0, -1)
+    return {
+        "input_ids": ids,
+        "attention_mask": _padded([torch.ones_like(row) for row in rows], 0),
+        "targets": _padded([torch.cat([row[1:], torch.tensor([IGNORED])]) for row in rows], IGNORED),
+        "is_answer": (from_end > 1) & (from_end <= lengths[:, None] + 1),
+        "choices": torch.tensor([[tokens[at] for tokens in pair] for pair, at in zip(pairs, differ_at, strict=True)]),
+        "choice_at": lengths + 1 - torch.tensor(differ_at),
+        "labels": torch.tensor(labels),
+    }
 
 
 def plan_batches(
@@ -125,6 +112,10 @@ def length(example: dict[str, Any]) -> int:
     if "prompt" in example:
         return len(example["prompt"]) + len(example["completions"][example["labels"]])
     return len(example["input_ids"])
+
+
+def _padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
 
 
 def _endless(rows: list[int], rng: random.Random) -> Iterator[int]:

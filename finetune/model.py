@@ -93,6 +93,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
         adapted: Any = peft.get_peft_model(model, config)
     # "auto" asks the Hub for the base's config at every checkpoint, to see if the vocabulary grew. It never does here.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    adapted.create_or_update_model_card = lambda folder: None  # of peft's blank one: `record.readme` has something to say
     return adapted
 
 

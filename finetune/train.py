@@ -115,7 +115,7 @@ def _save(plan: Plan, job: Job, work: Path, trainer: Any) -> None:
     shutil.rmtree(done, ignore_errors=True)
     trainer.model.save_pretrained(done)
     for folder in work.glob("checkpoint-*"):
-        shutil.copytree(folder, done / folder.name, ignore=shutil.ignore_patterns(*RESUME_STATE, record.README))
+        shutil.copytree(folder, done / folder.name, ignore=shutil.ignore_patterns(*RESUME_STATE))
     for config in done.glob("**/adapter_config.json"):
         content = json.loads(config.read_text(encoding="utf-8"))
         records.write_json(config, content | {"base_model_name_or_path": plan.base_name})

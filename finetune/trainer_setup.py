@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,13 @@ def build_trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: b
     balanced = recipe.balanced_batches and job.batch_size % 2 == 0
     order = data.plan_batches(labels, lengths, job.steps, job.batch_size, job.seed, balanced=balanced)
     is_generative = recipe.kind == "generative"
-
-    def collate(prefix_length: int) -> Callable:
-        return data.collate_prompts(plan.tokenizer.pad_token_id, prefix_length)
-
+    collate = partial(data.collate_prompts, pad=plan.tokenizer.pad_token_id)
     trainer = (PromptTrainer if is_generative else CheckedTrainer)(
         model=model,
         args=training_arguments(plan, job, work, from_start=from_start),
         train_dataset=[examples[row] for row in order],
         eval_dataset=job.held_out,
-        data_collator=collate(0) if is_generative else data.collate_sentences(plan.tokenizer),
+        data_collator=collate if is_generative else partial(data.collate_sentences, tokenizer=plan.tokenizer),
         compute_metrics=_score,
         optimizers=(_optimizer(model, recipe), None),
         callbacks=[
@@ -182,7 +180,7 @@ def _score(prediction: Any) -> dict[str, float]:
     return {"score": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 
-def _share_prefix(trainer: PromptTrainer, collate: Callable[[int], Callable], examples: list[dict[str, Any]]) -> None:
+def _share_prefix(trainer: PromptTrainer, collate: Callable, examples: list[dict[str, Any]]) -> None:
     """Let the trainer run once per batch what all prompts begin with, if the model can do that."""
     prefix = common_prefix([example["prompt"] for example in examples])
     if why := why_prefix_is_not_shared(trainer, collate, examples, prefix):
@@ -190,5 +188,5 @@ def _share_prefix(trainer: PromptTrainer, collate: Callable[[int], Callable], ex
         trainer.shared = {"tokens": 0, "why": why}
     else:
         trainer.prefix = torch.tensor(prefix, device=trainer.args.device)
-        trainer.data_collator = collate(len(prefix))
+        trainer.data_collator = partial(collate, prefix_length=len(prefix))
         trainer.shared = {"tokens": len(prefix)}

@@ -105,13 +105,12 @@ def last_logits(
 
 
 def why_prefix_is_not_shared(
-    trainer: PromptTrainer, collate: Callable[[int], Callable], examples: list[dict], prefix: list[int]
+    trainer: PromptTrainer, collate: Callable, examples: list[dict], prefix: list[int]
 ) -> str | None:
     """Try on the extremes whether a model answers the same when the shared prefix is run once, computing as in training.
 
     Padding stands between prefix and row, so an attention window shorter than the longest row would see less of the
-    prefix; architectures whose cache cannot be repeated, or that have none, raise. `collate` makes of a prefix's length what
-    batches examples behind it.
+    prefix; architectures whose cache cannot be repeated, or that have none, raise.
 
     Returns:
         Why not, to be read after "because"; None where it does.
@@ -131,8 +130,9 @@ def why_prefix_is_not_shared(
         with torch.no_grad(), trainer.accelerator.autocast():  # Trainer's own context is empty: accelerate's is what counts
             for tokens in ([], prefix):
                 shared = torch.tensor(tokens, device=trainer.args.device) if tokens else None
-                batch = {name: value.to(trainer.args.device) for name, value in collate(len(tokens))(extremes).items()}
-                logits = last_logits(model, batch["input_ids"], batch["attention_mask"], ANSWERS, shared).float()
+                batch = collate(extremes, prefix_length=len(tokens))
+                ids, mask = (batch[name].to(trainer.args.device) for name in ("input_ids", "attention_mask"))
+                logits = last_logits(model, ids, mask, ANSWERS, shared).float()
                 answers.append(logits - logits.mean(-1, keepdim=True))
     except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
         return f"this architecture cannot ({type(error).__name__}: {' '.join(str(error).split())[:120]})"

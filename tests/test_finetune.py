@@ -1,5 +1,7 @@
 """Adapters end to end on small models: made, saved, loaded by a fresh process, scored; resumed; guarded."""
 
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -8,126 +10,192 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import SENTENCES, build_model, build_tokenizer, deberta_as_on_the_hub, tsv_folder
-from conftest import Outcome
+import tqdm
+import yaml
+from builders import LINES, SENTENCES, answering_model, build_model, build_tokenizer, deberta_as_on_the_hub, tsv_folder
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from stock import samples_of
+from training import adapters, flags, only_adapter, quickly, really_draw, train, words_folder
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    trainer_callback,
+)
 
 import finetune.__main__
-from harness_ext.results.records import read_runs
-
-SHORT = ("--set=steps={2: 4}", "--set=evaluations=2", "--set=batch_size=4")
-ADJECTIVES = ("good", "warm", "funny", "clever", "fine", "bright", "rich", "bold")
-OTHERS = ("bad", "cold", "dull", "silly", "poor", "dark", "thin", "weak")
+from finetune.plan import make_plan
+from finetune.record import identity, readme
+from finetune.spec import TrainSpec
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with quickly():
+        yield
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with 64 balanced rows to train on and 8 to score."""
-    rows = [(f"a {word} film {n}", label) for n in range(4) for label in (0, 1) for word in (OTHERS, ADJECTIVES)[label]]
-    return tsv_folder(tmp_path_factory.mktemp("data") / "words", SENTENCES, rows)
+    return words_folder(tmp_path_factory.mktemp("data") / "words")
+
+
+@pytest.fixture(scope="module")
+def made(data, random_model, tmp_path_factory):
+    """OUT with an adapter of `random_model`, made by `flags` alone, its picture drawn; and what was said."""
+    out = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.curves.draw", really_draw)
+        done = train(*flags(random_model, data, out))
+    assert done.code == 0, done.stderr
+    return out, done
 
 
 @pytest.fixture
-def train(capfd):
-    """Call the trainer in this process: ``train("--samples=8")``."""
-
-    def call(*argv):
-        capfd.readouterr()
-        code = finetune.__main__.main([str(word) for word in argv])
-        said = capfd.readouterr()
-        return Outcome(code, said.out, said.err)
-
-    return call
-
-
-def flags(model: object, data: Path, out: Path, *more: str) -> list[str]:
-    return [f"--model={model}", f"--data_dir={data}", f"--output_path={out}", "--samples=8", *SHORT, *more]
+def copy(made, tmp_path):
+    """OUT with that adapter, to be changed."""
+    return Path(shutil.copytree(made[0], tmp_path / "copy"))
 
 
 def manifests(out: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(out.glob("adapters/*/run.json"))]
+    return list(adapters(out).values())
 
 
-def only_adapter(out: Path) -> Path:
-    (folder,) = (path.parent for path in out.glob("adapters/*/run.json"))
-    return folder
+def weights_of(out: Path, name: str = "*") -> dict[str, torch.Tensor]:
+    (path,) = out.glob(f"adapters/{name}/adapter_model.safetensors")
+    return load_file(path)
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
 
 
 @pytest.mark.parametrize(
     "architecture", ["qwen2", "qwen3", "llama", "gemma3", pytest.param("deberta-v2", marks=pytest.mark.slow)]
 )
-def test_adapter_is_made_saved_and_scored(architecture, data, train, door, cli, tmp_path):
-    model = build_model(tmp_path / "base", architecture)
-    out = tmp_path / "out"
-    done = train(*flags(model, data, out))
-    assert done.code == 0, done.stderr
-    folder = only_adapter(out)
-    (manifest,) = manifests(out)
-    assert manifest["reload_difference"] <= 1e-4  # by a process that never trained
+def test_adapter_is_made_saved_and_scored(architecture, data, made, door, cli, tmp_path):
+    out = made[0]
+    if architecture != "qwen2":
+        out = tmp_path / "out"
+        done = train(*flags(build_model(tmp_path / "base", architecture), data, out))
+        assert done.code == 0, done.stderr
+    folder, manifest = only_adapter(out)
+    assert manifest["reload_difference"] <= 1e-4
     assert (manifest["train_samples"], manifest["rows"], manifest["optimiser_steps"]) == (8, 8, 4)
     assert manifest["kind"] == ("classifier" if architecture == "deberta-v2" else "generative")
     assert manifest["trainable_parameters"] > 0
-    assert {path.name for path in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "history.json",
-                                                       "curve.png", "curve.svg", "checkpoint-2", "checkpoint-4"}  # fmt: skip
+    pictures = {"curve.png", "curve.svg"} if architecture == "qwen2" else set()
+    files = {"adapter_config.json", "adapter_model.safetensors", "history.json", "run.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files | pictures | {"checkpoint-2", "checkpoint-4"}
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
     for adapter in (folder, folder / "checkpoint-4"):
         score = cli if (architecture, adapter) == ("deberta-v2", folder) else door  # once by a process of its own
         scored = score("run", f"--adapter={adapter}", f"--data_dir={data}", f"--output_path={tmp_path / adapter.name}")
         assert scored.code == 0, scored.stderr
-    ((final,), (checkpoint,)) = (read_runs(tmp_path / adapter.name) for adapter in (folder, folder / "checkpoint-4"))
-    assert final["key"] == checkpoint["key"]
+    final, checkpoint = (json.loads(next(tmp_path.glob(f"{name}/runs/*/run.json")).read_text())
+                         for name in (folder.name, "checkpoint-4"))  # fmt: skip
     assert final["train_samples"] == 8
     assert final["training"]["optimiser_steps"] == 4
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter
 
 
-def test_deberta_as_it_is_on_the_hub_is_made_a_classifier_once_its_pickle_is_accepted(data, train, door, tmp_path):
+def test_adapter_of_schema_1_is_found_and_scored(made, copy, data, random_model, door):
+    """As adapters were made until November 2026: the recipe's settings under another name, no experiment."""
+    folder, manifest = only_adapter(copy)
+    old = {name: value for name, value in manifest.items() if name not in ("experiment", "curve", "recipe_settings")}
+    old |= {"schema": 1, "settings": manifest["recipe_settings"] | {"quantise": "nf4"}}
+    (folder / "run.json").write_text(json.dumps(old))
+    assert "Already done" in train(*flags(random_model, data, copy)).stderr
+    scored = door(
+        "run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={copy}", "--limit=2", "--quantise=none"
+    )
+    assert scored.code == 0, scored.stderr
+    (path,) = copy.glob("runs/*/run.json")
+    training = json.loads(path.read_text())["training"]
+    assert (training["settings"], training["optimiser_steps"]) == (old["settings"], 4)
+
+
+def test_experiment_is_the_key_without_the_seed_and_curve_without_the_samples_too(data, random_model):
+    def of(**more):
+        spec = TrainSpec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)
+        plan = make_plan(spec)
+        return [identity(plan, job) for job in plan.jobs]
+
+    made, others = of(), of(overrides=["rank=4"])
+    assert len({each["key"] for each in made}) == 4
+    assert [each["experiment"] for each in made] == [made[0]["experiment"], made[1]["experiment"]] * 2
+    assert len({each["experiment"] for each in made}) == 2
+    assert len({each["curve"] for each in made}) == 1
+    assert not {each["curve"] for each in made} & {each["curve"] for each in others}
+
+
+def test_python_makes_what_the_command_makes(made, data, random_model, tmp_path):
+    (folder,) = finetune.finetune(
+        samples=8, model=str(random_model), data_dir=str(data), out=tmp_path,
+        overrides=["steps={2: 4}", "evaluations=2", "batch_size=4"],
+    )  # fmt: skip
+    assert folder.parent == tmp_path / "adapters"
+    assert_same_weights(weights_of(tmp_path), weights_of(made[0]))
+
+
+def test_deberta_as_it_is_on_the_hub_is_made_a_classifier_once_its_pickle_is_accepted(data, door, tmp_path):
     model = deberta_as_on_the_hub(tmp_path / "deberta-v3")
     assert "--allow_pickle" in train(*flags(model, data, tmp_path / "out")).error
     made = train(*flags(model, data, tmp_path / "out", "--allow_pickle"))
     assert made.code == 0, made.stderr
     assert "recipe deberta (classifier)" in made.stderr
-    run = ("run", f"--adapter={only_adapter(tmp_path / 'out')}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}")
+    folder, _ = only_adapter(tmp_path / "out")
+    run = ("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}")
     assert "--allow_pickle" in door(*run).error
     scored = door(*run, "--allow_pickle")
     assert scored.code == 0, scored.stderr
     assert "cannot generate" in door("run", f"--pretrained={model}", f"--data_dir={data}", "--allow_pickle").error
 
 
-def test_eval_gives_the_logits_of_the_adapter_as_peft_loads_it(data, train, tmp_path):
+@pytest.fixture(scope="module")
+def classifier(data, tmp_path_factory):
+    """OUT with a DeBERTa's adapters of two seeds, and the base."""
+    folder = tmp_path_factory.mktemp("classifier")
+    done = train(*flags(build_model(folder / "base", "deberta-v2"), data, folder / "out", "--seed=0,1"))
+    assert done.code == 0, done.stderr
+    return folder / "out", folder / "base"
+
+
+@pytest.mark.parametrize("kind", ["generative", "classifier"])
+def test_eval_gives_the_logits_of_the_adapter_as_peft_loads_it(kind, made, random_model, classifier):
     """What the harness answers with, LoRA merged into the base, is what peft makes of the same folder."""
     from harness_ext.backend.answer import AnswerLM
     from harness_ext.backend.classifier import ClassifierLM
 
-    for architecture, lm_class, auto_class, labels in (
-        ("llama", AnswerLM, AutoModelForCausalLM, {}),
-        ("deberta-v2", ClassifierLM, AutoModelForSequenceClassification, {"num_labels": 2}),
-    ):
-        model = build_model(tmp_path / architecture, architecture)
-        out = tmp_path / f"out-{architecture}"
-        assert train(*flags(model, data, out)).code == 0
-        folder = only_adapter(out)
-        more = {"head": json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]}
-        lm = lm_class(
-            str(model), peft=str(folder), device="cpu", dtype="float32", **(more if lm_class is ClassifierLM else {})
-        )
-        plain = auto_class.from_pretrained(model, dtype=torch.float32, **labels)
-        unmerged = PeftModel.from_pretrained(plain, folder).eval()
-        ids = torch.randint(10, 300, (4, 12), generator=torch.manual_seed(0))
-        with torch.inference_mode():
-            expected, base = unmerged(ids).logits, unmerged.get_base_model()
-            assert torch.allclose(lm.model(ids).logits, expected, atol=1e-4)
-            with unmerged.disable_adapter():
-                assert not torch.allclose(base(ids).logits, expected, atol=1e-3)  # or this test would prove nothing
+    out, model = (made[0], random_model) if kind == "generative" else classifier
+    folder = min(adapters(out))
+    common: dict[str, Any] = {"peft": str(folder), "device": "cpu", "dtype": "float32"}
+    if kind == "generative":
+        lm: Any = AnswerLM(str(model), **common)
+        plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    else:
+        head = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]
+        lm = ClassifierLM(str(model), **common, head=head)
+        plain = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, num_labels=2)
+    unmerged = PeftModel.from_pretrained(plain, folder).eval()
+    ids = torch.randint(10, 300, (4, 12), generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        expected, base = unmerged(ids).logits, unmerged.get_base_model()
+        assert torch.allclose(lm.model(ids).logits, expected, atol=1e-4)
+        with unmerged.disable_adapter():
+            assert not torch.allclose(base(ids).logits, expected, atol=1e-3)  # or this test would prove nothing
 
 
 @pytest.mark.slow
-def test_interrupted_training_ends_with_the_same_weights(data, train, tmp_path):
+def test_interrupted_training_ends_with_the_same_weights(data, tmp_path):
     model = build_model(tmp_path / "base")
     steps = ("--set=steps={2: 40}", "--set=evaluations=8", "--set=dropout=0.1")  # dropout: random numbers must resume too
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -148,95 +216,196 @@ def test_interrupted_training_ends_with_the_same_weights(data, train, tmp_path):
     assert done.code == 0, done.stderr
     (manifest,) = manifests(broken)
     assert manifest["steps_resumed"] >= 10
-    ours, theirs = (load_file(only_adapter(out) / "adapter_model.safetensors") for out in (broken, whole))
-    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
-    histories = [json.loads((only_adapter(out) / "history.json").read_text())["history"] for out in (broken, whole)]
+    assert_same_weights(weights_of(broken), weights_of(whole))
+    histories = [json.loads((only_adapter(out)[0] / "history.json").read_text())["history"] for out in (broken, whole)]
     assert [entry["step"] for entry in histories[0]] == [entry["step"] for entry in histories[1]]
 
 
-def test_finished_adapter_is_not_made_again_unless_forced(data, train, random_model, tmp_path):
-    assert train(*flags(random_model, data, tmp_path)).code == 0
-    before = (only_adapter(tmp_path) / "run.json").read_bytes()
-    again = train(*flags(random_model, data, tmp_path))
+def test_finished_adapter_is_not_made_again_unless_forced(data, copy, random_model):
+    path = only_adapter(copy)[0] / "run.json"
+    before = path.read_bytes()
+    again = train(*flags(random_model, data, copy))
     assert again.code == 0
     assert "Already done" in again.stderr
-    assert (only_adapter(tmp_path) / "run.json").read_bytes() == before
-    assert train(*flags(random_model, data, tmp_path, "--force")).code == 0
-    assert (only_adapter(tmp_path) / "run.json").read_bytes() != before
-    assert not (tmp_path / "unfinished").exists()
+    assert path.read_bytes() == before
+    assert train(*flags(random_model, data, copy, "--force")).code == 0
+    assert path.read_bytes() != before
+    assert not (copy / "unfinished").exists()
 
 
 @pytest.mark.slow
-def test_several_seeds_and_sizes_in_one_process_equal_each_alone(data, train, random_model, tmp_path):
+def test_several_seeds_and_sizes_in_one_process_equal_each_alone(data, random_model, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
     assert train(*flags(random_model, data, together, "--samples=4,8", "--seed=0,1")).code == 0
     assert len(manifests(together)) == 4
     assert train(*flags(random_model, data, alone, "--seed=1")).code == 0
-    folder = only_adapter(alone)
-    ours = load_file(folder / "adapter_model.safetensors")
-    theirs = load_file(together / "adapters" / folder.name / "adapter_model.safetensors")
-    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert_same_weights(weights_of(alone), weights_of(together, only_adapter(alone)[0].name))
 
 
-def test_several_classifiers_in_one_process_start_from_the_same_head_each(data, train, tmp_path):
-    model = build_model(tmp_path / "base", "deberta-v2")
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    assert train(*flags(model, data, together, "--seed=0,1")).code == 0
-    assert train(*flags(model, data, alone, "--seed=1")).code == 0
-    folder = only_adapter(alone)
-    ours = load_file(folder / "adapter_model.safetensors")
-    theirs = load_file(together / "adapters" / folder.name / "adapter_model.safetensors")
+def test_several_classifiers_in_one_process_start_from_the_same_head_each(data, classifier, tmp_path):
+    together, model = classifier
+    assert train(*flags(model, data, tmp_path, "--seed=1")).code == 0
+    ours = weights_of(tmp_path)
     assert {name for name in ours if "classifier" in name or "pooler" in name}
-    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert_same_weights(ours, weights_of(together, only_adapter(tmp_path)[0].name))
 
 
-def test_validation_split_is_never_read(data, train, random_model, tmp_path):
+def test_validation_split_is_never_read(data, made, random_model, tmp_path):
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     (folder / "dev.tsv").unlink()
     assert train(*flags(random_model, folder, tmp_path / "without")).code == 0
-    assert train(*flags(random_model, data, tmp_path / "with")).code == 0
-    ours, theirs = (load_file(only_adapter(tmp_path / out) / "adapter_model.safetensors") for out in ("without", "with"))
-    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert_same_weights(weights_of(tmp_path / "without"), weights_of(made[0]))
 
 
-def test_rows_held_out_are_neither_trained_on_nor_of_another_seed(data, train, random_model, tmp_path):
+def test_rows_held_out_are_neither_trained_on_nor_of_another_seed(data, random_model, tmp_path):
     assert train(*flags(random_model, data, tmp_path, "--samples=all")).code == 0
     (manifest,) = manifests(tmp_path)
     assert (manifest["train_samples"], manifest["rows"], manifest["held_out"]["n"]) == ("all", 54, 10)  # 64 // 6 // 2 * 2
 
 
-def test_few_steps_and_a_collapse_are_said(data, train, random_model, tmp_path):
-    said = train(*flags(random_model, data, tmp_path, "--set=learning_rate=1.0e-7")).stderr
-    assert "Warning: 4 optimiser steps are planned" in said
-    assert "0.5091" in said
-    tail = train(*flags(random_model, data, tmp_path, "--set=learning_rate=0.3", "--set=warmup_share=0.0"))
-    (manifest,) = [each for each in manifests(tmp_path) if each["recipe_settings"]["learning_rate"] == 0.3]
-    assert manifest["collapsed"] == (manifest["held_out"]["positive_share"] in (0, 1))
-    assert ("collapsed to one class" in tail.stderr) == manifest["collapsed"]
+def test_few_steps_are_said_and_enough_are_not(made, data, random_model):
+    _, done = made
+    assert "Warning: 4 optimiser steps are planned" in done.stderr
+    assert "0.5091" in done.stderr
+    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
+    assert [job.warning for job in plan.jobs] == [None]
 
 
-def test_collapse_reaches_the_leaderboard(data, train, door, random_model, tmp_path):
-    assert train(*flags(random_model, data, tmp_path)).code == 0
-    path = only_adapter(tmp_path) / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"collapsed": True}))
-    assert door("run", f"--adapter={path.parent}", f"--data_dir={data}", f"--output_path={tmp_path}").code == 0
+def test_collapse_is_said_and_reaches_record_and_leaderboard(random_model, door, tmp_path):
+    """Of one sentence with both labels there is nothing to learn but one answer to all."""
+    rows = [("a film", label) for _ in range(16) for label in (0, 1)]
+    data = tsv_folder(tmp_path / "data", rows[:4], rows)
+    done = train(*flags(random_model, data, tmp_path))
+    folder, manifest = only_adapter(tmp_path)
+    answer, n = int(manifest["held_out"]["positive_share"]), manifest["held_out"]["n"]
+    assert manifest["held_out"]["positive_share"] in (0, 1)
+    assert manifest["collapsed"] is True
+    assert (
+        f"after 4 optimiser steps the adapter answers {answer} to all {n} sentences held out: it has collapsed"
+        in done.stderr
+    )
+    assert "YES" in done.stdout
+    assert "COLLAPSED" in (folder / "README.md").read_text()
+    assert door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path}").code == 0
     assert "YES" in door("leaderboard", f"--output_path={tmp_path}").stdout
     assert "| 4 | YES |" in (tmp_path / "leaderboard.md").read_text()
 
 
+def test_adapter_that_tells_sentences_apart_has_not_collapsed(answering, data, tmp_path):
+    done = train(*flags(answering, data, tmp_path, "--set=learning_rate=1.0e-5"))
+    _, manifest = only_adapter(tmp_path)
+    assert 0 < manifest["held_out"]["positive_share"] < 1
+    assert manifest["collapsed"] is False
+    assert "collapsed to one class" not in done.stderr
+
+
 @pytest.mark.parametrize("name", ["nf4", "int8"])
-def test_quantised_base_is_trained_and_scored_alike(name, data, train, door, tmp_path):
-    model = build_model(tmp_path / "base", "llama", hidden_size=64, head_dim=32)  # nf4 works on blocks of 64
-    done = train(*flags(model, data, tmp_path / "out", "--recipe=qwen", f"--set=quantise={name}"))
+def test_quantised_base_is_trained_and_scored_as_transformers_and_peft_alone_score_it(name, data, door, tmp_path):
+    model = answering_model(tmp_path / "base", "llama", hidden_size=64, head_dim=32)  # nf4 works on blocks of 64
+    out = tmp_path / "out"
+    done = train(*flags(model, data, out, "--recipe=qwen", f"--set=quantise={name}", "--set=learning_rate=1.0e-2"))
     assert done.code == 0, done.stderr
-    (manifest,) = manifests(tmp_path / "out")
+    folder, manifest = only_adapter(out)
     assert manifest["reload_difference"] <= 1e-4
-    adapter = only_adapter(tmp_path / "out")
-    scored = door("run", f"--adapter={adapter}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}")
+    scored = door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={out}", "--tasks=sst2_01_choice")
     assert scored.code == 0, scored.stderr
+    ours = torch.tensor([[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(out)])
+
+    bits = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+                    "bnb_4bit_compute_dtype": torch.float32}, "int8": {"load_in_8bit": True}}  # fmt: skip
+    plain = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits[name]), device_map={"": "cpu"}
+    )
+    for module in plain.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # else bitsandbytes computes in bfloat16 where a CPU can, asked or not
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    alone = PeftModel.from_pretrained(plain, folder).eval()
+    answers = [tokenizer.convert_tokens_to_ids(f"Ġ{digit}") for digit in "01"]
+
+    @torch.inference_mode()
+    def scores():
+        prompts = [f"{LINES[0]}\n{LINES[1]}\n\nSentence: {sentence}\nAnswer:" for sentence, _ in SENTENCES]
+        return torch.stack(
+            [
+                alone(tokenizer(prompt, return_tensors="pt").input_ids).logits[0, -1].log_softmax(-1)[answers]
+                for prompt in prompts
+            ]
+        )
+
+    expected = scores()
+    with alone.disable_adapter():
+        untrained = scores()
+    allowed = {"nf4": 1e-3, "int8": 1.0}[name]  # int8 takes whole columns of a batch out by its largest value: 0.5 apart
+    assert (ours - expected).abs().max() < allowed
+    assert (untrained - expected).abs().max() > 4 * allowed  # or this test would prove nothing
+    (record,) = (json.loads(path.read_text()) for path in out.glob("runs/*/run.json"))
+    right = sum(label == int(one > zero) for (_, label), (zero, one) in zip(SENTENCES, expected.tolist(), strict=True))
+    assert record["metrics"]["none"]["acc"] == right / len(SENTENCES)
 
 
-def test_interrupt_says_how_to_go_on(data, train, random_model, tmp_path, monkeypatch):
+# --- an adapter's README.md ------------------------------------------------------------------------------------------
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    start, front, _ = text.split("---\n", 2)
+    assert start == ""
+    return yaml.safe_load(front)
+
+
+def test_readme_says_what_the_record_says(made):
+    folder, manifest = only_adapter(made[0])
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert front_matter(text) == {"library_name": "peft", "tags": ["lora", "generative", "sst2_01"]}  # a folder is no Hub id
+    held_out = manifest["held_out"]
+    for said in (folder.name, manifest["base_version"], "words/train.tsv: 8 samples (8 rows), seed 0", "4 steps of 4 rows",
+                 f"{held_out['n']} rows: loss {held_out['loss']:.3f}, score {100 * held_out['score']:.1f}%",
+                 manifest["command"], f"-m harness_ext run --adapter=.../{folder.name} --data_dir=.../words"):  # fmt: skip
+        assert said in text
+    assert str(made[0]) not in text  # whose machine it was
+    assert not list(folder.glob("checkpoint-*/README.md"))
+
+
+def test_readme_names_a_base_of_the_hub_and_keeps_hostile_names_as_text(made, data, random_model):
+    hostile = "a|b`c`<script>\n---\n# x [y](z): *"
+    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data)))
+    base = dataclasses.replace(plan.base, name="owner/name", path="owner/name", version="0" * 40)
+    plan = dataclasses.replace(plan, base=base, recipe_name=hostile, spec=dataclasses.replace(plan.spec, task=hostile))
+    (manifest,) = manifests(made[0])
+    record = manifest | identity(plan, plan.jobs[0]) | {"data": hostile, "task": hostile, "command": f"python '{hostile}'"}
+    text = readme(plan, plan.jobs[0], record)
+    assert front_matter(text) == {
+        "base_model": "owner/name",
+        "library_name": "peft",
+        "tags": ["lora", "generative", hostile],
+    }
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("#")] == [f"# {plan.jobs[0].folder.name}"]
+    assert lines.count("---") == 2
+    assert all(len(line.replace("\\|", "").split("|")) == 4 for line in lines if line.startswith("|"))
+    assert "<script>" not in "".join(line for line in lines[8:] if not line.startswith("    "))  # indented lines are code
+
+
+# --- what is shown meanwhile -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_bar_shows_loss_and_score_on_a_terminal_alone_and_no_log_line(
+    is_terminal, data, random_model, tmp_path, capfd, monkeypatch
+):
+    bar = functools.partial(tqdm.tqdm, disable=False, mininterval=0)  # the tests' environment has TQDM_DISABLE
+    monkeypatch.setattr(trainer_callback, "tqdm", bar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    assert finetune.__main__.main(flags(random_model, data, tmp_path)) == 0
+    said = capfd.readouterr()
+    assert "{'" not in said.out + said.err
+    last = next((part for part in reversed(said.err.replace("\n", "\r").split("\r")) if "4/4" in part), "")
+    (folder,) = adapters(tmp_path)
+    for shown in (f"{folder.name}: 100%", ", loss=", "held-out loss=", "score="):
+        assert (shown in f", {last}".replace("[", ", ")) == is_terminal, last
+
+
+def test_interrupt_says_how_to_go_on(data, random_model, tmp_path, monkeypatch):
     from finetune.trainers import PromptTrainer
 
     def interrupted(*args, **kwargs):
@@ -317,7 +486,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_ends_in_one_line_and_makes_no_adapter(name, data, train, random_model, tmp_path):
+def test_bad_input_ends_in_one_line_and_makes_no_adapter(name, data, random_model, tmp_path):
     model, more, fragments = BAD[name]
     outcome = train(*flags(model(tmp_path) if model else random_model, data, tmp_path / "out", *more))
     for fragment in fragments:
@@ -325,7 +494,7 @@ def test_bad_input_ends_in_one_line_and_makes_no_adapter(name, data, train, rand
     assert not list((tmp_path / "out").glob("adapters/*"))
 
 
-def test_tokenizer_without_padding_is_mended_and_that_is_said(data, train, tmp_path):
+def test_tokenizer_without_padding_is_mended_and_that_is_said(data, tmp_path):
     model = build_model(tmp_path / "base", "llama")
     path = model / "tokenizer_config.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "pad_token"}))
@@ -357,14 +526,17 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
     assert manifests(out)[0]["steps_resumed"] == 2
 
 
-def test_curves_of_several_runs_are_one_figure(data, train, random_model, tmp_path, pictures):
-    assert train(*flags(random_model, data, tmp_path, "--seed=0,1")).code == 0
-    assert train("curves", "-o", tmp_path, *tmp_path.glob("adapters/*")).code == 0
+def test_curves_of_several_runs_are_one_figure(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.curves.draw", really_draw)
+    out, _ = classifier
+    assert train("curves", "-o", tmp_path, *adapters(out)).code == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.svg").read_text().count("<svg") == 1
+    shutil.copytree(out / "adapters", tmp_path / "adapters", ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = (tmp_path / "curves.png").read_bytes()
     (tmp_path / "curves.png").unlink()
     assert train("curves", f"--output_path={tmp_path}").code == 0
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    svg = (tmp_path / "curves.svg").read_text()
-    assert svg.count("<svg") == 1
+    assert (tmp_path / "curves.png").read_bytes() == before
     assert "curves" not in train("curves", tmp_path / "absent", f"--output_path={tmp_path}").stdout
     assert "No loss history" in train("curves", tmp_path / "absent", f"--output_path={tmp_path}").error
     assert "No adapter" in train("curves", f"--output_path={tmp_path / 'empty'}").error

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import SENTENCES, build_model, tsv_folder
-from conftest import Outcome
+import training
+from builders import SENTENCES, build_model
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from training import adapters, quickly, words_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-import finetune.__main__
 from finetune import reload
 from finetune.config import Recipe
 from finetune.data import encode_sentences
@@ -22,31 +22,27 @@ from harness_ext.errors import UserError
 from harness_ext.model.checkpoints import find_model
 from harness_ext.model.loading import load_tokenizer
 
-ADJECTIVES, OTHERS = ("good", "warm", "funny", "clever"), ("bad", "cold", "dull", "silly")
 CLASSIFIER = Recipe(kind="classifier", learning_rate=1e-3, batch_size=4, steps={2: 4}, rank=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with quickly():
+        yield
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rows = [(f"a {word} film {n}", label) for n in range(4) for label in (0, 1) for word in (OTHERS, ADJECTIVES)[label]]
-    return tsv_folder(tmp_path_factory.mktemp("data") / "words", SENTENCES, rows)
+    return words_folder(tmp_path_factory.mktemp("data") / "words")
 
 
 @pytest.fixture
-def train(capfd, data, tmp_path):
+def train(data, tmp_path):
     def call(model, *more):
-        capfd.readouterr()
-        short = ("--samples=8", "--set=steps={2: 6}", "--set=evaluations=2", "--set=batch_size=4", "--set=warmup_share=0.0")
-        argv = [f"--model={model}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}", *short, *more]
-        code = finetune.__main__.main(argv)
-        said = capfd.readouterr()
-        return Outcome(code, said.out, said.err)
+        short = ("--set=steps={2: 3}", "--set=evaluations=1", "--set=warmup_share=0.0")
+        return training.train(*training.flags(model, data, tmp_path / "out", *short, *more))
 
     return call
-
-
-def adapters(out):
-    return {path.parent: json.loads(path.read_text()) for path in sorted(out.glob("adapters/*/run.json"))}
 
 
 @pytest.mark.parametrize(

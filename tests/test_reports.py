@@ -8,9 +8,8 @@ import sys
 
 import pytest
 from builders import SENTENCES, tsv_folder
+from training import quickly, train
 from transformers.integrations import integration_utils
-
-import finetune.__main__
 
 # TensorBoard's writer, under the name that transformers falls back to.
 TENSORBOARDX = """
@@ -48,16 +47,22 @@ def finish():
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with quickly():
+        yield
+
+
 @pytest.fixture
-def job(tmp_path, random_model, capfd):
+def job(tmp_path, random_model):
     rows = [(f"a {word} film {n}", label) for n in range(6) for label, word in enumerate(("bad", "good"))]
     data = tsv_folder(tmp_path / "data", SENTENCES, rows)
 
     def call(*more):
         argv = [f"--model={random_model}", f"--data_dir={data}", f"--output_path={tmp_path / 'out'}", "--samples=4",
-                "--set=steps={2: 3}", "--set=evaluations=3", "--set=batch_size=2", *more]  # fmt: skip
-        code = finetune.__main__.main(argv)
-        return code, capfd.readouterr().err
+                "--set=steps={2: 3}", "--set=evaluations=1", "--set=batch_size=2", *more]  # fmt: skip
+        done = train(*argv)
+        return done.code, done.stderr
 
     yield call
     for name in ("tensorboardX", "wandb", "swanlab", "trackio"):

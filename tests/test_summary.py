@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 from conftest import ROOT
+from matplotlib.figure import Figure
 
 import finetune.__main__
 from finetune import curves, summary
@@ -81,15 +82,29 @@ def test_many_adapters_are_scored_by_a_loop(monkeypatch, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, pictures):
-    shown = curves._title(name)
+def drawn(runs, path):
+    """Draw runs, and return the texts in the picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        curves.draw([(name, HISTORY)], tmp_path / "one")
-        curves.draw([(name, HISTORY), ("other", HISTORY)], tmp_path / "two")
-    for file in ("one.svg", "two.svg"):
-        texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / file).read_text(encoding="utf-8"))
-        assert shown.strip() in [text.strip() for text in texts]
+        _, svg = curves.draw(runs, path)
+    return [text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, monkeypatch):
+    if name != NAMES[0]:  # whose letters the font lacks; the picture in pixels says nothing more of the others
+        monkeypatch.setattr(Figure, "savefig", svg_alone(Figure.savefig))
+    shown = curves._title(name)
+    assert shown.strip() in drawn([(name, HISTORY)], tmp_path / "one")
     assert len(shown) <= 73
     assert shown.strip() == (name if name.isprintable() and len(name) < 73 else shown.strip())
+
+
+def svg_alone(savefig):
+    return lambda self, file, **options: savefig(self, file, **options) if file.suffix == ".svg" else None
+
+
+def test_curves_of_several_runs_name_each_as_it_is(tmp_path):
+    texts = drawn([(name, HISTORY) for name in NAMES], tmp_path / "all")
+    for name in NAMES:
+        assert curves._title(name).strip() in texts

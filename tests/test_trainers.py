@@ -1,5 +1,6 @@
 """The shared-prefix pass: loss and gradients of the plain one, and of transformers' own loss."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -30,8 +31,8 @@ def trainer_of(folder, eight_rows, tmp_path, *, weights=torch.float32, bf16=Fals
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=bf16, report_to="none")
-    collate = lambda length: collate_prompts(tokenizer.pad_token_id, length)  # noqa: E731
-    return PromptTrainer(model=model, args=args, data_collator=collate(0)), collate, examples
+    collate = functools.partial(collate_prompts, pad=tokenizer.pad_token_id)
+    return PromptTrainer(model=model, args=args, data_collator=collate), collate, examples
 
 
 def shared_prefix(examples):
@@ -55,9 +56,9 @@ def test_prefix_run_once_gives_the_plain_loss_and_gradients(architecture, config
     trainer, collate, examples = trainer_of(build_model(tmp_path / "m", architecture, **config), eight_rows, tmp_path)
     prefix = shared_prefix(examples)
     assert len(prefix) > 20
-    plain_loss, plain_choices, plain = gradients(trainer, collate(0)(examples))
+    plain_loss, plain_choices, plain = gradients(trainer, collate(examples))
     trainer.prefix = torch.tensor(prefix)
-    loss, choices, grads = gradients(trainer, collate(len(prefix))(examples))
+    loss, choices, grads = gradients(trainer, collate(examples, prefix_length=len(prefix)))
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     torch.testing.assert_close(choices, plain_choices, rtol=1e-4, atol=1e-4)
     norm = torch.cat([grad.flatten() for grad in plain.values()]).norm()
@@ -87,11 +88,11 @@ def test_prefix_run_once_in_bfloat16_is_no_further_from_float32_than_the_plain_p
     exact, collate, examples = trainer_of(folder, eight_rows, tmp_path)
     trainer, _, _ = trainer_of(folder, eight_rows, tmp_path, weights=weights, bf16=True)
     prefix = shared_prefix(examples)
-    _, _, reference = gradients(exact, collate(0)(examples))
-    _, _, plain = gradients(trainer, collate(0)(examples))
+    _, _, reference = gradients(exact, collate(examples))
+    _, _, plain = gradients(trainer, collate(examples))
     assert why_prefix_is_not_shared(trainer, collate, examples, prefix) is None
     trainer.prefix = torch.tensor(prefix)
-    _, _, shared = gradients(trainer, collate(len(prefix))(examples))
+    _, _, shared = gradients(trainer, collate(examples, prefix_length=len(prefix)))
     assert 1e-4 < distance(plain, reference) < 0.2  # it was computed in bfloat16
     assert distance(shared, reference) < 1.5 * distance(plain, reference)
 
@@ -114,7 +115,7 @@ def test_check_of_the_prefix_computes_as_training_does(eight_rows, tmp_path, mon
 def test_loss_equals_transformers_own(weight, eight_rows, tmp_path):
     trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
     trainer.prompt_loss_weight = weight
-    batch = collate(0)(examples)
+    batch = collate(examples)
     loss, _ = trainer.loss_of(trainer.model, batch)
     counted = torch.zeros_like(batch["is_answer"])
     counted[:, 1:] = (batch["is_answer"] if weight == 0 else batch["targets"] >= 0)[:, :-1]
@@ -126,7 +127,7 @@ def test_loss_equals_transformers_own(weight, eight_rows, tmp_path):
 
 def test_prompt_loss_weight_lies_between(eight_rows, tmp_path):
     trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
-    batch = collate(0)(examples)
+    batch = collate(examples)
 
     def loss(weight):
         trainer.prompt_loss_weight = weight

@@ -61,7 +61,7 @@ def test_batch_of_prompts_ends_in_one_column_and_targets_only_what_follows():
         {"prompt": [9, 9, 1, 2, 3], "completions": [[5, 6, 0], [5, 7, 0]], "labels": 1},
         {"prompt": [9, 9, 4], "completions": [[5, 6, 0], [5, 7, 0]], "labels": 0},
     ]
-    batch = collate_prompts(8, 2)(examples)
+    batch = collate_prompts(examples, 8, 2)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 5, 7, 0], [8, 8, 4, 5, 6, 0]]
     assert batch["attention_mask"].tolist() == [[1] * 6, [0, 0, 1, 1, 1, 1]]
     assert batch["targets"].tolist() == [[2, 3, 5, 7, 0, IGNORED], [IGNORED, IGNORED, 5, 6, 0, IGNORED]]

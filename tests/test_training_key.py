@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import CHAT_TEMPLATE, SENTENCES, build_model, tsv_folder
+from training import quickly, train
 
 import finetune.__main__
 from finetune.plan import make_plan
@@ -24,6 +25,12 @@ def files(tmp_path_factory):
     tsv_folder(folder / "data", SENTENCES, ROWS)
     shutil.copytree(ROOT / "tasks" / "sst2_01", folder / "tasks")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with quickly():
+        yield
 
 
 @pytest.fixture
@@ -153,7 +160,7 @@ def test_version_of_the_quantiser_counts_for_a_quantised_base_alone(files, monke
     assert key(files, "--set=quantise=nf4") != before[1]
 
 
-def test_bases_and_data_of_one_name_are_told_apart_by_their_content(files, tmp_path, capfd):
+def test_bases_and_data_of_one_name_are_told_apart_by_their_content(files, tmp_path):
     out = tmp_path / "out"
     for number, change in enumerate([None, other_weights, one_word]):
         folder = Path(shutil.copytree(files, tmp_path / str(number)))
@@ -161,8 +168,9 @@ def test_bases_and_data_of_one_name_are_told_apart_by_their_content(files, tmp_p
             change(folder)
         argv = [f"--model={folder / 'model'}", f"--data_dir={folder / 'data'}", f"--output_path={out}", "--samples=4",
                 "--set=steps={2: 2}", "--set=evaluations=1"]  # fmt: skip
-        assert finetune.__main__.main(argv) == 0
-        assert "Already done" not in capfd.readouterr().err
+        done = train(*argv)
+        assert done.code == 0
+        assert "Already done" not in done.stderr
     made = [json.loads(path.read_text()) for path in out.glob("adapters/*/run.json")]
     assert len(made) == 3
     assert {manifest["base"].rpartition("/")[2] for manifest in made} == {"model"}
@@ -173,26 +181,23 @@ def test_bases_and_data_of_one_name_are_told_apart_by_their_content(files, tmp_p
     )
 
 
-def test_finished_adapter_is_recognised_by_its_whole_key(files, tmp_path, capfd):
+def test_finished_adapter_is_recognised_by_its_whole_key(files, tmp_path):
     argv = [f"--model={files / 'model'}", f"--data_dir={files / 'data'}", f"--output_path={tmp_path}", "--samples=4",
             "--set=steps={2: 2}", "--set=evaluations=1"]  # fmt: skip
-    assert finetune.__main__.main(argv) == 0
+    assert train(*argv).code == 0
     (path,) = tmp_path.glob("adapters/*/run.json")
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"key": manifest["key"][:8] + "0" * 56}))  # another, whose eight digits are these
-    assert finetune.__main__.main(argv) == 0
-    assert "Already done" not in capfd.readouterr().err
+    assert "Already done" not in train(*argv).stderr
     made = [json.loads(each.read_text())["key"] for each in sorted(tmp_path.glob("adapters/*/run.json"))]
     assert manifest["key"] in made
     assert len(made) == 2  # the other's is left alone
-    assert finetune.__main__.main(argv) == 0
-    assert "Already done" in capfd.readouterr().err
+    assert "Already done" in train(*argv).stderr
     (path,) = (
         each for each in tmp_path.glob("adapters/*/run.json") if json.loads(each.read_text())["key"] == manifest["key"]
     )
     path.write_text("{")
-    assert finetune.__main__.main(argv) == 2
-    assert "damaged" in capfd.readouterr().err
+    assert "damaged" in train(*argv).error
 
 
 # --- a prompt without its sentence ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ The same model, LoRA weights, rows, order and loss (completion only) for all thr
 parameters under a vocabulary of 151,936, batches of 16, SST-2's prompt over the embedded sentences.
 """
 
+import functools
 import json
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def build_trainer(variant, folder):
     if variant == "ours":
         prefix = common_prefix([example["prompt"] for example in examples])
         arguments = TrainingArguments(**common, remove_unused_columns=False, label_names=["labels"])
-        collate = collate_prompts(tokenizer.pad_token_id, len(prefix))
+        collate = functools.partial(collate_prompts, pad=tokenizer.pad_token_id, prefix_length=len(prefix))
         trainer = PromptTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate)
         trainer.prefix = torch.tensor(prefix)
         return trainer

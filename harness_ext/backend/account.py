@@ -30,6 +30,8 @@ class Account:
     margins: dict[int, float] = dataclasses.field(default_factory=dict)
     # How often each shape was run, "rows x tokens"; a shared prefix is not counted.
     batches: Counter[str] = dataclasses.field(default_factory=Counter)
+    load_s: float = 0.0
+    peak_memory: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def reset(self) -> None:
         """Start a new run with the same model."""
@@ -62,6 +64,9 @@ class Account:
             total.tokens_out += account.tokens_out
             total.answer_s = max(total.answer_s, account.answer_s)
             total.tokenise_s = max(total.tokenise_s, account.tokenise_s)
+            total.load_s = max(total.load_s, account.load_s)
+            held = (*total.peak_memory, *account.peak_memory)
+            total.peak_memory = {of: max(total.peak_memory.get(of, 0), account.peak_memory.get(of, 0)) for of in held}
             total.margins |= account.margins
             total.batches += account.batches
         return total

@@ -53,6 +53,11 @@ class AnswerLM(VerifiedLM):
         forced = ForcedChoice(choices, self.softmax_dtype) if choices else self._wanted.forced
         self._wanted = Wanted(settled, tuple(answers), forced)
 
+    def swap_adapter(self, adapter: str) -> bool:
+        """Put another adapter on the base that is loaded; see `verified.VerifiedLM.swap_adapter`."""
+        self._prefix, self._wanted = SharedPrefix(self), Wanted()
+        return super().swap_adapter(adapter)
+
     @property
     def resolution(self) -> float:
         """How near two logits may be, relative to the largest, before their order is left to rounding.

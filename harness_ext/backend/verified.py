@@ -13,6 +13,7 @@ import torch
 from harness_ext.backend import batches, merging, selfcheck
 from harness_ext.backend.checked import CheckedLM
 from harness_ext.errors import UserError
+from harness_ext.model.loading import put_on, vocabulary_of
 from harness_ext.task.prompts import encode_prompts
 
 # What transformers, and code that a checkpoint brings, raise where a model cannot be run in some way.
@@ -22,8 +23,9 @@ CANNOT = (TypeError, ValueError, NotImplementedError, AttributeError, IndexError
 class VerifiedLM(CheckedLM):
     """A causal language model, compared with itself; how the last comparison came out its account says."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, peft: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, peft=peft, **kwargs)
+        self._adapter = peft
         self._merging: dict[str, Any] | None = None
         self._one_by_one: dict[str, bool] = {}
 
@@ -54,6 +56,24 @@ class VerifiedLM(CheckedLM):
                 self._merging = {"merged_difference": difference}
             else:
                 model.unmerge_adapter()
+
+    def swap_adapter(self, adapter: str) -> bool:
+        """Put another adapter on the base that is loaded, if the base has stayed as it was; else do nothing.
+
+        It has not where the adapter was merged, brought layers of its own, or another vocabulary.
+
+        Returns:
+            Whether that was done.
+        """
+        model: Any = self.model
+        if not hasattr(model, "unload") or any(config.modules_to_save for config in model.peft_config.values()):
+            return False
+        if vocabulary_of(adapter, model.get_base_model()) or vocabulary_of(self._adapter or adapter, model.get_base_model()):
+            return False
+        self._model = put_on(model.unload(), adapter)
+        self._adapter, self._merging, self._one_by_one = adapter, None, {}
+        self.account.path, self.account.self_check = {}, None
+        return True
 
     def examine(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         """Compare a way of answering with the plain model, with fewer prompts if memory is short."""

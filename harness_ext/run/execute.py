@@ -95,11 +95,10 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         secrets = run.asked.secrets()
         finished = save(tracker, summary, samples, run.asked.task.task_name, work, secrets)
         metrics = by_filter(summary["results"][run.asked.task.task_name])
-        account, cost = worker.total()
+        account = worker.account()
         rows = outcomes.rows(samples, account.margins)
-        record = record_of(
-            run, Evaluated(samples, rows, metrics, account, cost, worker.size, started, time.perf_counter() - start)
-        )
+        total_s = time.perf_counter() - start
+        record = record_of(run, Evaluated(samples, rows, metrics, account, worker.size, started, total_s))
         with writing_to(out):
             if rows:
                 outcomes.write(finished / outcomes.FILE, rows)

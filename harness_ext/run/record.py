@@ -12,7 +12,6 @@ from harness_ext.results import advice, experiments, outcomes, records
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
-from harness_ext.run.worker import Cost
 from harness_ext.task import data, prompts
 
 # Of an adapter's own record, what stands in that of a run too.
@@ -28,7 +27,6 @@ class Evaluated:
         outcomes: The same as `results.outcomes` reads it.
         metrics: By filter.
         account: What the backend says of its work.
-        cost: What it has cost beside.
         procs: Processes that shared it.
         started: When.
         total_s: Seconds.
@@ -38,7 +36,6 @@ class Evaluated:
     outcomes: list[outcomes.Outcome]
     metrics: dict[str, dict[str, float]]
     account: Account
-    cost: Cost
     procs: int
     started: datetime
     total_s: float
@@ -71,13 +68,13 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
         "engine": account.path or None,
         "batches": account.batches,
         "time_s": {
-            "load": done.cost.load_s,
+            "load": account.load_s,
             "tokenise": account.tokenise_s,
             "infer": account.answer_s - account.tokenise_s,
             "total": done.total_s,
         },
         "tokens": {"in": account.tokens_in, "out": account.tokens_out},
-        "peak_memory_bytes": done.cost.memory,
+        "peak_memory_bytes": account.peak_memory,
         "procs": done.procs,
         "settings": asdict(settings) if settings else None,
         "hardware": provenance.hardware(settings.device if settings else "cpu" if subject.is_baseline else None),

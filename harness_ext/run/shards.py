@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from lm_eval.api.model import LM, CachingLM, hash_args
@@ -26,7 +25,7 @@ from harness_ext.run.cache import kept_safely, take_over
 from harness_ext.run.plan import Plan, plan
 from harness_ext.run.run_plan import RunPlan
 from harness_ext.run.spec import RunSpec
-from harness_ext.run.worker import Cost, LocalWorker, Worker, on_device
+from harness_ext.run.worker import LocalWorker, Worker, on_device
 
 
 class Answered(LM):
@@ -55,16 +54,16 @@ class Answered(LM):
 
 
 class Shards:
-    """The processes, and what the last run has cost; a `worker.Worker`."""
+    """Several processes as one worker."""
 
     def __init__(self, spec: RunSpec, size: int) -> None:
         self.size = size
         self._spec = spec
         self._started: list[subprocess.Popen] = []
-        self._cost = Account(), Cost(0.0, {})
+        self._account = Account()
 
     def ready(self, run: RunPlan, later: list[RunPlan], cache: str) -> Any:
-        """Let all processes answer their shares; see `worker.Worker.ready`.
+        """Let all processes answer their shares.
 
         Raises:
             UserError: One has met bad input, or has ended.
@@ -74,15 +73,12 @@ class Shards:
             self._tell(process, {"key": run.key, "later": [each.key for each in later], "cache": cache})
         said = [self._hear(number, process) for number, process in enumerate(self._started)]
         take_over(cache)
-        costs = [Cost(**each["cost"]) for each in said]
-        memory = {name: max(each.memory.get(name, 0) for each in costs) for name in costs[0].memory}
-        accounts = [Account.from_json(each["account"]) for each in said]
-        self._cost = Account.total(accounts), Cost(max(each.load_s for each in costs), memory)
+        self._account = Account.total([Account.from_json(each["account"]) for each in said])
         return Answered(said[0]["info"], run.asked.renderer)
 
-    def total(self) -> tuple[Account, Cost]:
+    def account(self) -> Account:
         """Say what the last run has cost: of seconds and memory, the largest of one process."""
-        return self._cost
+        return self._account
 
     def close(self) -> None:
         """End the processes, whatever they do."""
@@ -196,9 +192,8 @@ def _serve() -> None:
             run = on_device(runs[order["key"]], first["number"])
             lm = worker.ready(run, [runs[key] for key in order["later"]])
             _answer_share(run, _Shard(lm, first["number"], first["size"], order["cache"]), first["number"])
-            account, cost = worker.total()
             info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
-            say({"account": account.to_json(), "cost": asdict(cost), "info": info})
+            say({"account": worker.account().to_json(), "info": info})
     except UserError as error:
         say({"error": str(error)})
 

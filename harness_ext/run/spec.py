@@ -202,7 +202,7 @@ def from_options(**options: Any) -> RunSpec:
     """
     called = {"model": "pretrained", "task": "tasks", "batch": "batch_size", "quant": "quantise", "backend": "model"}
     called |= {"out": "output_path", "samples": "train_samples"}
-    known = {*called, *(each.name for each in fields(RunSpec))} - {"pretrained", "samples"}
+    known = {*called, *(each.name for each in fields(RunSpec))} - {"pretrained"}
     for name in options:
         if name not in known:
             raise UserError(f"evaluate() takes no {name!r}.{did_you_mean(name, known)}")

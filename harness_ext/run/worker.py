@@ -99,6 +99,7 @@ class LocalWorker:
 
 def _needs(subject: Subject, settings: Settings | None) -> tuple[Any, ...]:
     """What a loaded model depends on."""
+    subject = replace(subject, args={name: value for name, value in subject.args.items() if name != "peft"})
     if settings is None:
         return subject, None
     return subject, settings.device, settings.dtype, settings.quantisation, repr(settings.classes), settings.tokenizer

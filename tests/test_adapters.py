@@ -69,7 +69,7 @@ def test_adapter_that_touches_embeddings_answers_as_peft_does(touches, tie, base
     for engine in ("shared", "stock"):
         lm = answer_lm(bases[tie], peft=str(folder), engine=engine)
         assert texts(lm) == right, engine
-        assert lm.self_check["passed"]
+        assert lm.account.self_check["passed"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,8 +79,8 @@ def test_adapter_of_another_kind_answers_as_peft_does(kind, bases, tmp_path):
     assert right != plain_texts(bases[False])
     for engine in ("shared", "stock"):
         lm = answer_lm(bases[False], peft=str(folder), engine=engine)
-        assert texts(lm) == right, (engine, lm.path)
-        assert lm.self_check["passed"]
+        assert texts(lm) == right, (engine, lm.account.path)
+        assert lm.account.self_check["passed"]
 
 
 @pytest.mark.parametrize("kind", ["prompt tuning", "prefix tuning", "DoRA"])
@@ -109,7 +109,7 @@ def test_adapter_is_merged_where_that_is_exact_and_nowhere_else(bases, tmp_path)
         lm = answer_lm(bases[tie], peft=str(folder), dtype=dtype)
         texts(lm)
         merged[name] = not hasattr(lm.model, "peft_config")
-        assert merged[name] == ("merged_difference" in lm.self_check)
+        assert merged[name] == ("merged_difference" in lm.account.self_check)
     assert merged == {"plain": True, "plain16": False, "tied": False, "untied": True}
 
 

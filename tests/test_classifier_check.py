@@ -73,10 +73,10 @@ def test_batch_gives_what_transformers_gives_for_each_sentence(name: str, tmp_pa
     lm = ClassifierLM(str(tmp_path))
     for ours, theirs in zip(lm.classify(TEXTS), one_by_one(tmp_path), strict=True):
         assert list(ours) == pytest.approx(theirs, abs=1e-3)
-    assert lm.self_check is not None
-    assert lm.self_check["passed"]
+    assert lm.account.self_check is not None
+    assert lm.account.self_check["passed"]
     expected = {"XLNet": ("left", False), "FNet": (None, False)}.get(name, ("right", False))
-    assert (lm.path["padding"], lm.path["alone"]) == expected
+    assert (lm.account.path["padding"], lm.account.path["alone"]) == expected
 
 
 def test_padding_token_that_ends_every_text_is_not_taken_for_padding(tmp_path: Path):
@@ -88,7 +88,7 @@ def test_padding_token_that_ends_every_text_is_not_taken_for_padding(tmp_path: P
     lm = ClassifierLM(str(tmp_path))
     for ours, theirs in zip(lm.classify(TEXTS), one_by_one(tmp_path), strict=True):
         assert list(ours) == pytest.approx(theirs, abs=1e-3)
-    assert lm.path["alone"]
+    assert lm.account.path["alone"]
 
 
 def ends_with(token: str, number: int):
@@ -118,7 +118,7 @@ def test_adapter_that_merging_damages_stays_unmerged(tmp_path: Path, monkeypatch
         lm = ClassifierLM(str(base), peft=str(tmp_path / "adapter"), head=head)
         for ours, theirs in zip(lm.classify(TEXTS), logits, strict=True):
             assert list(ours) == pytest.approx(theirs.log_softmax(-1).tolist(), abs=1e-3)
-        assert lm.path["merged"] is is_merged
+        assert lm.account.path["merged"] is is_merged
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_near_ties_are_documents_whose_logits_the_dtype_hardly_tells_apart(
         for digit in "01"
     ]
     lm.loglikelihood(requests)
-    assert lm.near_ties == ties
+    assert lm.account.near_ties == ties
 
 
 @pytest.mark.real
@@ -160,4 +160,4 @@ def test_minilm_with_an_adapter_answers_in_batches_as_alone(dtype: str, real_mod
         alone = [adapted(**tokenizer(text, return_tensors="pt")).logits[0].float().log_softmax(-1) for text in TEXTS]
     apart = (torch.tensor(lm.classify(TEXTS)) - torch.stack(alone)).abs().max()
     assert apart < {"float32": 1e-5, "bfloat16": 0.05}[dtype]
-    assert lm.path == lm.path | {"padding": "right", "merged": dtype == "float32", "alone": False}
+    assert lm.account.path == lm.account.path | {"padding": "right", "merged": dtype == "float32", "alone": False}

@@ -45,17 +45,17 @@ def test_near_ties_are_counted_per_document_where_16_bits_cannot_tell_two_tokens
     model.bfloat16().save_pretrained(folder)
     lm = answer_lm(folder, dtype="bfloat16")
     texts(lm, tokens=1)
-    assert lm.near_ties == counted
+    assert lm.account.near_ties == counted
     requests = [
         Instance("loglikelihood", {}, (prompt, f" {digit}"), 0, ("t", number, 1))
         for number, prompt in enumerate(PROMPTS)
         for digit in "01"
     ]
     lm.loglikelihood(requests)
-    assert lm.near_ties == counted
+    assert lm.account.near_ties == counted
     lm = answer_lm(folder, dtype="float32")
     texts(lm, tokens=1)
-    assert lm.near_ties == 0
+    assert lm.account.near_ties == 0
 
 
 @pytest.mark.parametrize(("pair", "counted"), [((" 0", " 1"), 5), ((" 1", " the"), 5), ((" the", " film"), 0)])
@@ -72,13 +72,13 @@ def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, counted,
     lm = answer_lm(folder, dtype="bfloat16")
     lm.prepare(lambda text: False)
     texts(lm, tokens=1)
-    assert lm.near_ties == counted
+    assert lm.account.near_ties == counted
 
 
 def test_near_ties_are_not_counted_on_the_stock_path(answering):
     lm = answer_lm(answering, engine="stock")
     texts(lm)
-    assert lm.near_ties is None
+    assert lm.account.near_ties is None
 
 
 def test_batches_do_not_depend_on_the_memory_that_is_free_just_then(answering, monkeypatch):

@@ -38,7 +38,7 @@ def test_smollm2_with_an_adapter_on_its_tied_embedding_answers_as_peft_does(touc
     for engine in ("shared", "stock"):
         lm = answer_lm(base, peft=str(tmp_path / "adapter"), engine=engine)
         assert texts(lm, prompts=PROMPTS) == right, engine
-        assert lm.self_check["passed"]
+        assert lm.account.self_check["passed"]
 
 
 @pytest.mark.real

@@ -50,7 +50,7 @@ def test_record_holds_what_the_model_says_of_itself(door, answering, eight_rows,
 
         def generate_until(*args, **kwargs):
             answers = own(*args, **kwargs)
-            lm.near_ties, lm.self_check = 2, check
+            lm.account.near_ties, lm.account.self_check = 2, check
             return answers
 
         lm.generate_until = generate_until

@@ -70,11 +70,11 @@ def test_model_that_does_not_know_padding_answers_as_generate_does(kind, recurre
     right = plain_texts(recurrent(kind))
     for engine in ("shared", "stock"):
         lm = answer_lm(recurrent(kind), engine=engine)
-        assert texts(lm) == right, (engine, lm.path)
-        assert lm.self_check["passed"]
+        assert texts(lm) == right, (engine, lm.account.path)
+        assert lm.account.self_check["passed"]
         assert lm.batch_size == "auto"
     if kind in ("rwkv", "recurrent_gemma"):
-        assert lm.path == {"path": "stock", "why": "ENGINE=stock", "batches": "rows of one"}
+        assert lm.account.path == {"path": "stock", "why": "ENGINE=stock", "batches": "rows of one"}
 
 
 @pytest.mark.parametrize("kind", RECURRENT)
@@ -90,7 +90,7 @@ def test_model_that_does_not_know_padding_chooses_as_the_plain_model_does(kind, 
             right.append(sum(float(each[token]) for each, token in zip(scores, answer, strict=True)))
     lm = answer_lm(recurrent(kind))
     assert choices(lm) == pytest.approx(right, abs=1e-3)
-    assert lm.self_check["passed"]
+    assert lm.account.self_check["passed"]
 
 
 def faulty(
@@ -181,8 +181,8 @@ def test_check_that_runs_out_of_memory_goes_on_with_fewer_prompts(answering, mon
     monkeypatch.setattr(selfcheck, "plain", short)
     lm = answer_lm(answering)
     assert texts(lm) == right
-    assert lm.self_check["prompts"] == 1
-    assert lm.path["path"] == "shared prefix"
+    assert lm.account.self_check["prompts"] == 1
+    assert lm.account.path["path"] == "shared prefix"
 
 
 @pytest.mark.parametrize("takes_it", [True, False])

@@ -82,16 +82,6 @@ class Account:
         return cls(**fields | {"margins": margins, "batches": Counter(fields["batches"])})
 
 
-def _of_account(name: str) -> Any:
-    return property(lambda lm: getattr(lm.account, name), lambda lm, value: setattr(lm.account, name, value))
-
-
-class Told:
-    """A model that keeps an account, and still tells some of it itself."""
-
-    path, near_ties, self_check = map(_of_account, ("path", "near_ties", "self_check"))
-
-
 def answers_requests(method: Callable) -> Callable:
     """Let a model's ``account`` count what its ``generate_until`` or ``loglikelihood`` answers, and how long that takes."""
 

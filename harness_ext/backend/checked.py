@@ -20,7 +20,7 @@ from lm_eval.models.utils_hf import get_dtype
 from transformers import LogitsProcessor
 
 from harness_ext.backend import batches
-from harness_ext.backend.account import Account, Told, answers_requests
+from harness_ext.backend.account import Account, answers_requests
 from harness_ext.errors import UserError
 from harness_ext.model import generation_config
 from harness_ext.model.loading import WholeModel, put_on, quantiser
@@ -28,7 +28,7 @@ from harness_ext.task.labels import ends_open, markers_in
 from harness_ext.task.prompts import chat_renderer, encode_prompts
 
 
-class CheckedLM(Told, HFLM):
+class CheckedLM(HFLM):
     """A causal language model; the arguments are HFLM's, and ``quantise`` (see `loading`)."""
 
     AUTO_MODEL_CLASS: Any = None  # HFLM finds it by the model's config

@@ -26,7 +26,8 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from harness_ext.backend.account import Account, answers_requests
-from harness_ext.backend.server import CHAT, COMPLETIONS, IN_FLIGHT
+from harness_ext.backend.server import IN_FLIGHT
+from harness_ext.backend.subject import CHAT, COMPLETIONS
 from harness_ext.errors import UserError, one_line_errors
 
 TRIES = 6  # with pauses of 1, 1, 2, 4 and 8 s between them

@@ -8,12 +8,12 @@ from abc import abstractmethod
 
 from lm_eval.api.model import LM
 
-from harness_ext.backend.account import Account, Told, answers_requests
+from harness_ext.backend.account import Account, answers_requests
 from harness_ext.errors import UserError
 from harness_ext.model.lengths import sentences_of
 
 
-class SentenceLM(Told, LM):
+class SentenceLM(LM):
     """A classifier of sentences under lm-eval's interface."""
 
     def __init__(self) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from harness_ext.backend.subject import CHAT, COMPLETIONS
 from harness_ext.errors import UserError, whole_number
 
-CHAT, COMPLETIONS = "local-chat-completions", "local-completions"  # lm-eval's names
 ENDPOINTS = {CHAT: "/chat/completions", COMPLETIONS: "/completions"}
 EXAMPLE = "http://127.0.0.1:8000/v1"
 IN_FLIGHT = 16  # requests at once: enough for a server that batches, few enough for one that does not

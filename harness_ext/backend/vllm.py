@@ -12,16 +12,13 @@ from harness_ext.model.checkpoints import Checkpoint, is_classifier
 from harness_ext.model.settings import Settings
 from harness_ext.task.labels import ends_open
 
-VLLM = "vllm"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM reserves room for; an adapter may use less of it
 ROOM = 4096  # tokens beyond those needed, for a later task; the model's whole context may need more cache than there is
 DEFAULT_BUDGET = 256  # lm-eval's
 
 
-def check(backend: str, base: Checkpoint, adapter: Checkpoint | None) -> None:
+def check(base: Checkpoint, adapter: Checkpoint | None) -> None:
     """Check what can be checked before anything is loaded."""
-    if backend != VLLM:
-        return
     if find_spec("vllm") is None:
         raise UserError("BACKEND=vllm needs the package vllm: `.venv/bin/pip install -e '.[vllm]'` (a GPU with CUDA).")
     if is_classifier(base, adapter):

@@ -229,7 +229,7 @@ def _with_checkpoint(
     if backend == VLLM:
         from harness_ext.backend import vllm
 
-        vllm.check(backend, base, adapter)
+        vllm.check(base, adapter)
     if spec.model is None and classifies:
         backend = CLASSIFIER
     if classifies and backend != CLASSIFIER:

@@ -33,7 +33,7 @@ from transformers import (
 import finetune.__main__
 from finetune.plan import make_plan
 from finetune.record import identity, readme
-from finetune.spec import TrainSpec
+from finetune.spec import make_spec
 from harness_ext.results.records import read_runs
 
 
@@ -122,7 +122,7 @@ def test_adapter_of_schema_1_is_found_and_scored(made, copy, data, random_model,
 
 def test_experiment_is_the_key_without_the_seed_and_curve_without_the_samples_too(data, random_model):
     def of(**more):
-        spec = TrainSpec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)
+        spec = make_spec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)
         plan = make_plan(spec)
         return [identity(plan, job) for job in plan.jobs]
 
@@ -264,7 +264,7 @@ def test_few_steps_are_said_and_enough_are_not(made, data, random_model):
     _, done = made
     assert "Warning: 4 optimiser steps are planned" in done.stderr
     assert "0.5091" in done.stderr
-    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
+    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
     assert [job.warning for job in plan.jobs] == [None]
 
 
@@ -308,10 +308,10 @@ def test_quantised_base_is_trained_and_scored_as_transformers_and_peft_alone_sco
     assert scored.code == 0, scored.stderr
     ours = torch.tensor([[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(out)])
 
-    bits = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-                    "bnb_4bit_compute_dtype": torch.float32}, "int8": {"load_in_8bit": True}}  # fmt: skip
-    plain = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits[name]), device_map={"": "cpu"}
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    bits: dict[str, Any] = nf4 | {"bnb_4bit_compute_dtype": torch.float32} if name == "nf4" else {"load_in_8bit": True}
+    plain: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits), device_map={"": "cpu"}
     )
     for module in plain.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -365,7 +365,7 @@ def test_readme_says_what_the_record_says(made):
 
 def test_readme_names_a_base_of_the_hub_and_keeps_hostile_names_as_text(made, data, random_model):
     hostile = "a|b`c`<script>\n---\n# x [y](z): *"
-    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data)))
+    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data)))
     base = dataclasses.replace(plan.base, name="owner/name", path="owner/name", version="0" * 40)
     plan = dataclasses.replace(plan, base=base, recipe_name=hostile, spec=dataclasses.replace(plan.spec, task=hostile))
     (manifest,) = manifests(made[0])

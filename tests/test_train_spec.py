@@ -9,7 +9,7 @@ from training import words_folder
 
 import finetune.__main__
 from finetune.plan import make_plan
-from finetune.spec import TrainSpec, read_spec
+from finetune.spec import TrainSpec, make_spec, read_spec
 from harness_ext.errors import UserError
 
 
@@ -18,7 +18,7 @@ def read(*argv):
 
 
 def test_nothing_said_is_the_default_spec():
-    assert read() == TrainSpec() == TrainSpec(samples=64, seeds=0)
+    assert read() == TrainSpec() == make_spec(samples=64, seeds=0)
 
 
 def test_command_line_and_python_give_the_same_spec():
@@ -27,9 +27,10 @@ def test_command_line_and_python_give_the_same_spec():
         "--data_dir=d", "--include_path=i", "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio",
         "--allow_pickle", "--force",
     )  # fmt: skip
-    given = TrainSpec(
+    given = make_spec(
         samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data_dir="d",
-        include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True, force=True,
+        include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True,
+        force=True,
     )  # fmt: skip
     assert said == given
     assert (said.samples, said.seeds, said.report_to) == (("16", "all"), (0, 3), ("wandb", "trackio"))
@@ -37,9 +38,9 @@ def test_command_line_and_python_give_the_same_spec():
 
 
 def test_spec_is_json_and_back():
-    spec = TrainSpec(samples="16,64", seeds=(0, 1), overrides=("rank=4",), recipe="qwen", report_to="trackio", force=True)
-    assert TrainSpec(**json.loads(json.dumps(asdict(spec)))) == spec
-    assert hash(spec) == hash(TrainSpec(**asdict(spec)))
+    spec = make_spec(samples="16,64", seeds=(0, 1), overrides=("rank=4",), recipe="qwen", report_to="trackio", force=True)
+    assert make_spec(**json.loads(json.dumps(asdict(spec)))) == spec
+    assert hash(spec) == hash(make_spec(**asdict(spec)))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_spec_is_json_and_back():
 )  # fmt: skip
 def test_wrong_value_is_said_by_the_spec_itself(wrong, said):
     with pytest.raises(UserError, match=said):
-        TrainSpec(**wrong)
+        make_spec(**wrong)
 
 
 def test_plan_writes_and_prints_nothing_and_says_all_that_is_known(random_model, tmp_path, monkeypatch, capfd):
@@ -59,7 +60,7 @@ def test_plan_writes_and_prints_nothing_and_says_all_that_is_known(random_model,
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
     capfd.readouterr()
     before = sys.argv[:]
-    plan = make_plan(TrainSpec(samples=(4, 8), seeds=(0, 1), model=str(random_model), data_dir=str(data), out=str(out)))
+    plan = make_plan(make_spec(samples=(4, 8), seeds=(0, 1), model=str(random_model), data_dir=str(data), out=str(out)))
     assert capfd.readouterr() == ("", "")
     assert not out.exists()
     assert sys.argv == before

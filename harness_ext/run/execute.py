@@ -248,8 +248,8 @@ class Session:
             made["settings"] = made["recipe_settings"]
         if "base" in made:
             made["base"] = provenance.without_folders(str(made["base"]))
-        kept = ("base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed")
-        kept += ("experiment", "curve")
+        kept = ["base", "base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed"]
+        kept += ["experiment", "curve"]
         return {
             "train_samples": made.get("train_samples"),
             "seed": made.get("seed"),

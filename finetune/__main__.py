@@ -7,19 +7,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from finetune.spec import add_arguments, read_spec
 from harness_ext.cli import Parser, run_command
 from harness_ext.errors import UserError, writing_to
-
-
-class IntermixedParser(Parser):
-    """A parser that takes positional words before and after options."""
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as ``parse_intermixed_args`` does."""
-        return self.parse_intermixed_args(args, namespace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +30,8 @@ def train_parser() -> argparse.ArgumentParser:
 def curves_parser() -> argparse.ArgumentParser:
     """Describe the command line of curves."""
     about = "Draw the loss curves of several adapters in one figure."
-    parser = IntermixedParser(prog="python -m finetune curves", description=about)
+    parser = Parser(prog="python -m finetune curves", description=about)
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign] # folders before and after options
     parser.add_argument("command", choices=["curves"], help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="adapters (default: all under <dir>/adapters)")
     parser.add_argument("--output_path", "-o", default="results", metavar="<dir>", help="curves.png and .svg go here")

@@ -1,12 +1,12 @@
 """A recipe: how an adapter is trained. Read from YAML, overridden by ``--set name=value``, checked as a whole."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import yaml
 
 from harness_ext.errors import UserError, did_you_mean
@@ -67,14 +67,8 @@ class Recipe:
         if self.epochs is not None:
             return max(1, math.ceil(self.epochs * math.ceil(rows / self.batch_size)))
         assert self.steps
-        known = sorted(self.steps.items())
-        if rows <= known[0][0]:
-            return known[0][1]
-        for (fewer, low), (more, high) in itertools.pairwise(known):
-            if rows <= more:
-                share = math.log(rows / fewer) / math.log(more / fewer)
-                return round(low + share * (high - low))
-        return known[-1][1]
+        sizes, steps = zip(*sorted(self.steps.items()), strict=True)
+        return round(float(np.interp(math.log(rows), [math.log(size) for size in sizes], steps)))
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -49,13 +49,7 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
 
 
 def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
-    """Write an adapter's card, its front matter as the Hub reads it; names in it stay text.
-
-    Args:
-        plan: What its job is part of.
-        job: What it was made by.
-        made: Its record.
-    """
+    """Write an adapter's card from its record, its front matter as the Hub reads it; names in it stay text."""
     front = {"library_name": "peft", "tags": ["lora", made["kind"], made["task"]]}
     if not made["base_version"].startswith("sha256:"):  # a folder: the Hub takes only its own ids
         front = {"base_model": made["base"], **front}

@@ -30,21 +30,10 @@ def check_saved(
     precision: Callable[[], AbstractContextManager],
     products: str,
 ) -> float:
-    """Compare a saved adapter with the one that was trained.
+    """Refuse a saved adapter that is not the one that was trained; say by how much their logits differ at the most.
 
-    Args:
-        model: The PEFT model after training, without what accelerate put around its forward; the saved adapter stays on it,
-            and the heads that training began with are spoilt.
-        folder: The saved adapter.
-        examples: Encoded rows.
-        precision: Gives the context in which products are computed.
-        products: ``float32`` or ``bfloat16``: what that makes of them.
-
-    Returns:
-        The largest difference of the logits.
-
-    Raises:
-        UserError: It does not load, or is not the same.
+    The model is peft's after training, without what accelerate put around its forward. `precision` gives the context that
+    makes its products float32 or bfloat16. The saved adapter stays on it, and the heads that training began with are spoilt.
     """
     (trained,) = model.peft_config
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

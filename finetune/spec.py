@@ -10,14 +10,14 @@ from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
 MOST_SEED = 2**32 - 1  # numpy's
+_PATHS = ("model", "recipe", "data_dir", "include_path", "out")  # which may be given as a Path
 
 
 @dataclass(frozen=True)
 class TrainSpec:
     """What is to be trained: one adapter for each seed and size. `dataclasses.asdict` of it is JSON.
 
-    `add_arguments` says what each field means. Samples, seeds and loggers may be given as one value, as a text with commas
-    between several, or as a sequence. What is None is chosen by the model, the device or the recipe.
+    `add_arguments` says what each field means; what is None is chosen by the model, the device or the recipe.
     """
 
     samples: tuple[str, ...] = ("64",)
@@ -35,24 +35,30 @@ class TrainSpec:
     allow_pickle: bool = False
     force: bool = False
 
-    def __post_init__(self) -> None:
-        seeds = _several(self.seeds)
-        for seed in seeds:
-            if not (seed.isascii() and seed.isdecimal() and int(seed) <= MOST_SEED):
-                raise UserError(f"SEED {seed!r} is no whole number from 0 to {MOST_SEED}; several are given as 0,1,2.")
-        tidied = {
-            "samples": _several(self.samples),
-            "seeds": tuple(map(int, seeds)),
-            "overrides": tuple(self.overrides),
-            "report_to": _several(self.report_to or ()),
-            "out": str(self.out),
-        }
-        for name, value in tidied.items():
-            object.__setattr__(self, name, value)
-        for samples in self.samples:
-            subsets.check_samples(samples)
-        if self.recipe:
-            read_recipe(self.recipe, self.overrides)
+
+def make_spec(**wanted: Any) -> TrainSpec:
+    """Make a spec of its fields as people give them, and check what can be checked without a model or data.
+
+    Args:
+        **wanted: Fields of `TrainSpec`. Samples, seeds and loggers are one value, a text with commas between several, or a
+            sequence: 64, "16,64" or (16, 64, "all").
+
+    Raises:
+        UserError: A value is wrong.
+    """
+    several = {name: _several(wanted[name]) for name in ("samples", "seeds", "report_to") if name in wanted}
+    for seed in several.get("seeds", ()):
+        if not (seed.isascii() and seed.isdecimal() and int(seed) <= MOST_SEED):
+            raise UserError(f"SEED {seed!r} is no whole number from 0 to {MOST_SEED}; several are given as 0,1,2.")
+    if "seeds" in several:
+        several["seeds"] = tuple(map(int, several["seeds"]))
+    plain = {name: wanted[name] if wanted[name] is None else str(wanted[name]) for name in _PATHS if name in wanted}
+    spec = TrainSpec(**wanted | several | plain | {"overrides": tuple(wanted.get("overrides", ()))})
+    for samples in spec.samples:
+        subsets.check_samples(samples)
+    if spec.recipe:
+        read_recipe(spec.recipe, spec.overrides)
+    return spec
 
     def words(self) -> list[str]:
         """Write it as the words of a command line that asks for the same."""
@@ -64,9 +70,8 @@ class TrainSpec:
         )
 
 
-def _several(given: Any) -> tuple[str, ...]:
-    """Read one value, several with commas between, or a sequence."""
-    values = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else (given,)
+def _several(given: Any) -> tuple[Any, ...]:
+    values = given.split(",") if isinstance(given, str) else [given] if isinstance(given, int) else given
     return tuple(map(str, values))
 
 
@@ -98,4 +103,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_spec(args: argparse.Namespace) -> TrainSpec:
     """Read the command line; what is wrong with it alone is said."""
     fields = TrainSpec.__dataclass_fields__
-    return TrainSpec(**{name: value for name, value in vars(args).items() if name in fields and value is not None})
+    return make_spec(**{name: value for name, value in vars(args).items() if name in fields and value is not None})

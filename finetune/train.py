@@ -67,11 +67,7 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
-    """Train one adapter, and leave it in the workspace's folder ``done``.
-
-    Returns:
-        What was measured, for its record.
-    """
+    """Train one adapter, leave it in the workspace's folder ``done``, and return what was measured, for its record."""
     loggers = ",".join(plan.spec.report_to)
     with one_line_errors(running=f"Training with REPORT_TO={loggers} does not work: " if loggers else None):
         set_seed(job.seed)

@@ -64,7 +64,7 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
     with _accelerate_on(device):
-        arguments = _DeviceArguments(
+        arguments = TrainingArguments(
             output_dir=str(work),
             max_steps=job.steps,
             per_device_train_batch_size=job.batch_size,
@@ -91,22 +91,12 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
             run_name=job.folder.name,
             disable_tqdm=True,  # `_Progress` stands in
         )
-    arguments.use(device)
+    # TrainingArguments has no field for the device: it takes the first GPU, all of them with DataParallel, or MPS.
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # setting up has made it the first
+    arguments.__dict__["_setup_devices"] = device  # a cached property: `device` reads it
+    arguments._n_gpu = int(device.type != "cpu")
     return arguments
-
-
-class _DeviceArguments(TrainingArguments):
-    """Trainer's settings, for the device that was asked for.
-
-    TrainingArguments has no field for it: it takes the first GPU, all of them with DataParallel, or MPS where there is one.
-    """
-
-    def use(self, device: torch.device) -> None:
-        """Let Trainer work on a device, accelerate being on it already."""
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # setting up has made it the first
-        self.__dict__["_setup_devices"] = device  # a cached property: `device` reads it
-        self._n_gpu = int(device.type != "cpu")
 
 
 @contextlib.contextmanager
@@ -125,6 +115,8 @@ def _accelerate_on(device: torch.device) -> Iterator[None]:
 
 class _Progress(ProgressCallback):
     """transformers' bar, with the latest losses on it in place of log lines above it."""
+
+    training_bar: Any
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from finetune import model as finetune_model
 from finetune.plan import make_plan
-from finetune.spec import TrainSpec
+from finetune.spec import make_spec
 from finetune.trainer_setup import training_arguments
 from finetune.trainers import CheckedTrainer
 
@@ -66,7 +66,7 @@ def two_gpus(monkeypatch):
 
 
 def plan_of(files, model="model", **more):
-    return make_plan(TrainSpec(samples=4, model=str(files / model), data_dir=str(files / "data"), **more))
+    return make_plan(make_spec(samples=4, model=str(files / model), data_dir=str(files / "data"), **more))
 
 
 def trainer_of(plan, work):

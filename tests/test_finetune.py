@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick
 import torch
 import tqdm
 import yaml
@@ -20,7 +21,7 @@ from builders import LINES, SENTENCES, answering_model, build_model, build_token
 from peft import PeftModel
 from safetensors.torch import load_file
 from stock import samples_of
-from training import adapters, flags, only_adapter, quickly, really_draw, train, words_folder
+from training import adapters, flags, only_adapter, train, words_folder
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -32,13 +33,8 @@ from transformers import (
 import finetune.__main__
 from finetune.plan import make_plan
 from finetune.record import identity, readme
-from finetune.spec import TrainSpec
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with quickly():
-        yield
+from finetune.spec import make_spec
+from harness_ext.results.records import read_runs
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +48,7 @@ def made(data, random_model, tmp_path_factory):
     """OUT with an adapter of `random_model`, made by `flags` alone, its picture drawn; and what was said."""
     out = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.curves.draw", really_draw)
+        patch.setattr(quick, "draws", True)
         done = train(*flags(random_model, data, out))
     assert done.code == 0, done.stderr
     return out, done
@@ -92,16 +88,17 @@ def test_adapter_is_made_saved_and_scored(architecture, data, made, door, cli, t
     assert (manifest["train_samples"], manifest["rows"], manifest["optimiser_steps"]) == (8, 8, 4)
     assert manifest["kind"] == ("classifier" if architecture == "deberta-v2" else "generative")
     assert manifest["trainable_parameters"] > 0
-    pictures = {"curve.png", "curve.svg"} if architecture == "qwen2" else set()
-    files = {"adapter_config.json", "adapter_model.safetensors", "history.json", "run.json", "README.md"}
-    assert {path.name for path in folder.iterdir()} == files | pictures | {"checkpoint-2", "checkpoint-4"}
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "run.json", "README.md", "history.json", "curve.png",
+        "curve.svg", "checkpoint-2", "checkpoint-4",
+    }  # fmt: skip
     assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".bin", ".pth")]
     for adapter in (folder, folder / "checkpoint-4"):
         score = cli if (architecture, adapter) == ("deberta-v2", folder) else door  # once by a process of its own
         scored = score("run", f"--adapter={adapter}", f"--data_dir={data}", f"--output_path={tmp_path / adapter.name}")
         assert scored.code == 0, scored.stderr
-    final, checkpoint = (json.loads(next(tmp_path.glob(f"{name}/runs/*/run.json")).read_text())
-                         for name in (folder.name, "checkpoint-4"))  # fmt: skip
+    ((final,), (checkpoint,)) = (read_runs(tmp_path / adapter.name) for adapter in (folder, folder / "checkpoint-4"))
+    assert final["key"] == checkpoint["key"]
     assert final["train_samples"] == 8
     assert final["training"]["optimiser_steps"] == 4
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter
@@ -125,7 +122,7 @@ def test_adapter_of_schema_1_is_found_and_scored(made, copy, data, random_model,
 
 def test_experiment_is_the_key_without_the_seed_and_curve_without_the_samples_too(data, random_model):
     def of(**more):
-        spec = TrainSpec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)
+        spec = make_spec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)
         plan = make_plan(spec)
         return [identity(plan, job) for job in plan.jobs]
 
@@ -267,7 +264,7 @@ def test_few_steps_are_said_and_enough_are_not(made, data, random_model):
     _, done = made
     assert "Warning: 4 optimiser steps are planned" in done.stderr
     assert "0.5091" in done.stderr
-    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
+    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
     assert [job.warning for job in plan.jobs] == [None]
 
 
@@ -311,10 +308,10 @@ def test_quantised_base_is_trained_and_scored_as_transformers_and_peft_alone_sco
     assert scored.code == 0, scored.stderr
     ours = torch.tensor([[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(out)])
 
-    bits = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
-                    "bnb_4bit_compute_dtype": torch.float32}, "int8": {"load_in_8bit": True}}  # fmt: skip
-    plain = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits[name]), device_map={"": "cpu"}
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    bits: dict[str, Any] = nf4 | {"bnb_4bit_compute_dtype": torch.float32} if name == "nf4" else {"load_in_8bit": True}
+    plain: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**bits), device_map={"": "cpu"}
     )
     for module in plain.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -368,7 +365,7 @@ def test_readme_says_what_the_record_says(made):
 
 def test_readme_names_a_base_of_the_hub_and_keeps_hostile_names_as_text(made, data, random_model):
     hostile = "a|b`c`<script>\n---\n# x [y](z): *"
-    plan = make_plan(TrainSpec(samples=8, model=str(random_model), data_dir=str(data)))
+    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data)))
     base = dataclasses.replace(plan.base, name="owner/name", path="owner/name", version="0" * 40)
     plan = dataclasses.replace(plan, base=base, recipe_name=hostile, spec=dataclasses.replace(plan.spec, task=hostile))
     (manifest,) = manifests(made[0])
@@ -526,8 +523,7 @@ def test_disk_full_while_saving_leaves_the_checkpoint_before_whole(data, random_
     assert manifests(out)[0]["steps_resumed"] == 2
 
 
-def test_curves_of_several_runs_are_one_figure(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.curves.draw", really_draw)
+def test_curves_of_several_runs_are_one_figure(classifier, tmp_path, pictures):
     out, _ = classifier
     assert train("curves", "-o", tmp_path, *adapters(out)).code == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

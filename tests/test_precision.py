@@ -10,7 +10,7 @@ import training
 from builders import SENTENCES, build_model
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from training import adapters, quickly, words_folder
+from training import adapters, words_folder
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from finetune import reload
@@ -23,12 +23,6 @@ from harness_ext.model.checkpoints import find_model
 from harness_ext.model.loading import load_tokenizer
 
 CLASSIFIER = Recipe(kind="classifier", learning_rate=1e-3, batch_size=4, steps={2: 4}, rank=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with quickly():
-        yield
 
 
 @pytest.fixture(scope="module")

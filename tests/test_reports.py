@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from builders import SENTENCES, tsv_folder
-from training import quickly, train
+from training import train
 from transformers.integrations import integration_utils
 
 # TensorBoard's writer, under the name that transformers falls back to.
@@ -45,12 +45,6 @@ def finish():
     global run
     run.finished, run = True, None
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with quickly():
-        yield
 
 
 @pytest.fixture

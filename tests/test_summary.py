@@ -91,7 +91,7 @@ def drawn(runs, path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, monkeypatch):
+def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, monkeypatch, pictures):
     if name != NAMES[0]:  # whose letters the font lacks; the picture in pixels says nothing more of the others
         monkeypatch.setattr(Figure, "savefig", svg_alone(Figure.savefig))
     shown = curves._title(name)
@@ -104,7 +104,7 @@ def svg_alone(savefig):
     return lambda self, file, **options: savefig(self, file, **options) if file.suffix == ".svg" else None
 
 
-def test_curves_of_several_runs_name_each_as_it_is(tmp_path):
+def test_curves_of_several_runs_name_each_as_it_is(tmp_path, pictures):
     texts = drawn([(name, HISTORY) for name in NAMES], tmp_path / "all")
     for name in NAMES:
         assert curves._title(name).strip() in texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import CHAT_TEMPLATE, SENTENCES, build_model, tsv_folder
-from training import quickly, train
+from training import train
 
 import finetune.__main__
 from finetune.plan import make_plan
@@ -25,12 +25,6 @@ def files(tmp_path_factory):
     tsv_folder(folder / "data", SENTENCES, ROWS)
     shutil.copytree(ROOT / "tasks" / "sst2_01", folder / "tasks")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with quickly():
-        yield
 
 
 @pytest.fixture

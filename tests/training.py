@@ -1,19 +1,15 @@
 """What tests of training share: rows that can be told apart, flags for a few steps, and a trainer called in this process."""
 
 import contextlib
-import gc
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from builders import SENTENCES, tsv_folder
 from conftest import Outcome
 
 import finetune.__main__
-from finetune.curves import draw as really_draw
 
 SHORT = ("--samples=8", "--set=steps={2: 4}", "--set=evaluations=2", "--set=batch_size=4")
 ADJECTIVES = ("good", "warm", "funny", "clever", "fine", "bright", "rich", "bold")
@@ -24,17 +20,6 @@ def words_folder(folder: Path) -> Path:
     """Write 64 balanced rows to train on and 8 to score."""
     rows = [(f"a {word} film {n}", label) for n in range(4) for label in (0, 1) for word in (OTHERS, ADJECTIVES)[label]]
     return tsv_folder(folder, SENTENCES, rows)
-
-
-@contextlib.contextmanager
-def quickly() -> Iterator[None]:
-    """Leave out what no test looks at: pictures, and Trainer's search of all that pytest holds for garbage."""
-    gc.collect()
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.curves.draw", lambda runs, path: [])
-        yield
-    gc.unfreeze()
 
 
 def train(*argv: object) -> Outcome:
@@ -59,17 +44,3 @@ def only_adapter(out: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder and the record of the only adapter under OUT."""
     (found,) = adapters(out).items()
     return found
-
-
-__all__ = [
-    "ADJECTIVES",
-    "OTHERS",
-    "SHORT",
-    "adapters",
-    "flags",
-    "only_adapter",
-    "quickly",
-    "really_draw",
-    "train",
-    "words_folder",
-]

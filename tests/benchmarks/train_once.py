@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
+from typing import Any
 
 import torch
 from transformers import (
@@ -83,7 +84,7 @@ def build_trainer(variant, folder):
     if variant == "ours":
         prefix = common_prefix([example["prompt"] for example in examples])
         arguments = TrainingArguments(**common, remove_unused_columns=False, label_names=["labels"])
-        collate = functools.partial(collate_prompts, pad=tokenizer.pad_token_id, prefix_length=len(prefix))
+        collate: Any = functools.partial(collate_prompts, pad=tokenizer.pad_token_id, prefix_length=len(prefix))
         trainer = PromptTrainer(model=model, args=arguments, train_dataset=examples, data_collator=collate)
         trainer.prefix = torch.tensor(prefix)
         return trainer

@@ -35,6 +35,14 @@ class TrainSpec:
     allow_pickle: bool = False
     force: bool = False
 
+    def words(self) -> list[str]:
+        """Write it as the words of a command line that asks for the same."""
+        called = {"seeds": "seed", "out": "output_path"}
+        given = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) != each.default}
+        given = {"samples": self.samples} | given
+        overrides = [("set", override) for override in given.pop("overrides", ())]
+        return flags([*((called.get(name, name), value) for name, value in given.items()), *overrides])
+
 
 def make_spec(**wanted: Any) -> TrainSpec:
     """Make a spec of its fields as people give them, and check what can be checked without a model or data.
@@ -59,15 +67,6 @@ def make_spec(**wanted: Any) -> TrainSpec:
     if spec.recipe:
         read_recipe(spec.recipe, spec.overrides)
     return spec
-
-    def words(self) -> list[str]:
-        """Write it as the words of a command line that asks for the same."""
-        called = {"seeds": "seed", "out": "output_path"}
-        given = [(each.name, getattr(self, each.name)) for each in fields(self) if getattr(self, each.name) != each.default]
-        named = [(called.get(name, name), value) for name, value in given if name != "overrides"]
-        return flags([("samples", self.samples), *(each for each in named if each[0] != "samples")]) + flags(
-            ("set", override) for override in self.overrides
-        )
 
 
 def _several(given: Any) -> tuple[Any, ...]:

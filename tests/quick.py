@@ -26,7 +26,7 @@ def _templates(module: ModuleType) -> None:
 
 def _fingerprints(module: ModuleType) -> None:
     """A fingerprint names a data set's cached transformations, of which none is made here; pickling for it takes 7 ms."""
-    module.generate_fingerprint = lambda dataset: uuid.uuid4().hex[:16]
+    vars(module)["generate_fingerprint"] = lambda dataset: uuid.uuid4().hex[:16]
 
 
 def _stacks(module: ModuleType) -> None:
@@ -41,7 +41,7 @@ def _stacks(module: ModuleType) -> None:
 
 def _machine(module: ModuleType) -> None:
     """lm-eval describes the machine after each task, by `pip list` and ten other programs."""
-    module.get_pretty_env_info = functools.cache(module.get_pretty_env_info)
+    vars(module)["get_pretty_env_info"] = functools.cache(vars(module)["get_pretty_env_info"])
 
 
 def _pictures(module: ModuleType) -> None:

@@ -103,7 +103,7 @@ def adapters(tmp_path_factory) -> tuple[Path, list[Path]]:
     """A base stored in bfloat16, in which an adapter is never merged, and two adapters on it."""
     folder = tmp_path_factory.mktemp("adapters")
     base = build_model(folder / "base", "llama")
-    AutoModelForCausalLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
     made = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The house: no file, class or function too long to take in, each file says what it is for, and the page about them is true."""
+"""The house: no file, class or function is too long to take in, each file says what it is for, and the page is true."""
 
 import ast
 import re

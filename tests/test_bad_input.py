@@ -46,7 +46,7 @@ class Room:
 
     def build(self, **options: object) -> list[str]:
         """Return a run of a model that is built with other options."""
-        build_model(self.folder / "models" / "built", **options)  # type: ignore[arg-type]
+        build_model(self.folder / "models" / "built", **options)
         return self.run(pretrained="models/built")
 
     def config(self, **fields: object) -> list[str]:

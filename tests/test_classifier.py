@@ -3,6 +3,7 @@
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -43,15 +44,16 @@ def test_classifier_gives_transformers_log_probabilities_in_the_order_asked(clas
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     model = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     answers = lm.generate_until([request(text, {}) for text in TEXTS])
-    margins = lm.account.margins
+    margins: Any = lm.account.margins  # by the requests' documents, which here are texts
     lm.account.reset()
     scores = lm.loglikelihood([request(text, f" {digit}") for text in TEXTS for digit in "01"])
+    scored: Any = lm.account.margins
     for n, text in enumerate(TEXTS):
         with torch.no_grad():
             expected = model(**tokenizer(text, return_tensors="pt")).logits[0].log_softmax(-1).tolist()
         assert [scores[2 * n][0], scores[2 * n + 1][0]] == pytest.approx(expected, abs=1e-4)
         assert answers[n] == str(expected.index(max(expected)))
-        assert margins[text] == lm.account.margins[text] == pytest.approx(expected[1] - expected[0], abs=2e-4)
+        assert margins[text] == scored[text] == pytest.approx(expected[1] - expected[0], abs=2e-4)
         assert [scores[2 * n][1], scores[2 * n + 1][1]] == [answers[n] == "0", answers[n] == "1"]
 
 

@@ -47,7 +47,7 @@ class Case:
 
 
 def built(**options: object) -> Callable[[Path], object]:
-    return lambda folder: build_model(folder, **options)  # type: ignore[arg-type]
+    return lambda folder: build_model(folder, **options)
 
 
 def without(*patterns: str) -> Callable[[Path], object]:

@@ -1,13 +1,14 @@
-"""The choices a person should not have to make: device, dtype, chat template, thinking, batch size.
+"""How a model is run: device, dtype, chat template, thinking, batch size, which a person should not have to choose.
 
-Each is made from what the machine, the checkpoint and the task say, is printed in one line with its
-reason, and gives way to what the user sets.
+Each is chosen from what the machine, the checkpoint and the task say, is printed in one line with its reason, and gives way
+to what the user sets.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.errors import UserError
+from harness_ext.model.memory import stored_dtype
 from harness_ext.model.quantisation import BITS, stored
 from harness_ext.task.labels import CHANNELS, THINKING_TAGS, ends_open
 
@@ -22,35 +23,20 @@ THINKING_SWITCHES = ("enable_thinking", "thinking", "reasoning")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is run on a task.
+    """How a model is run on a task."""
 
-    Attributes:
-        device: torch device, such as ``cpu`` or ``cuda:0``.
-        dtype: A name of `DTYPES`; ``auto`` means as the checkpoint is stored.
-        quantisation: How the weights are quantised, on disk or while loading; None where they are not.
-        chat_template: Whether prompts go through the tokenizer's chat template.
-        template_args: Further arguments of the template, the thinking switch among them.
-        thinking: Whether the model is asked to think first.
-        thinking_end: The tag that ends its thinking, if it thinks.
-        batch_size: Rows per batch, or lm-eval's ``auto``.
-        sampling: How a model that thinks draws its tokens; empty for the likeliest token each time.
-        reasons: Why, by the name of the choice.
-        classes: What a classifier's classes are called that are read as 0 and 1 (`classes.Classes.record`); else None.
-        tokenizer: Whose tokenizer is used, where it is not the base's.
-    """
-
-    device: str
-    dtype: str
-    quantisation: str | None
-    chat_template: bool
-    template_args: dict[str, Any]
-    thinking: bool
-    thinking_end: str | None
-    batch_size: int | str
-    sampling: dict[str, Any]
-    reasons: dict[str, str]
-    classes: dict[str, Any] | None = None
-    tokenizer: str | None = None
+    device: str  # torch's name: cpu, cuda:0
+    dtype: str  # a name of `DTYPES`; auto means as the checkpoint is stored
+    quantisation: str | None  # of the weights, on disk or while loading
+    chat_template: bool  # whether prompts go through it
+    template_args: dict[str, Any]  # its further arguments, the thinking switch among them
+    thinking: bool  # whether the model is asked to think first
+    thinking_end: str | None  # the tag that ends its thinking, if it thinks
+    batch_size: int | str  # rows, or lm-eval's auto
+    sampling: dict[str, Any]  # how a model that thinks draws its tokens; empty for the likeliest each time
+    reasons: dict[str, str]  # why, by the name of the setting
+    classes: dict[str, Any] | None = None  # which of a classifier's classes are 0 and 1 (`classes.Classes.record`)
+    tokenizer: str | None = None  # whose it is, where it is not the base's
 
     def line(self) -> str:
         """Say all choices in one line."""
@@ -108,7 +94,7 @@ def choose(
         quantise: ``nf4`` or ``int8``, to be done while loading.
 
     Raises:
-        UserError: A value is none, or the model cannot do what the task asks.
+        UserError: A value is wrong, or the model cannot do what the task asks.
     """
     reasons: dict[str, str] = {}
     device = _device(device, reasons)
@@ -201,7 +187,7 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     if method in BITS:
         reasons["dtype"] = f"{method} on a {'CPU' if device == 'cpu' else 'GPU'}"
         return "float32" if device == "cpu" else "float16"
-    kept = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    kept = stored_dtype(config)
     reasons["dtype"] = f"stored as {kept}"
     if device == "cpu":
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -51,11 +51,7 @@ class _Kept(SqliteDict):
 
 @contextlib.contextmanager
 def kept_safely(lm: Any) -> Iterator[None]:
-    """Let what lm-eval keeps of a model's answers within the block survive anything but its last second.
-
-    Args:
-        lm: lm-eval's; its ``set_cache_hook`` is wrapped for so long.
-    """
+    """Let what lm-eval keeps of a model's answers within the block survive anything but its last second."""
     own = lm.set_cache_hook
     kept: list[Any] = []
 
@@ -83,11 +79,7 @@ def kept_safely(lm: Any) -> Iterator[None]:
 
 
 def take_over(cache: str) -> None:
-    """Move the answers that processes have kept to where the run looks for answers.
-
-    Args:
-        cache: lm-eval's ``use_cache``.
-    """
+    """Move the answers that processes have kept to where the run looks for answers (lm-eval's ``use_cache``)."""
     prefix = Path(f"{cache}_rank")
     for file in prefix.parent.glob(f"{glob.escape(prefix.name)}[1-9]*.db"):
         with SqliteDict(f"{prefix}0.db") as kept, SqliteDict(str(file)) as more:

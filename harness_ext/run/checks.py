@@ -11,17 +11,11 @@ OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the list.
+    """One line of the list."""
 
-    Attributes:
-        name: What was looked at.
-        state: ``ok``, ``note`` (worth knowing) or ``problem`` (the run would stop).
-        said: What was found; for a problem also what to do.
-    """
-
-    name: str
-    state: str
-    said: str
+    name: str  # what was looked at
+    state: str  # ok, note (worth knowing) or problem (the run would stop)
+    said: str  # what was found; for a problem also what to do
 
 
 @dataclass

@@ -28,15 +28,10 @@ _PASSED_ON = ("gen_kwargs", "model_args", "samples")  # what lm-eval and transfo
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-        folder: Where it lies.
-        record: Its ``run.json``.
-    """
+    """A finished run."""
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, Any]  # its run.json
 
     @property
     def score(self) -> float:
@@ -56,12 +51,9 @@ def execute(plan: Plan, worker: Worker, say: Callable[[str], None] = say_to_user
     """Do all runs of a plan, or find those that are finished.
 
     Args:
-        plan: From `plan.plan`.
+        plan: What is to be done.
         worker: Answers the requests; stays usable for another plan.
         say: Takes lines for people.
-
-    Returns:
-        The runs, in the plan's order.
 
     Raises:
         UserError: The plan has a problem, a run cannot be done, or its results cannot be written.
@@ -122,9 +114,6 @@ def evaluate_task(
 
     Returns:
         What ``simple_evaluate`` returns, and the tracker that can write it.
-
-    Raises:
-        UserError: lm-eval cannot run with something that was handed on to it.
     """
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker

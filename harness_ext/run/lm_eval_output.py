@@ -19,16 +19,8 @@ def save(
 ) -> Path:
     """Let lm-eval write its two files and check that they are there and whole; it only warns if they are not.
 
-    Args:
-        tracker: lm-eval's.
-        results: As ``simple_evaluate`` returns them.
-        samples: Its log of the documents.
-        task: Name of the task.
-        work: The run's workspace.
-        secrets: What must not be written.
-
     Returns:
-        The folder with ``results.json`` and ``samples.jsonl``.
+        The folder with ``results.json`` and ``samples.jsonl``, inside the workspace.
     """
     shutil.rmtree(work / "lm_eval", ignore_errors=True)
     names = tracker.general_config_tracker  # it names a folder after the model, whatever that is called

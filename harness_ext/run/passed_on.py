@@ -1,10 +1,9 @@
 """Settings that are handed on to lm-eval and transformers, checked before anything is loaded."""
 
-import difflib
 import functools
 from typing import Any
 
-from harness_ext.errors import UserError
+from harness_ext.errors import UserError, did_you_mean
 
 BUDGET = "max_gen_toks"
 ALIASES = ("max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval reads them only where there is no max_gen_toks
@@ -28,17 +27,12 @@ def check_generation(settings: dict[str, Any], given: Any, by_transformers: bool
         if name in ALIASES and BUDGET in settings:
             raise UserError(f"--gen_kwargs {name} has no effect beside the task's {BUDGET}={tokens}: say {BUDGET}=N.")
         if by_transformers and name not in _known() and name not in ALIASES:
-            near = difflib.get_close_matches(name, _known(), n=2) or [BUDGET]
-            raise UserError(f"--gen_kwargs {name!r} is no setting of text generation. Did you mean {' or '.join(near)}?")
+            near = did_you_mean(name, _known()) or f" Did you mean {BUDGET}?"
+            raise UserError(f"--gen_kwargs {name!r} is no setting of text generation.{near}")
 
 
 def unexamined(model_args: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Name the arguments that only loading the model can tell to be right.
-
-    Args:
-        model_args: As given (--model_args).
-        config: The model's config.json, whose fields can be replaced.
-    """
+    """Name the arguments that only loading the model can tell to be right; a config's own fields can be replaced."""
     import inspect
 
     from lm_eval.models.huggingface import HFLM

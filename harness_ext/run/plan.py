@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command would do.
+    """What a command would do."""
 
-    Attributes:
-        spec: What was asked, with what a preset knows filled in.
-        subject: What answers; None where that cannot be told.
-        runs: In the order in which they are done.
-        checks: What was found; with a problem among it, nothing is done.
-        notes: What is said before the first run.
-    """
-
-    spec: RunSpec
-    subject: Subject | None
-    runs: "tuple[RunPlan, ...]"
-    checks: Checks
-    notes: tuple[str, ...] = ()
+    spec: RunSpec  # with what a preset knows filled in
+    subject: Subject | None  # what answers; None where that cannot be told
+    runs: "tuple[RunPlan, ...]"  # in the order in which they are done
+    checks: Checks  # with a problem among them, nothing is done
+    notes: tuple[str, ...] = ()  # said before the first run
 
 
 def plan(spec: RunSpec) -> Plan:

@@ -27,19 +27,13 @@ _SAID_ELSEWHERE = ("pretrained", "peft", "revision", "dtype", "chat_template_arg
 
 @dataclass(frozen=True)
 class Question:
-    """One task as it is put to one subject.
-
-    Attributes:
-        task: A built lm-eval task, with what the command line says of it applied.
-        settings: How the model is run; None where the backend loads no checkpoint.
-        tokenizer: The model's, where there are settings.
-    """
+    """One task as it is put to one subject."""
 
     spec: RunSpec
     subject: Subject
-    task: Any
-    settings: Settings | None = None
-    tokenizer: Any = None
+    task: Any  # a built lm-eval task, with what the command line says of it applied
+    settings: Settings | None = None  # how the model is run; None where the backend loads no checkpoint
+    tokenizer: Any = None  # the model's, where there are settings
 
     @property
     def chat_template(self) -> bool:
@@ -70,11 +64,7 @@ class Question:
         return subsets.draw(self.task.dataset["train"]["label"], self.spec.train_samples or "all", self.spec.seed[0] or 0)
 
     def documents(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number.
-
-        Raises:
-            UserError: --samples names one that is not there.
-        """
+        """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number."""
         from lm_eval.evaluator_utils import get_sample_size
 
         task = self.task
@@ -115,11 +105,7 @@ class Question:
         return prompts[1:]
 
     def requests_hash(self, prompts: list[str]) -> str:
-        """Build all that a model will be asked, and what would be right, as far as their hash.
-
-        Raises:
-            UserError: The task does not make them.
-        """
+        """Build all that a model will be asked, and what would be right, as far as their hash."""
         try:
             return content.requests_hash(self.task, self.documents(), prompts, self.renderer)
         except Exception as error:  # whatever a task file does wrong
@@ -147,13 +133,7 @@ class Question:
 
 
 def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, Any]:
-    """Collect all that can change the run's numbers, but for the machine, which the record names.
-
-    Args:
-        asked: The task as it is put to a subject.
-        prompts: From `Question.prompts`.
-        requests: From `Question.requests_hash`.
-    """
+    """Collect all that can change the run's numbers, but for the machine, which the record names."""
     spec, subject, task, settings, subset = asked.spec, asked.subject, asked.task, asked.settings, asked.subset
     shots, base = task.config.num_fewshot, subject.base
     named = hash_of(subject.args["pretrained"]) if subject.is_served else None  # a server tells no more than the name
@@ -192,7 +172,7 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         ),
     }
     if shots:  # else it shows in the prompts, which here depend on the seed too
-        parts["system_instruction"] = spec.system_instruction
+        parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
     return hide(parts, asked.secrets())
 
 

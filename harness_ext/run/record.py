@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from harness_ext.backend.account import Account
-from harness_ext.results import advice, experiments, outcomes, records
+from harness_ext.results import advice, experiments, outcomes, records, schema1
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
@@ -20,22 +20,12 @@ _MADE = ("base_version", "kind", "task", "data", "subset", "recipe", "optimiser_
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of a run.
+    """What came of a run."""
 
-    Attributes:
-        samples: lm-eval's log of the documents.
-        outcomes: The same as `results.outcomes` reads it.
-        metrics: By filter.
-        account: What the backend says of its work.
-        procs: Processes that shared it.
-        started: When.
-        total_s: Seconds.
-    """
-
-    samples: list[dict[str, Any]]
-    outcomes: list[outcomes.Outcome]
-    metrics: dict[str, dict[str, float]]
-    account: Account
+    samples: list[dict[str, Any]]  # lm-eval's log of the documents
+    outcomes: list[outcomes.Outcome]  # the same as `results.outcomes` reads it
+    metrics: dict[str, dict[str, float]]  # by filter
+    account: Account  # what the backend says of its work
     procs: int
     started: datetime
     total_s: float
@@ -127,10 +117,8 @@ def _training(run: RunPlan) -> dict[str, Any]:
         return {"train_samples": subset.train_samples, "seed": asked.spec.seed[0], "training": made}
     if adapter is None:
         return {"train_samples": 0, "seed": None, "training": None}
-    own = adapter.manifest
+    own = schema1.upgrade([adapter.manifest])[0] if adapter.manifest.get("schema") == 1 else adapter.manifest
     made = {name: own[name] for name in (*_MADE, "experiment", "curve") if name in own}
-    if "settings" in own and "recipe_settings" not in own:  # of schema 1
-        made["recipe_settings"] = own["settings"]
     if "base" in own:
         made["base"] = provenance.without_folders(str(own["base"]))
     made["data_fingerprint"] = own.get("data_fingerprint") or own.get("key_parts", {}).get("data")

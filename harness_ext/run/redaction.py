@@ -14,11 +14,7 @@ _LEAST = 6  # characters of a value that is looked for everywhere: a shorter one
 
 
 def secrets_in(*settings: Any) -> frozenset[str]:
-    """Collect the values of settings whose names say that they are secret.
-
-    Args:
-        *settings: Dictionaries, as of lm-eval's ``model_args``.
-    """
+    """Collect the values of settings (dictionaries) whose names say that they are secret."""
     found: set[str] = set()
     for each in settings:
         for name, value in each.items() if isinstance(each, dict) else ():
@@ -30,12 +26,7 @@ def secrets_in(*settings: Any) -> frozenset[str]:
 
 
 def hide(value: Any, known: Iterable[str] = ()) -> Any:
-    """Replace secrets in a record by ``***``: by the name of a setting, by their form, and those that are known.
-
-    Args:
-        value: Anything made of dictionaries, lists and texts; returned anew.
-        known: As of `secrets_in`.
-    """
+    """Return a record with ``***`` for secrets: by the name of a setting, by their form, and those that are known."""
     known = tuple(known)
     if isinstance(value, dict):
         return {

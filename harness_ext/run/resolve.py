@@ -27,27 +27,16 @@ from harness_ext.run.spec import RunSpec
 
 @dataclass
 class Resolved:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        spec: With what a preset knows filled in.
-        subject: What answers; None where too little is there to say.
-        has_tokenizer: Its tokenizer can be looked at.
-        notes: What a run says before it begins.
-    """
-
-    spec: RunSpec
-    subject: Subject | None = None
-    has_tokenizer: bool = True
-    notes: list[str] = field(default_factory=list)
+    spec: RunSpec  # with what a preset knows filled in
+    subject: Subject | None = None  # what answers; None where too little is there to say
+    has_tokenizer: bool = True  # it can be looked at
+    notes: list[str] = field(default_factory=list)  # what a run says before it begins
 
 
 def resolve(spec: RunSpec, checks: Checks) -> Resolved:
-    """Find what answers, and go on after a problem as far as that makes sense.
-
-    Args:
-        spec: What was asked.
-        checks: Is told what was found.
+    """Find what answers, tell `checks` what was found, and go on after a problem as far as that makes sense.
 
     Raises:
         UserError: Nothing can be said about it: a value is wrong in itself, or there is no such model.
@@ -220,11 +209,7 @@ def _check_belong(base: Checkpoint, adapter: Checkpoint | None) -> None:
 def _with_checkpoint(
     spec: RunSpec, backend: str, args: dict[str, Any], base: Checkpoint, adapter: Checkpoint | None, checks: Checks
 ) -> Subject:
-    """Decide the backend and the quantisation, and check that they are for a model of this kind.
-
-    Raises:
-        UserError: They are not.
-    """
+    """Decide the backend and the quantisation, and check that they are for a model of this kind."""
     classifies = is_classifier(base, adapter)
     if backend == VLLM:
         from harness_ext.backend import vllm

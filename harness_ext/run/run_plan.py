@@ -23,19 +23,12 @@ from harness_ext.run.question import Question, key_parts
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: one task put to one subject.
-
-    Attributes:
-        asked: The task as it is put.
-        prompts: Of every document, in lm-eval's order.
-        requests: A hash over all that is asked and what would be right.
-        trained_on: Where an adapter was trained on another task or other data: which.
-    """
+    """One run: one task put to one subject."""
 
     asked: Question
-    prompts: list[str] = field(repr=False)
-    requests: str
-    trained_on: dict[str, str] | None
+    prompts: list[str] = field(repr=False)  # of every document, in lm-eval's order
+    requests: str  # a hash over all that is asked and what would be right
+    trained_on: dict[str, str] | None  # where an adapter was trained on another task or other data: which
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:

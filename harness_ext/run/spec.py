@@ -17,24 +17,12 @@ _NOT_FOR_RECORDS = ("predict_only", "wandb_args", "trackio_args")
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What was asked for; the names are those of the flags.
+    """What was asked for; the names are those of the flags."""
 
-    Attributes:
-        pretrained: The model.
-        adapter: The adapter on top of it.
-        model: The backend, as lm-eval calls them.
-        model_args: Handed on to the backend.
-        tasks: Names, patterns or files of tasks.
-        limit: Documents, or a share of them.
-        samples: Numbers of documents, by task.
-        seed: Of Python, numpy, torch and the few-shot sampler.
-        train_samples: Rows that a baseline is fitted on.
-    """
-
-    pretrained: str | None = None
+    pretrained: str | None = None  # the model
     adapter: str | None = None
-    model: str | None = None
-    model_args: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None  # the backend, as lm-eval calls them
+    model_args: dict[str, Any] = field(default_factory=dict)  # handed on to it
     base_url: str | None = None
     quantise: str | None = None
     dtype: str | None = None
@@ -42,7 +30,7 @@ class RunSpec:
     engine: str | None = None
     allow_pickle: bool = False
 
-    tasks: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None  # names, patterns or files
     include_path: str | None = None
     data_dir: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -53,10 +41,10 @@ class RunSpec:
     gen_kwargs: dict[str, Any] = field(default_factory=dict)
     think_budget: int | None = None
 
-    limit: float | None = None
-    samples: dict[str, list[int]] | None = None
-    seed: tuple[int | None, ...] = (0, 1234, 1234, 1234)
-    train_samples: str | None = None
+    limit: float | None = None  # documents, or a share of them
+    samples: dict[str, list[int]] | None = None  # numbers of documents, by task
+    seed: tuple[int | None, ...] = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot sampler
+    train_samples: str | None = None  # rows that a baseline is fitted on
 
     batch_size: str | None = None
     max_batch_size: int | None = None
@@ -71,11 +59,7 @@ class RunSpec:
     hf_hub_log_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the values that can be checked by themselves.
-
-        Raises:
-            UserError: One is wrong.
-        """
+        """Check the values that can be checked by themselves; a `UserError` names the one that is wrong."""
         limit, shots = self.limit, self.num_fewshot
         if self.tasks is not None and not self.tasks:
             raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
@@ -156,11 +140,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_args(args: argparse.Namespace) -> RunSpec:
-    """Read a parsed command line.
-
-    Raises:
-        UserError: A value is wrong.
-    """
+    """Read a parsed command line; a `UserError` names a wrong value."""
     from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
 
     given = vars(args)
@@ -195,11 +175,7 @@ def from_args(args: argparse.Namespace) -> RunSpec:
 
 
 def from_options(**options: Any) -> RunSpec:
-    """Read keyword arguments that are called as make's variables are, in small letters, or as a flag of `run`.
-
-    Raises:
-        UserError: One is unknown, or its value is wrong.
-    """
+    """Read keyword arguments that are called as make's variables are, in small letters, or as a flag of `run`."""
     called = {"model": "pretrained", "task": "tasks", "batch": "batch_size", "quant": "quantise", "backend": "model"}
     called |= {"out": "output_path", "samples": "train_samples"}
     known = {*called, *(each.name for each in fields(RunSpec))} - {"pretrained"}

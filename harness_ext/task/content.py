@@ -89,11 +89,15 @@ def _function(function: Any) -> list[str]:
 
 @functools.cache
 def _code(files: tuple[tuple[Path, int], ...]) -> str:
-    """Hash the code in files as Python reads it, so that comments and line breaks do not count."""
+    """Hash the code in files as Python runs it, so that comments, docstrings and line breaks do not count."""
     digest = hashlib.sha256()
     for path, _ in files:
         text = path.read_text(encoding="utf-8", errors="replace")
         with contextlib.suppress(SyntaxError, ValueError, RecursionError):  # of a file that nothing imports
-            text = ast.dump(ast.parse(text))
+            tree = ast.parse(text)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                    del node.body[0]
+            text = ast.dump(tree)
         digest.update(f"{path.name}\0{text}\n".encode())
     return digest.hexdigest()

@@ -22,9 +22,8 @@ ROWS = [{"sentence": sentence, "label": label} for sentence, label in SENTENCES]
 
 
 def request(sentence, *args):
-    doc_id, idx = TEXTS.index(sentence) if sentence in TEXTS else -1, int(args[0] == " 1")
-    prompted = ("a prompt that is not read", *args)
-    return SimpleNamespace(doc_id=doc_id, doc={"sentence": sentence}, args=prompted, idx=idx)
+    idx = int(args[0] == " 1")
+    return SimpleNamespace(doc_id=sentence, doc={"sentence": sentence}, args=("a prompt that is not read", *args), idx=idx)
 
 
 @pytest.fixture(scope="module", params=["deberta-v2", "llama"])
@@ -54,7 +53,7 @@ def test_classifier_gives_transformers_log_probabilities_in_the_order_asked(clas
             expected = model(**tokenizer(text, return_tensors="pt")).logits[0].log_softmax(-1).tolist()
         assert [scores[2 * n][0], scores[2 * n + 1][0]] == pytest.approx(expected, abs=1e-4)
         assert answers[n] == str(expected.index(max(expected)))
-        assert margins[n] == scored[n] == pytest.approx(expected[1] - expected[0], abs=2e-4)
+        assert margins[text] == scored[text] == pytest.approx(expected[1] - expected[0], abs=2e-4)
         assert [scores[2 * n][1], scores[2 * n + 1][1]] == [answers[n] == "0", answers[n] == "1"]
 
 

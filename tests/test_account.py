@@ -100,7 +100,9 @@ def test_account_counts_tokens_and_batches_as_they_are_run(answering):
         assert longest == max(lengths) - account.path.get("prefix_tokens", 0)
         account.reset()
         assert (account.requests, account.tokens_in, account.margins, account.batches) == (0, 0, {}, {})
-        assert account.path["path"]
+        assert account.path == {}
+        assert account.self_check is not None
+        assert account.self_check["passed"]
 
 
 def test_model_of_lm_evals_own_is_watched_once_and_counted(answering):

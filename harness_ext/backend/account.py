@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Account:
-    """Running totals since `reset`; ``path`` and ``self_check`` hold beyond it, as the model does."""
+    """What has been since `reset`; only ``self_check`` holds beyond it, as the model does."""
 
     requests: int = 0  # answered by the model; those from lm-eval's response cache do not count
     answer_s: float = 0.0  # in answering them, tokenising included
@@ -24,7 +24,7 @@ class Account:
     tokens_in: int = 0  # prompt tokens read, padding not counted
     tokens_out: int = 0  # tokens written, padding not counted
     near_ties: int | None = None  # documents whose answers rounding could have turned; None: not counted
-    path: dict[str, Any] = dataclasses.field(default_factory=dict)  # which way requests are run, and why
+    path: dict[str, Any] = dataclasses.field(default_factory=dict)  # which way requests were run, and why
     self_check: dict[str, Any] | None = None  # how the model compares with itself asked plainly
     # log p("1") - log p("0") after the prompt, by document; of a choice between two texts, of the second and the first.
     margins: dict[int, float] = dataclasses.field(default_factory=dict)
@@ -35,7 +35,7 @@ class Account:
 
     def reset(self) -> None:
         """Start a new run with the same model."""
-        vars(self).update(vars(Account(path=self.path, self_check=self.self_check)))
+        vars(self).update(vars(Account(self_check=self.self_check)))
 
     @contextmanager
     def tokenising(self) -> Iterator[None]:

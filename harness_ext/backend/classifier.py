@@ -63,8 +63,7 @@ class ClassifierLM(SentenceLM):
         config = self._classifier.base.config
         if config.num_labels != 2 or classes is None:
             classes = decide([str(config.id2label[index]) for index in range(config.num_labels)]).record()
-        self._order = [1 - classes["one"], classes["one"]]
-        self.account.path = {"classes": classes}
+        self._classes, self._order = classes, [1 - classes["one"], classes["one"]]
         adapters = getattr(self.model, "peft_config", {}).values()
         virtual = sum(getattr(adapter, "num_virtual_tokens", None) or 0 for adapter in adapters)
         limit = context_length(config, self._classifier.base)
@@ -88,7 +87,7 @@ class ClassifierLM(SentenceLM):
         classifier, account = self._classifier, self.account
         if account.self_check is None:
             account.self_check = classifier.find_way(encoded)
-            account.path = account.path | asdict(classifier.way)
+        account.path = {"classes": self._classes, **asdict(classifier.way)}
         found: dict[str, tuple[float, float]] = {}
         with tqdm(total=len(unique), desc="sentences", disable=disable_tqdm or not sys.stderr.isatty()) as bar:
 

@@ -70,10 +70,7 @@ class ServedModel(TemplateAPI):
         if not _client_log.isEnabledFor(logging.INFO):
             _client_log.setLevel(logging.CRITICAL)  # it logs every failed try as an error
 
-    @answers_requests
-    def generate_until(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Generate as lm-eval does."""
-        return super().generate_until(*args, **kwargs)
+    generate_until = answers_requests(TemplateAPI.generate_until)
 
     async def get_batched_requests(self, *args: Any, **kwargs: Any) -> list:
         """Ask for all answers as lm-eval does; one that cannot be had ends the run."""

@@ -11,7 +11,8 @@ def can_merge(model: Any) -> bool:
 
     A weight that two layers share must not be changed for one of them, as for an embedding tied to the output layer.
     """
-    if not hasattr(model, "merge_adapter") or model.dtype != torch.float32 or is_quantised(model):
+    quantised = getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False)
+    if not hasattr(model, "merge_adapter") or model.dtype != torch.float32 or quantised:
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -20,8 +21,3 @@ def can_merge(model: Any) -> bool:
     kinds: Any = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     weights = (weight for module in model.modules() if isinstance(module, kinds) for weight in module.parameters())
     return all(uses[id(weight)] == 1 for weight in weights)
-
-
-def is_quantised(model: Any) -> bool:
-    """Tell whether a model's weights are held in fewer bits than it computes in."""
-    return getattr(model, "hf_quantizer", None) is not None or bool(getattr(model, "is_quantized", False))

@@ -4,6 +4,7 @@ The environment is set before anything imports a Hugging Face library: offline, 
 no test depends on what the machine holds or reaches.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ class Outcome:
     code: int
     stdout: str
     stderr: str
+    modules: frozenset[str] = frozenset()  # imported by then, at the top, where a process of its own says so
 
     @property
     def error(self) -> str:
@@ -110,6 +112,32 @@ def cli(tmp_path: Path) -> Callable[..., Outcome]:
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let matplotlib draw: elsewhere its files stay empty."""
     monkeypatch.setattr(quick, "draws", True)
+
+
+EACH_IN_TURN = """
+import contextlib, io, json, sys
+from harness_ext.__main__ import main
+ends = []
+for argv in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try: code = main(argv)
+        except SystemExit as left: code = left.code or 0
+    ends.append([code, out.getvalue(), err.getvalue(), sorted({name.partition(".")[0] for name in sys.modules})])
+json.dump(ends, sys.stdout)
+"""
+
+
+@pytest.fixture
+def in_turn(tmp_path: Path) -> Callable[..., list[Outcome]]:
+    """Call several commands one after the other in one process of its own, which imports what they need once."""
+
+    def call(commands: list[list[str]], env: dict[str, str] | None = None) -> list[Outcome]:
+        command = [sys.executable, "-c", EACH_IN_TURN, json.dumps(commands)]
+        done = subprocess.run(command, cwd=tmp_path, env=env, timeout=120, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [Outcome(code, out, err, frozenset(names)) for code, out, err, names in json.loads(done.stdout)]
+
+    return call
 
 
 @pytest.fixture(scope="session")

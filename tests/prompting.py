@@ -1,6 +1,5 @@
 """A model of ours asked directly, and the same of transformers and peft alone."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,21 @@ def texts(lm: Any, tokens: int = 8, prompts: list[str] = PROMPTS) -> list[str]:
 
 
 def plain_texts(model: Path, adapter: Path | None = None, tokens: int = 8, prompts: list[str] = PROMPTS) -> list[str]:
-    """Let transformers and peft write after each prompt, one at a time."""
-    return list(
-        _plain_texts(model, adapter, _files(model), adapter and _files(adapter), tokens=tokens, prompts=tuple(prompts))
-    )
+    """Let transformers and peft write after each prompt, one at a time; once for the same files and copies of them."""
+    key = (_state(model), adapter and _state(adapter), tokens, tuple(prompts))
+    if key not in _plain:
+        _plain[key] = _plain_texts(model, adapter, tokens, prompts)
+    return _plain[key]
 
 
-def _files(folder: Path) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()))
+_plain: dict[tuple[Any, ...], list[str]] = {}
 
 
-@functools.cache  # as long as no file changes: many a test compares with the same base
-def _plain_texts(model: Path, adapter: Path | None, *_files: Any, tokens: int, prompts: tuple[str, ...]) -> list[str]:
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    return tuple(sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()))
+
+
+def _plain_texts(model: Path, adapter: Path | None, tokens: int, prompts: list[str]) -> list[str]:
     from peft import PeftModel
 
     tokenizer = AutoTokenizer.from_pretrained(adapter if adapter and (adapter / "tokenizer.json").exists() else model)

@@ -5,6 +5,7 @@ the same fingerprint of a data set that nobody asks for, and walks over the mill
 lm-eval leave behind. `settle` is called before each test and does nothing until more modules have been imported.
 """
 
+import copy
 import functools
 import gc
 import importlib.metadata
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _MANY = 40  # modules: fewer are no reason to collect garbage once more
 _seen = 0
@@ -39,6 +41,36 @@ def _stacks(module: ModuleType) -> None:
     module.SqliteDict.__init__ = without_stacks
 
 
+def _task_files(module: ModuleType) -> None:
+    """lm-eval parses every task's file for each list of tasks; where no function is looked up, the text decides."""
+    read: dict[tuple[Path, str], Any] = {}
+    plain = module._make_loader
+
+    def make_loader(folder: Path, *, resolve_funcs: bool) -> type:
+        loader = plain(folder, resolve_funcs=resolve_funcs)
+        if resolve_funcs:
+            return loader
+
+        class Once(loader):
+            def __init__(self, stream):
+                text = stream.read()
+                self.key = (folder, text)
+                if self.key not in read:
+                    super().__init__(text)
+
+            def get_single_data(self):
+                if self.key not in read:
+                    read[self.key] = super().get_single_data()
+                return copy.deepcopy(read[self.key])
+
+            def dispose(self):
+                pass
+
+        return Once
+
+    module._make_loader = make_loader
+
+
 def _machine(module: ModuleType) -> None:
     """lm-eval describes the machine after each task, by `pip list` and ten other programs."""
     vars(module)["get_pretty_env_info"] = functools.cache(vars(module)["get_pretty_env_info"])
@@ -56,6 +88,7 @@ def _pictures(module: ModuleType) -> None:
 
 _AFTER: dict[str, Callable[[ModuleType], None]] = {
     "lm_eval.utils": _templates,
+    "lm_eval.tasks._yaml_loader": _task_files,
     "datasets.arrow_dataset": _fingerprints,
     "sqlitedict": _stacks,
     "torch.utils.collect_env": _machine,

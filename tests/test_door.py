@@ -1,9 +1,5 @@
 """The command line itself: what it imports, what it prints, how it leaves."""
 
-import json
-import subprocess
-import sys
-
 from harness_ext.paths import ROOT
 
 WITHOUT_A_MODEL = [
@@ -20,25 +16,14 @@ WITHOUT_A_MODEL = [
     (["doctor", "--help"], 0),
     (["doctor", "--limit=-1"], 2),
 ]
-EACH_IN_TURN = """
-import json, sys
-from harness_ext.__main__ import main
-ends = []
-for argv, _ in json.loads(sys.argv[1]):
-    try: code = main(argv)
-    except SystemExit as left: code = left.code or 0
-    ends.append([argv, code, "torch" in sys.modules])
-with open("ends.json", "w") as file: json.dump(ends, file)
-"""
 
 
-def test_commands_that_need_no_model_do_not_import_torch(tmp_path):
-    """One process for all: what one of them imports stays imported, so none of them may."""
+def test_commands_that_need_no_model_do_not_import_torch(in_turn, tmp_path):
+    """What one command imports stays imported, so none of them may."""
     (tmp_path / "published").symlink_to(ROOT / "results" / "published")
-    command = [sys.executable, "-c", EACH_IN_TURN, json.dumps(WITHOUT_A_MODEL)]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    ends = json.loads((tmp_path / "ends.json").read_text())
-    assert ends == [[argv, code, False] for argv, code in WITHOUT_A_MODEL]
+    ends = in_turn([argv for argv, _ in WITHOUT_A_MODEL])
+    assert [end.code for end in ends] == [code for _, code in WITHOUT_A_MODEL]
+    assert [argv for (argv, _), end in zip(WITHOUT_A_MODEL, ends, strict=True) if "torch" in end.modules] == []
 
 
 def test_help_names_every_command(door):

@@ -59,13 +59,11 @@ def test_launcher_on_several_machines_is_refused(no_launcher, monkeypatch):
         launcher.launched()
 
 
-@pytest.mark.parametrize(
-    "command", [("models",), ("ls",), ("validate", "--tasks=sst2_01_mini"), ("--help",), ("doctor", "--limit=4")]
-)
-def test_command_in_a_schedulers_job_ends_as_elsewhere(command, cli):
-    said = cli(*command, env=os.environ | STRAY | SLURM, timeout=60)
-    assert said.code == 0, said.stderr
-    assert said.stdout
+def test_commands_in_a_schedulers_job_end_as_elsewhere(in_turn):
+    commands = [["models"], ["ls"], ["validate", "--tasks=sst2_01_mini"], ["--help"], ["doctor", "--limit=4"]]
+    for argv, said in zip(commands, in_turn(commands, env=os.environ | STRAY | SLURM), strict=True):
+        assert said.code == 0, (argv, said.stderr)
+        assert said.stdout, argv
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import SENTENCES, build_model
+from builders import CHAT_TEMPLATE, SENTENCES, answering_model, build_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -70,6 +70,18 @@ def test_margin_is_the_difference_of_log_probabilities_after_the_prompt(run, ans
         assert len(zero) == len(one)
         if len(zero) == 1:
             assert margin == pytest.approx(float(scores[one[0]] - scores[zero[0]]), abs=1e-4)
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE], ids=["plain", "chat"])
+def test_margin_of_a_written_answer_is_that_of_a_forced_choice(template, eight_rows, tmp_path):
+    """A chat template ends in a line break, which lm-eval takes for the beginning of what is chosen between."""
+    model = answering_model(tmp_path / "model", "llama", chat_template=template)
+    written, chosen = (
+        outcomes(evaluate(model=model, data_dir=eight_rows, task=task, out=tmp_path))
+        for task in ("sst2_01", "sst2_01_choice")
+    )
+    assert list(written.margin) == pytest.approx(list(chosen.margin), abs=1e-4)
+    assert list(chosen.choice) == [int(margin > 0) for margin in chosen.margin]
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,11 @@ def test_place_of_model_data_and_task_gives_the_same_key(room, tmp_path, monkeyp
 def test_comment_or_docstring_in_a_function_gives_the_same_key(room, tmp_path):
     setting = "process_results: !function helper.results\n"
     before = write_task(tmp_path / "before", setting)
-    after = write_task(tmp_path / "after", setting, '"""Now with a docstring."""\n# And a comment.\n' + HELPER.replace("# ours", "# ours, still"))
+    after = write_task(
+        tmp_path / "after",
+        setting,
+        '"""Now with a docstring."""\n# And a comment.\n' + HELPER.replace("# ours", "# ours, still"),
+    )
     assert key_of(room, tasks=before) == key_of(room, tasks=after)
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import SENTENCES, build_model, tsv_folder
+from builders import CHAT_TEMPLATE, SENTENCES, answering_model, build_model, tsv_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlitedict import SqliteDict
@@ -74,9 +74,10 @@ def test_deal_gives_every_request_once_and_all_of_a_document_to_one_process(doc_
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_files_of_one(answering, eight_rows, door, cli, tmp_path):
-    tasks = "sst2_01,sst2_01_choice"
-    flags = ("run", "--pretrained", answering, "--data_dir", eight_rows, "--tasks", tasks, "--num_fewshot", 2, "--limit", 5)
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE], ids=["plain", "chat"])
+def test_two_processes_leave_the_files_of_one(template, eight_rows, door, cli, tmp_path):
+    tasks, model = "sst2_01,sst2_01_choice", answering_model(tmp_path / "model", "llama", chat_template=template)
+    flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "--tasks", tasks, "--num_fewshot", 2, "--limit", 5)
     done = cli(*flags, "-o", tmp_path / "two", "--procs", 2, timeout=300)
     assert done.code == 0, done.stderr
     assert door(*flags, "-o", tmp_path / "one").code == 0

@@ -78,16 +78,20 @@ class Margins:
     """
 
     def __init__(
-        self, answers: Sequence[str], prompts: Sequence[str], encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
+        self,
+        answers: Sequence[str],
+        prompts: Sequence[str],
+        rows: Sequence[list[int]],
+        encode_pair: Callable[[str, str], tuple[list[int], list[int]]],
     ) -> None:
-        """Tokenise the answers as they follow each prompt, with lm-eval's `encode_pair`; they must be two."""
+        """Tokenise two answers as they follow each prompt, with lm-eval's `encode_pair`; `rows` are the prompts' own tokens."""
         self.found: dict[int, float] = {}
         self._wanted: dict[int, tuple[list[int], list[int]]] = {}
         by_end: dict[tuple[str, ...], list[list[int]]] = {}  # tokens depend on the word before them, at the most
-        for number, prompt in enumerate(prompts) if len(answers) == 2 else ():
+        for number, (prompt, ids) in enumerate(zip(prompts, rows, strict=True)) if len(answers) == 2 else ():
             end = (*prompt[-80:].split()[-1:], prompt[len(prompt.rstrip()) :])
             if end not in by_end:
-                by_end[end] = [encode_pair(prompt, answer)[1] for answer in answers]
+                by_end[end] = [_behind(ids, *encode_pair(prompt, answer)) for answer in answers]
             zero, one = by_end[end]
             if zero[:-1] == one[:-1] and zero != one:
                 self._wanted[number] = zero[:-1], [zero[-1], one[-1]]
@@ -105,6 +109,12 @@ class Margins:
         pairs = logits[places[:, None], tokens].float()
         # Both are normalised by the same sum, so the difference of logits is that of log-probabilities.
         self.found |= zip(due, (pairs[:, 1] - pairs[:, 0]).tolist(), strict=True)
+
+
+def _behind(prompt: list[int], context: list[int], continuation: list[int]) -> list[int]:
+    """Return a continuation without the space that lm-eval takes from the end of a prompt to its beginning."""
+    whole = context + continuation
+    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else continuation
 
 
 def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar: tqdm) -> list[Result]:

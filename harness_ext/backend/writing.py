@@ -72,7 +72,7 @@ class Writer:
         prompts = lm.encode_rows(texts)
         lm.check_length(max(map(len, prompts)), lm.max_length - ending.limit)
         heads = list(map(lm.opened_thinking, prompts))
-        margins = Margins(self.wanted.answers, texts, lm._encode_pair)
+        margins = Margins(self.wanted.answers, texts, prompts, lm._encode_pair)
         answers = [""] * len(requests)
 
         def run(reader: PrefixReader, batch: list[Row]) -> None:

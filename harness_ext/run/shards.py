@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from lm_eval.api.model import LM, CachingLM, hash_args
@@ -28,29 +29,53 @@ from harness_ext.run.spec import RunSpec
 from harness_ext.run.worker import LocalWorker, Worker, on_device
 
 
-class Answered(LM):
-    """A model all of whose answers are in the cache.
+class _StandIn(LM):
+    """Stands where lm-eval wants a model that renders prompts, but does not answer by itself."""
 
-    Attributes:
-        info: What lm-eval's results say of the model.
-    """
+    tokenizer_name = ""  # lm-eval keys a cache of requests by it, which is refused
 
-    def __init__(self, info: dict[str, Any], render: Any) -> None:
+    def __init__(self, run: RunPlan) -> None:
         super().__init__()
-        self.info = info
-        if render:
-            self.apply_chat_template = render
+        self.tokenizer = run.asked.tokenizer
+        self._template = self.tokenizer.chat_template if run.asked.chat_template and self.tokenizer else None
+        if run.asked.chat_template:
+            self.apply_chat_template: Any = run.asked.renderer
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Return the template, for lm-eval's results."""
+        return self._template
+
+    def generate_until(self, requests: list, **kwargs: Any) -> list:
+        """Answer requests."""
+        return self._answer("generate_until", requests)
+
+    def loglikelihood(self, requests: list, **kwargs: Any) -> list:
+        """Score continuations."""
+        return self._answer("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: list, **kwargs: Any) -> list:
+        """Score texts."""
+        return self._answer("loglikelihood_rolling", requests)
+
+    def _answer(self, method: str, requests: list) -> list:
+        raise NotImplementedError
+
+
+class Answered(_StandIn):
+    """A model all of whose answers are in the cache; `info` is what the processes with the model say of it."""
+
+    def __init__(self, run: RunPlan, info: dict[str, Any]) -> None:
+        super().__init__(run)
+        self._info = info
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what the processes with the model say of it."""
-        return self.info
+        """Return what lm-eval's results say of the model."""
+        return self._info
 
-    def _missing(self, requests: list, **kwargs: Any) -> list:
+    def _answer(self, method: str, requests: list) -> list:
         if requests:
             raise RuntimeError(f"{len(requests)} answers are missing from the caches of the processes that share this run.")
         return []
-
-    generate_until = loglikelihood = loglikelihood_rolling = _missing
 
 
 class Shards:
@@ -71,10 +96,10 @@ class Shards:
         self._start()
         for process in self._started:
             self._tell(process, {"key": run.key, "later": [each.key for each in later], "cache": cache})
-        said = [self._hear(number, process) for number, process in enumerate(self._started)]
+        said = self._hear_all()
         take_over(cache)
         self._account = Account.total([Account.from_json(each["account"]) for each in said])
-        return Answered(said[0]["info"], run.asked.renderer)
+        return Answered(run, said[0]["info"])
 
     def account(self) -> Account:
         """Say what the last run has cost: of seconds and memory, the largest of one process."""
@@ -110,6 +135,18 @@ class Shards:
         with contextlib.suppress(BrokenPipeError):  # that it has ended is heard
             print(json.dumps(message), file=process.stdin, flush=True)
 
+    def _hear_all(self) -> list[dict[str, Any]]:
+        """Wait for all; the first that fails ends the others, which may have hours to go."""
+        with ThreadPoolExecutor(self.size) as pool:
+            waiting = [pool.submit(self._hear, number, process) for number, process in enumerate(self._started)]
+            try:
+                for heard in as_completed(waiting):
+                    heard.result()
+            except BaseException:
+                self.close()  # or the threads would go on waiting
+                raise
+        return [heard.result() for heard in waiting]
+
     def _hear(self, number: int, process: subprocess.Popen) -> dict[str, Any]:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -135,15 +172,12 @@ class _ShareIsDone(Exception):  # noqa: N818  no error
     """The requests of one process are answered; nothing is to be scored here."""
 
 
-class _Shard(LM):
+class _Shard(_StandIn):
     """A model that answers the share of one process, as far as it is not in the run's cache already."""
 
-    def __init__(self, lm: Any, number: int, size: int, cache: str) -> None:
-        super().__init__()
+    def __init__(self, run: RunPlan, lm: Any, number: int, size: int, cache: str) -> None:
+        super().__init__(run)
         self._lm, self._number, self._size, self._cache = lm, number, size, cache
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lm, name)
 
     def _answer(self, method: str, requests: list) -> list:
         share = deal([request.doc_id for request in requests], self._size)[self._number]
@@ -153,18 +187,6 @@ class _Shard(LM):
             with kept_safely(self._lm):
                 getattr(CachingLM(self._lm, f"{self._cache}_rank{self._number + 1}.db"), method)(mine)
         raise _ShareIsDone
-
-    def generate_until(self, requests: list, **kwargs: Any) -> list:
-        """Answer this share."""
-        return self._answer("generate_until", requests)
-
-    def loglikelihood(self, requests: list, **kwargs: Any) -> list:
-        """Score this share."""
-        return self._answer("loglikelihood", requests)
-
-    def loglikelihood_rolling(self, requests: list, **kwargs: Any) -> list:
-        """Score this share."""
-        return self._answer("loglikelihood_rolling", requests)
 
 
 def deal(doc_ids: list[int], size: int) -> list[list[int]]:
@@ -191,7 +213,7 @@ def _serve() -> None:
             order = json.loads(line)
             run = on_device(runs[order["key"]], first["number"])
             lm = worker.ready(run, [runs[key] for key in order["later"]])
-            _answer_share(run, _Shard(lm, first["number"], first["size"], order["cache"]), first["number"])
+            _answer_share(run, _Shard(run, lm, first["number"], first["size"], order["cache"]), first["number"])
             info = lm.get_model_info() if hasattr(lm, "get_model_info") else {}
             say({"account": worker.account().to_json(), "info": info})
     except UserError as error:

@@ -113,6 +113,27 @@ def test_adapter_is_merged_where_that_is_exact_and_nowhere_else(bases, tmp_path)
     assert merged == {"plain": True, "plain16": False, "tied": False, "untied": True}
 
 
+SWAPPED = {name: LoraConfig(**LORA, **touches) for name, touches in EMBEDDINGS.items()} | KINDS
+STAYS = {*EMBEDDINGS, "prompt tuning", "p-tuning", "prefix tuning"} - {"some tokens"}  # brings more than layers on top
+
+
+@pytest.mark.parametrize("kind", SWAPPED)
+def test_adapter_gives_way_to_another_and_leaves_nothing_of_itself(kind, bases, tmp_path):
+    first, second = adapter(bases[True], tmp_path / "a", SWAPPED[kind]), adapter(bases[True], tmp_path / "b", KINDS["IA3"])
+    lm, fresh = (answer_lm(bases[True], peft=str(folder), dtype="bfloat16") for folder in (first, second))
+    before = texts(lm)
+    assert lm.swap_adapter(str(second)) == (kind not in STAYS)
+    assert texts(lm) == (before if kind in STAYS else texts(fresh))
+
+
+def test_adapter_swapped_before_it_is_merged_answers_as_peft_does(bases, tmp_path):
+    first, second = (adapter(bases[False], tmp_path / kind, KINDS[kind]) for kind in ("DoRA", "LoHa"))
+    lm = answer_lm(bases[False], peft=str(first))
+    assert lm.swap_adapter(str(second))
+    assert texts(lm) == plain_texts(bases[False], second)
+    assert not lm.swap_adapter(str(first)), "it has been merged"
+
+
 def test_adapter_whose_merge_changes_the_logits_stays_beside_its_base(bases, tmp_path, monkeypatch):
     from peft.tuners.lora import Linear
 

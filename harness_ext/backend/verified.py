@@ -28,6 +28,7 @@ class VerifiedLM(CheckedLM):
         self._adapter = peft
         self._merging: dict[str, Any] | None = None
         self._one_by_one: dict[str, bool] = {}
+        self._base_is_whole = True
 
     def samples_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise a few prompts to compare by: those with the most and the least padding, and one between."""
@@ -56,17 +57,21 @@ class VerifiedLM(CheckedLM):
                 self._merging = {"merged_difference": difference}
             else:
                 model.unmerge_adapter()
+                self._base_is_whole = False
 
     def swap_adapter(self, adapter: str) -> bool:
         """Put another adapter on the base that is loaded, if the base has stayed as it was; else do nothing.
 
-        It has not where the adapter was merged, brought layers of its own, or another vocabulary.
+        It has not where the adapter was merged, if only for a comparison (taking it off again rounds), brought layers of its
+        own, or another vocabulary.
 
         Returns:
             Whether that was done.
         """
         model: Any = self.model
-        if not hasattr(model, "unload") or any(config.modules_to_save for config in model.peft_config.values()):
+        if not self._base_is_whole or not hasattr(model, "unload"):
+            return False
+        if any(config.modules_to_save for config in model.peft_config.values()):
             return False
         if vocabulary_of(adapter, model.get_base_model()) or vocabulary_of(self._adapter or adapter, model.get_base_model()):
             return False

@@ -117,7 +117,7 @@ def test_adapter_of_schema_1_is_found_and_scored(made, copy, data, random_model,
     assert scored.code == 0, scored.stderr
     (path,) = copy.glob("runs/*/run.json")
     training = json.loads(path.read_text())["training"]
-    assert (training["settings"], training["optimiser_steps"]) == (old["settings"], 4)
+    assert (training["recipe_settings"], training["optimiser_steps"]) == (old["settings"], 4)
 
 
 def test_experiment_is_the_key_without_the_seed_and_curve_without_the_samples_too(data, random_model):

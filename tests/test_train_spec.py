@@ -37,6 +37,15 @@ def test_command_line_and_python_give_the_same_spec():
     assert not [field.name for field in fields(TrainSpec) if getattr(said, field.name) == field.default]  # each was read
 
 
+def test_words_of_a_spec_are_a_command_line_that_asks_for_the_same():
+    for spec in (
+        make_spec(samples="16,64", seeds=(0, 3), overrides=["steps={16: 4}", "target_modules=[a, b]"], report_to="trackio"),
+        make_spec(samples="all", out="a b", task="t", force=True, allow_pickle=True),
+        make_spec(),
+    ):
+        assert read(*spec.words()) == spec
+
+
 def test_spec_is_json_and_back():
     spec = make_spec(samples="16,64", seeds=(0, 1), overrides=("rank=4",), recipe="qwen", report_to="trackio", force=True)
     assert make_spec(**json.loads(json.dumps(asdict(spec)))) == spec

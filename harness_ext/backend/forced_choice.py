@@ -84,7 +84,7 @@ class Margins:
         rows: Sequence[list[int]],
         encode_pair: Callable[[str, str], tuple[list[int], list[int]]],
     ) -> None:
-        """Tokenise two answers as they follow each prompt, with lm-eval's `encode_pair`; `rows` are the prompts' own tokens."""
+        """Tokenise two answers as they follow each prompt, with lm-eval's `encode_pair`; `rows` are the prompts' tokens."""
         self.found: dict[int, float] = {}
         self._wanted: dict[int, tuple[list[int], list[int]]] = {}
         by_end: dict[tuple[str, ...], list[list[int]]] = {}  # tokens depend on the word before them, at the most

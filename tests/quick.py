@@ -47,7 +47,7 @@ def _task_files(module: ModuleType) -> None:
     plain = module._make_loader
 
     def make_loader(folder: Path, *, resolve_funcs: bool) -> type:
-        loader = plain(folder, resolve_funcs=resolve_funcs)
+        loader: Any = plain(folder, resolve_funcs=resolve_funcs)
         if resolve_funcs:
             return loader
 
@@ -68,7 +68,7 @@ def _task_files(module: ModuleType) -> None:
 
         return Once
 
-    module._make_loader = make_loader
+    vars(module)["_make_loader"] = make_loader
 
 
 def _machine(module: ModuleType) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness_ext.backend import server
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.results import outcomes, records
 from harness_ext.run import provenance
@@ -165,9 +166,7 @@ def _say_how(run: RunPlan, say: Callable[[str], None]) -> None:
     if run.asked.settings:
         say(run.asked.settings.line())
     elif run.asked.subject.is_served:
-        from harness_ext.backend.server import line
-
-        say(line(run.asked.subject.backend, run.asked.subject.args))
+        say(server.line(run.asked.subject.backend, run.asked.subject.args))
     if made := run.trained_on:
         say(f"The adapter was trained on {made['task']} ({made['data']}).")
 

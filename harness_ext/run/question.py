@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness_ext.backend.server import NOT_IN_KEY
 from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, VLLM, Subject
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
@@ -182,8 +183,6 @@ def _model_args(subject: Subject) -> dict[str, Any]:
     if subject.base:
         left_out |= {*_SAID_ELSEWHERE}
     if subject.is_served:
-        from harness_ext.backend.server import NOT_IN_KEY
-
         left_out |= {"pretrained", *NOT_IN_KEY}
     return {name: value for name, value in subject.args.items() if name not in left_out}
 

@@ -7,15 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backend.subject import (
-    ANSWER,
-    BASELINES,
-    CHECKPOINT_BACKENDS,
-    CLASSIFIER,
-    SERVED,
-    VLLM,
-    Subject,
-)
+from harness_ext.backend import server, vllm
+from harness_ext.backend.subject import ANSWER, BASELINES, CHECKPOINT_BACKENDS, CLASSIFIER, SERVED, VLLM, Subject
 from harness_ext.errors import UserError, did_you_mean
 from harness_ext.model import adapters, files, presets, quantisation
 from harness_ext.model.checkpoints import Checkpoint, inspect_model, is_classifier, is_generative, is_version, leftover
@@ -90,15 +83,12 @@ def _check_backend(name: str) -> None:
 
 def _without_checkpoint(spec: RunSpec, backend: str, args: dict[str, Any]) -> Subject:
     if backend in SERVED:
-        from harness_ext.backend import server
-
         local = {"ADAPTER": args.get("peft"), "DTYPE": spec.dtype, "DEVICE": spec.device}
         args = server.arguments(backend, args, base_url=spec.base_url, batch=spec.batch_size, local=local)
         if spec.apply_chat_template is not None:
             server.check_template(backend, str(spec.apply_chat_template).lower() == "true")
-    _check_engine(spec, backend)
     quantise = None if spec.quantise == "none" else spec.quantise
-    _check_quantises(quantise, backend)
+    _check_for_answer(spec, quantise, backend)
     return Subject(backend, args, quantise=quantise, allow_pickle=spec.allow_pickle)
 
 
@@ -212,8 +202,6 @@ def _with_checkpoint(
     """Decide the backend and the quantisation, and check that they are for a model of this kind."""
     classifies = is_classifier(base, adapter)
     if backend == VLLM:
-        from harness_ext.backend import vllm
-
         vllm.check(base, adapter)
     if spec.model is None and classifies:
         backend = CLASSIFIER
@@ -221,11 +209,10 @@ def _with_checkpoint(
         raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={backend} out.")
     if not classifies and backend == CLASSIFIER and not args.get("trust_remote_code"):
         raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={backend} out, or give it an ADAPTER=.")
-    _check_engine(spec, backend)
+    quantise = _quantise(spec, base, adapter, checks)
+    _check_for_answer(spec, quantise, backend)
     if spec.engine is not None:
         args = {**args, "engine": spec.engine}
-    quantise = _quantise(spec, base, adapter, checks)
-    _check_quantises(quantise, backend)
     other = find_tokenizer(str(args["tokenizer"])) if args.get("tokenizer") else None
     return Subject(backend, args, base, adapter, other, quantise, spec.allow_pickle)
 
@@ -246,13 +233,13 @@ def _quantise(spec: RunSpec, base: Checkpoint, adapter: Checkpoint | None, check
     return None
 
 
-def _check_engine(spec: RunSpec, backend: str) -> None:
-    if spec.engine is not None and backend != ANSWER:
+def _check_for_answer(spec: RunSpec, quantise: str | None, backend: str) -> None:
+    """Check what only our own backend for prompted models can do."""
+    if backend == ANSWER:
+        return
+    if spec.engine is not None:
         raise UserError(f"ENGINE is for the backend {ANSWER}; {backend} has one way only.")
-
-
-def _check_quantises(quantise: str | None, backend: str) -> None:
-    if quantise and backend != ANSWER:
+    if quantise:
         raise UserError(
             f"QUANT={quantise} is for a prompted model that BACKEND={ANSWER} loads; {backend} does "
             "not quantise. Leave it out, or say QUANT=none."

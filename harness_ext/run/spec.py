@@ -190,7 +190,10 @@ def from_options(**options: Any) -> RunSpec:
         values["tasks"] = _names(values["tasks"])
     if isinstance(values.get("seed"), int):
         values["seed"] = (values["seed"],) * 4
-    return RunSpec(**values)
+    try:
+        return RunSpec(**values)
+    except TypeError as error:  # a comparison of another type
+        raise UserError(f"evaluate(): {error}.") from None
 
 
 def _procs(text: str | None, launched: int) -> int:

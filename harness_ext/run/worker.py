@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
-from harness_ext.backend import account
+from harness_ext.backend import account, vllm
 from harness_ext.backend.account import Account
 from harness_ext.backend.build import Load, adjust, create_model
 from harness_ext.backend.subject import VLLM, Subject
@@ -50,8 +50,6 @@ class LocalWorker:
         if not self._holds(asked.subject, asked.settings):
             self._load(run, tokens)
         if tokens:
-            from harness_ext.backend import vllm
-
             vllm.check_room(self._lm, tokens)
         if asked.settings:
             if asked.chat_template:
@@ -124,8 +122,6 @@ def _tokens_of(run: RunPlan) -> int:
     """Count the tokens that vLLM is started for; 0 for other backends."""
     if run.asked.subject.backend != VLLM:
         return 0
-    from harness_ext.backend import vllm
-
     return vllm.needed_tokens(run.asked.task, run.asked.tokenizer, run.prompts)
 
 

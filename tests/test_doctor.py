@@ -279,9 +279,17 @@ def test_backend_for_models_of_another_kind_is_one_line(options, backend, said, 
 
 def test_argument_that_only_loading_can_examine_is_said_to_be_unexamined(answering, eight_rows, door):
     said = door(
-        "doctor", "--pretrained", answering, "--data_dir", eight_rows, "--model_args", "foo=1,attn_implementation=eager"
+        "doctor",
+        "--pretrained",
+        answering,
+        "--data_dir",
+        eight_rows,
+        "--limit=4",
+        "--model_args",
+        "foo=1,attn_implementation=eager",
     )
     assert "note     model args    'foo' is handed on" in said.stdout
+    assert said.stderr == "", "lm-eval's own warnings, as of LIMIT, are not for here"
 
 
 def test_missing_data_is_one_problem_said_once_in_plain_words(answering: Path, elsewhere: Path, door):

@@ -13,7 +13,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: Something the user gave is wrong.
     """
-    _quieten(args.verbosity)
+    quieten(args.verbosity)
     spec = from_args(args)
     from harness_ext.run.plan import plan
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{record['task']}: {line}" if len(records) > 1 else line)
 
 
-def _quieten(verbosity: str | None) -> None:
+def quieten(verbosity: str | None) -> None:
     """Let lm-eval say errors only, unless the user wants more (--verbosity or LMEVAL_LOG_LEVEL)."""
     from lm_eval.utils import setup_logging
 

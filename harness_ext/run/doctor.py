@@ -9,6 +9,7 @@ from harness_ext.backend.subject import ANSWER, CHECKPOINT_BACKENDS
 from harness_ext.errors import UserError
 from harness_ext.model.loading import quieten_libraries
 from harness_ext.run.checks import PROBLEM
+from harness_ext.run.command import quieten
 from harness_ext.run.estimate import estimate
 from harness_ext.run.plan import plan
 from harness_ext.run.spec import from_args
@@ -22,6 +23,7 @@ def examine(args: argparse.Namespace) -> None:
         SystemExit: With code 2, if the run would stop.
     """
     as_json = vars(args).pop("json")
+    quieten(args.verbosity)
     quieten_libraries()
     spec = from_args(args)
     if (spec.model or ANSWER) not in CHECKPOINT_BACKENDS:

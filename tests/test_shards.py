@@ -87,6 +87,18 @@ def test_two_processes_leave_the_files_of_one(template, eight_rows, door, cli, t
 
 
 @pytest.mark.slow
+def test_drawn_answers_of_several_processes_are_read_by_the_run(answering, cli, tmp_path):
+    """lm-eval keeps them but does not look for them; two documents of the same text may get different ones."""
+    data = tsv_folder(tmp_path / "data", [(SENTENCES[0][0], 1)] * 8)
+    flags = ("run", "--pretrained", answering, "--data_dir", data, "--gen_kwargs", "do_sample=true,temperature=9.0")
+    done = cli(*flags, "-o", tmp_path / "two", "--procs", 2, timeout=300)
+    assert done.code == 0, done.stderr
+    ((record, samples),) = files_of(tmp_path / "two").values()
+    assert (record["n"], record["procs"], record["engine"]["why"]) == (8, 2, "sampling")
+    assert len({sample["resps"][0][0] for sample in samples}) > 1
+
+
+@pytest.mark.slow
 def test_process_without_a_document_has_nothing_to_do(eight_rows, door, cli, tmp_path):
     model = build_model(tmp_path / "model", "deberta-v2", head="SequenceClassification")
     flags = ("run", "--pretrained", model, "--data_dir", eight_rows, "--limit", 1)

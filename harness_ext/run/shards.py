@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -64,18 +65,18 @@ class _StandIn(LM):
 class Answered(_StandIn):
     """A model all of whose answers are in the cache; `info` is what the processes with the model say of it."""
 
-    def __init__(self, run: RunPlan, info: dict[str, Any]) -> None:
+    def __init__(self, run: RunPlan, cache: str, info: dict[str, Any]) -> None:
         super().__init__(run)
-        self._info = info
+        self._cache, self._info = cache, info
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what lm-eval's results say of the model."""
         return self._info
 
     def _answer(self, method: str, requests: list) -> list:
-        if requests:
-            raise RuntimeError(f"{len(requests)} answers are missing from the caches of the processes that share this run.")
-        return []
+        """Answer what lm-eval does not look for in its cache: answers that are drawn."""
+        with SqliteDict(f"{self._cache}_rank0.db") as kept:
+            return [kept[name] for name in _names_of_drawn(requests)]
 
 
 class Shards:
@@ -99,7 +100,7 @@ class Shards:
         said = self._hear_all()
         take_over(cache)
         self._account = Account.total([Account.from_json(each["account"]) for each in said])
-        return Answered(run, said[0]["info"])
+        return Answered(run, cache, said[0]["info"])
 
     def account(self) -> Account:
         """Say what the last run has cost: of seconds and memory, the largest of one process."""
@@ -168,7 +169,7 @@ def worker_for(plan: Plan) -> Worker:
     return Shards(plan.spec, plan.spec.procs) if plan.spec.procs > 1 else LocalWorker()
 
 
-class _ShareIsDone(Exception):  # noqa: N818  no error
+class _ShareIsDone(BaseException):  # noqa: N818  no error, and not to be taken for one
     """The requests of one process are answered; nothing is to be scored here."""
 
 
@@ -181,12 +182,33 @@ class _Shard(_StandIn):
 
     def _answer(self, method: str, requests: list) -> list:
         share = deal([request.doc_id for request in requests], self._size)[self._number]
-        with SqliteDict(f"{self._cache}_rank0.db") as before:
-            mine = [requests[index] for index in share if hash_args(method, requests[index].args) not in before]
+        mine = [requests[index] for index in share]
+        if not _are_drawn(method, mine):
+            with SqliteDict(f"{self._cache}_rank0.db") as before:
+                mine = [request for request in mine if hash_args(method, request.args) not in before]
+        own = f"{self._cache}_rank{self._number + 1}.db"
         if mine:
             with kept_safely(self._lm):
-                getattr(CachingLM(self._lm, f"{self._cache}_rank{self._number + 1}.db"), method)(mine)
+                answers = getattr(CachingLM(self._lm, own), method)(mine)
+            if _are_drawn(method, mine):
+                with SqliteDict(own) as kept:
+                    kept.update(zip(_names_of_drawn(mine), answers, strict=True))
+                    kept.commit()
         raise _ShareIsDone
+
+
+def _are_drawn(method: str, requests: list) -> bool:
+    return method == "generate_until" and any(request.args[1].get("do_sample") for request in requests)
+
+
+def _names_of_drawn(requests: list) -> list[str]:
+    """Name drawn answers: two to the same text differ, so that lm-eval's key, the text, does not tell them apart."""
+    seen: Counter[int] = Counter()
+    names = []
+    for request in requests:
+        names.append(f"drawn for {request.doc_id}, {seen[request.doc_id]}")
+        seen[request.doc_id] += 1
+    return names
 
 
 def deal(doc_ids: list[int], size: int) -> list[list[int]]:
@@ -204,7 +226,10 @@ def deal(doc_ids: list[int], size: int) -> list[list[int]]:
 
 def _serve() -> None:
     """Be one of the processes: answer this one's share of each run that is asked for, until there is no more to hear."""
+    from harness_ext.run.command import quieten
+
     lines, say = _listen()
+    quieten(None)
     first = json.loads(next(lines))
     try:
         runs = {run.key: run for run in plan(RunSpec.from_json(first["spec"])).runs}

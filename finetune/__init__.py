@@ -7,14 +7,8 @@ from typing import Any
 def finetune(**wanted: Any) -> list[Path]:
     """Make adapters, as ``python -m finetune`` does: ``finetune(samples=(16, 64), seeds=(0, 1), model="tiny-base")``.
 
-    Args:
-        **wanted: As `finetune.spec.make_spec` takes them.
-
-    Returns:
-        Their folders, one for each seed and size.
-
-    Raises:
-        UserError: Something that was given is wrong; says what to do.
+    Takes what `finetune.spec.make_spec` takes, and returns their folders, one for each seed and size; a `UserError` says
+    what was wrong.
     """
     from finetune.plan import make_plan  # torch only where it is needed
     from finetune.spec import make_spec

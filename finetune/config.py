@@ -72,14 +72,8 @@ class Recipe:
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by shipped name or path, and apply ``name=value`` overrides (values are YAML).
-
-    Raises:
-        UserError: There is no such recipe, or a key or value is wrong.
-    """
-    path = RECIPES / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+    """Read a recipe by shipped name or path, and apply ``name=value`` overrides (values are YAML)."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
         hint = did_you_mean(name, shipped) or f" There are {', '.join(shipped)}, or pass a YAML file."
@@ -113,12 +107,14 @@ def _read_yaml(text: str, where: str) -> Any:
 def _check_type(name: str, value: Any, type_: Any) -> None:
     """Check a value against a field's type; an int passes for a float, and 1e-4, which YAML reads as text, is said."""
     kinds = get_args(type_) or (type_,)
-    if type_ == list[str] | None:
-        is_right = value is None or (isinstance(value, list) and value != [] and all(isinstance(x, str) for x in value))
-    elif type_ == dict[int, int] | None:
-        is_right = value is None or (isinstance(value, dict) and all(type(x) is int for pair in value.items() for x in pair))
+    if value is None:
+        is_right = type(None) in kinds
+    elif list[str] in kinds:
+        is_right = isinstance(value, list) and value != [] and all(isinstance(each, str) for each in value)
+    elif dict[int, int] in kinds:
+        is_right = isinstance(value, dict) and {type(each) for pair in value.items() for each in pair} <= {int}
     elif float in kinds:
-        is_right = (type(value) in (int, float) and math.isfinite(value)) or (value is None and type(None) in kinds)
+        is_right = type(value) in (int, float) and math.isfinite(value)
     else:
         is_right = type(value) in kinds
     if not is_right:

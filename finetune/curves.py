@@ -10,8 +10,12 @@ from harness_ext.errors import UserError
 from harness_ext.results.tables import shorten, visible
 
 HISTORY = "history.json"
-_NAMES = {"loss": "train_loss", "eval_loss": "held_out_loss", "eval_score": "held_out_score"}
-_NAMES |= {"learning_rate": "learning_rate"}
+_NAMES = {
+    "loss": "train_loss",
+    "eval_loss": "held_out_loss",
+    "eval_score": "held_out_score",
+    "learning_rate": "learning_rate",
+}
 _WIDE = 72  # letters that fit over a figure
 _MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 _MANY, _TOO_MANY = 6, 24  # runs that a figure can name in large letters, and at all
@@ -21,8 +25,7 @@ def history_of(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     """Reduce Trainer's log to one entry per step, our names for its fields."""
     steps: dict[int, dict[str, float]] = {}
     for entry in log:
-        found = {_NAMES[name]: value for name, value in entry.items() if name in _NAMES}
-        if found:
+        if found := {_NAMES[name]: value for name, value in entry.items() if name in _NAMES}:
             steps.setdefault(entry["step"], {"step": entry["step"]}).update(found)
     return [steps[step] for step in sorted(steps)]
 
@@ -33,9 +36,8 @@ def read_history(folder: Path) -> tuple[str, list[dict[str, float]]]:
         content = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
         return content["name"], content["history"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"No loss history in '{folder}' ({type(error).__name__}): pass folders that `make finetune` made."
-        ) from None
+        why = type(error).__name__
+        raise UserError(f"No loss history in '{folder}' ({why}): pass folders that `make finetune` made.") from None
 
 
 def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list[Path]:

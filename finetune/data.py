@@ -51,11 +51,9 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
         ``is_answer`` of the same shape, ``choices`` ``(batch, 2)`` (the tokens that tell "0" and "1" apart), ``choice_at``
         ``(batch,)`` (the position that predicts them, counted from the end) and ``labels`` ``(batch,)``.
     """
-    pairs, labels = [example["completions"] for example in examples], [example["labels"] for example in examples]
-    answers = [pair[label] for pair, label in zip(pairs, labels, strict=True)]
-    rows = [
-        torch.tensor(example["prompt"][prefix_length:] + answer) for example, answer in zip(examples, answers, strict=True)
-    ]
+    pairs = [each["completions"] for each in examples]
+    answers = [each["completions"][each["labels"]] for each in examples]
+    rows = [torch.tensor(each["prompt"][prefix_length:] + answer) for each, answer in zip(examples, answers, strict=True)]
     differ_at = [next(n for n, (a, b) in enumerate(zip(*pair, strict=False)) if a != b) for pair in pairs]
     lengths = torch.tensor(list(map(len, answers)))
     ids = _padded(rows, pad)
@@ -67,7 +65,7 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
         "is_answer": (from_end > 1) & (from_end <= lengths[:, None] + 1),
         "choices": torch.tensor([[tokens[at] for tokens in pair] for pair, at in zip(pairs, differ_at, strict=True)]),
         "choice_at": lengths + 1 - torch.tensor(differ_at),
-        "labels": torch.tensor(labels),
+        "labels": torch.tensor([each["labels"] for each in examples]),
     }
 
 
@@ -100,8 +98,7 @@ def plan_batches(
 
 def check_lengths(examples: Sequence[dict[str, Any]], context: int | None) -> None:
     """Refuse rows that the model cannot read whole."""
-    longest = max(map(length, examples))
-    if context is not None and longest > context:
+    if context is not None and (longest := max(map(length, examples))) > context:
         raise UserError(
             f"A training text has {longest} tokens, but the model's context holds {context}: choose another model."
         )

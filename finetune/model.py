@@ -1,7 +1,4 @@
-"""The base model, loaded once for several adapters, and the LoRA weights put on it.
-
-Knows transformers and peft; nothing of data or training.
-"""
+"""The base model, loaded once for several adapters, and the LoRA weights put on it; nothing of data or training."""
 
 import functools
 import re
@@ -21,8 +18,6 @@ from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.loading import ID2LABEL, WholeModel, quantiser
 from harness_ext.model.memory import without_weights
-
-TASK_TYPES = {"generative": peft.TaskType.CAUSAL_LM, "classifier": peft.TaskType.SEQ_CLS}
 
 
 @dataclass(frozen=True)
@@ -46,41 +41,42 @@ def load_base(
 ) -> Base:
     """Load a base model for training: whole, but for a classifier's head; the padding token goes into its config."""
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
-        common: dict[str, Any] = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True}
-        common["dtype"] = getattr(torch, dtype)
+        weights = getattr(torch, dtype)
         if recipe.kind == "generative":
-            common |= quantiser(recipe.quantise, common["dtype"], device)
             loader = WholeModel(AutoModelForCausalLM)
-            model = loader.from_pretrained(checkpoint.path, **common)
+            more = quantiser(recipe.quantise, weights, device)
         else:
-            labels = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
             loader = WholeModel(AutoModelForSequenceClassification, may_lack=_head_names(checkpoint))
-            model = loader.from_pretrained(checkpoint.path, **common, **labels)
-            model.config.pad_token_id = tokenizer.pad_token_id
-            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            more = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
+        safe = None if allow_pickle else True
+        model = loader.from_pretrained(
+            checkpoint.path, revision=checkpoint.revision, use_safetensors=safe, dtype=weights, **more
+        )
         if not recipe.quantise:
             model.to(device)
-    names = set(heads_of(model)) if recipe.kind == "classifier" else set()
+    names: set[str] = set()
+    if recipe.kind == "classifier":
+        names = set(heads_of(model))
+        model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     heads = {name: weight.clone() for name, weight in model.state_dict().items() if set(name.split(".")) & names}
     return Base(model, loader.missing, heads, checksum(model))
 
 
 def draw_new_weights(model: Any, new: list[str]) -> None:
     """Draw the weights of a new head, given by name, from torch's generator, as transformers does for linear layers."""
-    for name in new:
-        weight = model.get_parameter(name)
-        with torch.no_grad():
-            if weight.ndim > 1:
-                nn.init.normal_(weight, std=model.config.get_text_config().initializer_range)
-            else:
-                nn.init.zeros_(weight)
+    for weight in map(model.get_parameter, new):  # `nn.init` records no gradients
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=model.config.get_text_config().initializer_range)
+        else:
+            nn.init.zeros_(weight)
 
 
 def add_lora(model: Any, recipe: Recipe) -> Any:
     """Put new LoRA weights on a base model, in place and in float32; a classifier's head is trained with them."""
-    heads = heads_of(model) if recipe.kind == "classifier" else []
+    is_classifier = recipe.kind == "classifier"
+    heads = heads_of(model) if is_classifier else []
     config = peft.LoraConfig(
-        task_type=TASK_TYPES[recipe.kind],
+        task_type=peft.TaskType.SEQ_CLS if is_classifier else peft.TaskType.CAUSAL_LM,
         r=recipe.rank,
         lora_alpha=recipe.alpha or 2 * recipe.rank,
         lora_dropout=recipe.dropout,
@@ -102,12 +98,10 @@ def heads_of(model: Any) -> list[str]:
 
     peft itself saves a classifier but not its pooler (its issue 2171).
     """
-    beside = {
-        name
-        for name, child in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in child.parameters())
-    }
-    return sorted(beside | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
+    children = {name for name, child in model.named_children() if [*child.parameters()]}
+    return sorted(
+        children - {model.base_model_prefix} | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")}
+    )
 
 
 def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:
@@ -125,8 +119,8 @@ def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> s
             f"Recipe: target_modules {', '.join(unknown) or 'none'} match no linear layer of {type(model).__name__}; "
             f"it has {', '.join(sorted(linear))}."
         )
-    inside = "".join(rf"(?!.*\.{re.escape(head)}\.)" for head in heads)
-    return rf"{inside}{re.escape(prefix)}\..*\.({'|'.join(map(re.escape, chosen))})"
+    outside = "".join(rf"(?!.*\.{re.escape(head)}\.)" for head in heads)
+    return rf"{outside}{re.escape(prefix)}\..*\.({'|'.join(map(re.escape, chosen))})"
 
 
 def _head_names(checkpoint: Checkpoint) -> list[str]:

@@ -4,7 +4,7 @@ Reads configs, tokenizer and data; writes and prints nothing. Knows nothing of T
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from harness_ext.task.find import build_tasks
 from harness_ext.task.prompts import chat_renderer, check_sentence, render_prompt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
-QUANTISER = "bitsandbytes"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Plan:
     settings: Settings  # how the base is run: device, chat template and the like
     dtype: str  # of the base's weights
     mixed: bool  # products are computed in bfloat16
-    notes: list[str] = field(default_factory=list)  # to be said before training
+    notes: list[str]  # to be said before training
     jobs: list[Job] = field(default_factory=list, repr=False)  # in the order in which they are done
 
     @property
@@ -101,35 +100,23 @@ class Plan:
 
 
 def make_plan(spec: TrainSpec) -> Plan:
-    """Find out, and check, all that training needs to know; reads the base's config and tokenizer, not its weights.
-
-    Raises:
-        UserError: Something the user gave is wrong, or does not fit the model or the data.
-    """
+    """Find out, and check, all that training needs to know; reads the base's config and tokenizer, not its weights."""
     base = find_model(spec.model or DEFAULT_MODEL, allow_pickle=spec.allow_pickle)
     recipe_name, recipe = _recipe(spec, base)
     task = _task(spec, base)
     tokenizer = load_tokenizer(base)
     mended = _mend_tokenizer(tokenizer, base, recipe)
-    settings = choose(
-        tokenizer,
-        base.config,
-        thinking=False,
-        device=spec.device,
-        dtype=spec.dtype,
-        chat_template=None if recipe.kind == "generative" else False,
-    )
+    chat = None if recipe.kind == "generative" else False
+    settings = choose(tokenizer, base.config, thinking=False, device=spec.device, dtype=spec.dtype, chat_template=chat)
     dtype, mixed = _precision(spec.dtype, settings, base, recipe)
     check_runs(spec.report_to, len(spec.seeds) * len(spec.samples))
-    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed)
-    plan.jobs.extend(_jobs(plan))
-    if said := leftover(base):
-        plan.notes.append(f"Note: {said}")
-    plan.notes.append(
+    notes = [f"Note: {said}"] if (said := leftover(base)) else []
+    notes.append(
         f"recipe {recipe_name} ({recipe.kind}) · task {task.task_name} · device {settings.device} · dtype {dtype}"
         f"{', products in bfloat16' * mixed}{' · chat template on' * settings.chat_template}{mended}"
     )
-    return plan
+    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes)
+    return replace(plan, jobs=_jobs(plan))
 
 
 def _mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
@@ -164,9 +151,8 @@ def _recipe(spec: TrainSpec, base: Checkpoint) -> tuple[str, Recipe]:
 
 
 def _task(spec: TrainSpec, base: Checkpoint) -> Any:
-    is_embedded = base.name in SHIPPED and not spec.data_dir
-    name = spec.task or ("sst2_01_mini" if is_embedded else "sst2_01")
     own_data = {"data_dir": spec.data_dir} if spec.data_dir else {}
+    name = spec.task or ("sst2_01_mini" if base.name in SHIPPED and not own_data else "sst2_01")
     (task,) = build_tasks([name], spec.include_path, {"train_only": True, **own_data})
     task.set_config(key="num_fewshot", value=0)
     return task
@@ -183,11 +169,9 @@ def _precision(asked: str | None, settings: Settings, base: Checkpoint, recipe: 
 
     if asked not in (None, "auto", "float32", "bfloat16"):
         raise UserError(f"DTYPE {asked!r} is not for training: choose float32 or bfloat16.")
-    device = settings.device.split(":")[0]
-    if device == "cuda":
+    mixed = asked == "bfloat16" and settings.device == "cpu"  # unasked, a CPU's products stay exact
+    if settings.device.startswith("cuda"):
         mixed = asked != "float32" and torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        mixed = asked == "bfloat16" and device == "cpu"  # unasked, a CPU's products stay exact
     if asked == "bfloat16" and not mixed and recipe.kind == "classifier":
         raise UserError(
             f"DTYPE=bfloat16 is not for a classifier on {settings.device}, which has no products in it. Leave it out."
@@ -213,7 +197,7 @@ def _jobs(plan: Plan) -> list[Job]:
         "dtype": plan.dtype,
         "mixed": plan.mixed,
         "device": plan.settings.device.split(":")[0],
-        "versions": provenance.versions(*([QUANTISER] if recipe.quantise else [])),
+        "versions": provenance.versions(*(["bitsandbytes"] if recipe.quantise else [])),
     }
     jobs = []
     for (seed, _), subset in subset_of.items():

@@ -62,20 +62,14 @@ def check_saved(
 
 def checksum(model: Any) -> int:
     """Add up the bits of all weights: another sum after training means that the base itself was changed."""
-    total = 0
-    for weight in model.parameters():
-        bits = weight.detach().reshape(-1).view(_BITS[weight.element_size()])
-        total += int(bits.sum(dtype=torch.int64))
-    return total
+    bits = (weight.detach().reshape(-1).view(_BITS[weight.element_size()]) for weight in model.parameters())
+    return sum(int(each.sum(dtype=torch.int64)) for each in bits)
 
 
 def _probe(model: Any, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
     """Compute the last position's logits of a few examples, ``(ROWS, ...)``, one at a time so that nothing is padded."""
     model.eval()
-    rows = []
+    ids = [torch.tensor([each.get("prompt") or each["input_ids"]], device=model.device) for each in examples[:ROWS]]
     with torch.no_grad():
-        for example in examples[:ROWS]:
-            ids = torch.tensor([example.get("prompt") or example["input_ids"]], device=model.device)
-            logits = model(input_ids=ids).logits
-            rows.append(logits.reshape(-1, logits.shape[-1])[-1].float())
-    return torch.stack(rows)
+        logits = [model(input_ids=row).logits for row in ids]
+    return torch.stack([each.reshape(-1, each.shape[-1])[-1].float() for each in logits])

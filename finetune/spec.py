@@ -47,12 +47,8 @@ class TrainSpec:
 def make_spec(**wanted: Any) -> TrainSpec:
     """Make a spec of its fields as people give them, and check what can be checked without a model or data.
 
-    Args:
-        **wanted: Fields of `TrainSpec`. Samples, seeds and loggers are one value, a text with commas between several, or a
-            sequence: 64, "16,64" or (16, 64, "all").
-
-    Raises:
-        UserError: A value is wrong.
+    Samples, seeds and loggers are one value, a text with commas between several, or a sequence: 64, "16,64" or
+    (16, 64, "all").
     """
     several = {name: _several(wanted[name]) for name in ("samples", "seeds", "report_to") if name in wanted}
     for seed in several.get("seeds", ()):
@@ -81,13 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", dest="seeds", metavar="<n>", help="decides rows, weights and order; several with commas (default: 0)")
     add("--model", metavar="<model>", help="Hub id, folder or shipped name (default: Qwen/Qwen2.5-0.5B)")
     add("--recipe", metavar="<recipe>", help="name in finetune/recipes, or a YAML file (default: by the model)")
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        metavar="<name=value>",
-        help="replace one setting of the recipe; repeatable",
-    )
+    often: dict[str, Any] = {"action": "append", "metavar": "<name=value>"}
+    add("--set", dest="overrides", help="replace one setting of the recipe; repeatable", **often)
     add("--task", metavar="<task>", help="whose prompt and train split (default: sst2_01; sst2_01_mini for shipped models)")
     add("--data_dir", metavar="<dir>", help="folder with GLUE's train.tsv, instead of the Hub")
     add("--include_path", metavar="<dir>", help="a further folder of tasks")
@@ -101,5 +92,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_spec(args: argparse.Namespace) -> TrainSpec:
     """Read the command line; what is wrong with it alone is said."""
-    fields = TrainSpec.__dataclass_fields__
-    return make_spec(**{name: value for name, value in vars(args).items() if name in fields and value is not None})
+    known = TrainSpec.__dataclass_fields__
+    return make_spec(**{name: value for name, value in vars(args).items() if name in known and value is not None})

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from harness_ext.results.tables import Column, show_table
 from harness_ext.run.provenance import without_folders
 
 MOST = 8  # commands; more are said as one
-_LOOPED = "the loop's folder"
 _FLAGS = {"ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args"}
 _COLUMNS = (
     Column("base", is_name=True),
@@ -44,8 +43,8 @@ def next_steps(folders: Sequence[str], spec: TrainSpec) -> list[str]:
     What was asked of task, data and OUT for training holds for the evaluation too.
     """
     if len(folders) > MOST:
-        parent = shlex.quote(folders[0].rpartition("/")[0])
-        command = scoring_command(_LOOPED, spec).replace(shlex.quote(_LOOPED), '"$folder"')
+        parent, looped = shlex.quote(folders[0].rpartition("/")[0]), "the loop's folder"
+        command = scoring_command(looped, spec).replace(shlex.quote(looped), '"$folder"')
         return [f"Score all adapters in {parent}:", f"  for folder in {parent}/*/; do {command}; done"]
     commands = [f"  {scoring_command(folder, spec)}" for folder in folders]
     return ["Score them:" if len(folders) > 1 else "Score it:", *commands]
@@ -53,27 +52,24 @@ def next_steps(folders: Sequence[str], spec: TrainSpec) -> list[str]:
 
 def scoring_command(folder: str, spec: TrainSpec) -> str:
     """Write the command that scores an adapter: by make where its Makefile is at hand, else by Python."""
-    quoted = {name: shlex.quote(value) for name, value in _scoring(folder, spec).items()}
     if Path.cwd() == ROOT:
-        return " ".join(["make eval", *(f"{name}={value}" for name, value in quoted.items())])
-    words = (f"{_FLAGS[name]}={value}" for name, value in quoted.items())
-    return " ".join([shlex.quote(sys.executable), "-m harness_ext run", *words])
+        return " ".join(["make eval", *(f"{name}={value}" for name, value in _scoring(folder, spec).items())])
+    return _by_python(sys.executable, _scoring(folder, spec))
 
 
 def portable_command(folder: str, spec: TrainSpec) -> str:
     """Write it for other people's eyes: of absolute paths, which tell whose machine it is, only the end."""
-    values = {name: shlex.quote(without_folders(value)) for name, value in _scoring(folder, spec).items()}
-    return " ".join(["python -m harness_ext run", *(f"{_FLAGS[name]}={value}" for name, value in values.items())])
+    return _by_python("python", _scoring(folder, spec, without_folders))
 
 
-def _scoring(folder: str, spec: TrainSpec) -> dict[str, str]:
-    more = [f"--include_path {shlex.quote(spec.include_path)}"] if spec.include_path else []
+def _by_python(python: str, values: dict[str, str]) -> str:
+    return " ".join([shlex.quote(python), "-m harness_ext run", *(f"{_FLAGS[name]}={values[name]}" for name in values)])
+
+
+def _scoring(folder: str, spec: TrainSpec, shown: Callable[[str], str] = str) -> dict[str, str]:
+    """What to ask of the evaluation, by make's names and quoted for a shell, its paths as they are to be shown."""
+    more = ["--include_path", shown(spec.include_path)] if spec.include_path else []
     more += ["--allow_pickle"] if spec.allow_pickle else []
-    values = {
-        "ADAPTER": folder,
-        "TASK": spec.task,
-        "DATA_DIR": spec.data_dir,
-        "OUT": spec.out if spec.out != TrainSpec.out else None,
-        "ARGS": " ".join(more),
-    }
-    return {name: value for name, value in values.items() if value}
+    out = spec.out if spec.out != TrainSpec.out else None
+    values = {"ADAPTER": folder, "TASK": spec.task, "DATA_DIR": spec.data_dir, "OUT": out, "ARGS": shlex.join(more)}
+    return {name: shlex.quote(shown(value)) for name, value in values.items() if value}

@@ -26,27 +26,20 @@ RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.
 
 
 def execute(plan: Plan) -> list[dict[str, Any]]:
-    """Make the adapters of a plan, or find the finished ones of the same keys; the base is loaded once, if at all.
-
-    Returns:
-        The record of each.
-
-    Raises:
-        UserError: One cannot be made or written.
-    """
+    """Make the adapters of a plan, or find the finished ones of the same keys; return the record of each."""
     quieten_libraries()
-    base: Base | None = None
+    out = Path(plan.spec.out)
+    base: Base | None = None  # loaded once, if at all
     made = []
     for job in plan.jobs:
-        out = Path(plan.spec.out)
         with records.workspace(out, job.folder.name, keep="checkpoint-*") as work:
-            if not plan.spec.force and (finished := _finished(job)):
+            if not plan.spec.force and records.is_complete(job.folder, job.key):
+                made.append(_finished(job))
                 records.drop(work)
-                print(f"Already done: {job.folder} (FORCE=1 trains it again).", file=sys.stderr)
-                made.append(finished)
                 continue
             if plan.spec.force:
-                _start_anew(work)
+                for left in (*work.glob("checkpoint-*"), work / reports.LOGS):
+                    shutil.rmtree(left, ignore_errors=True)
             if job.warning:
                 print(job.warning, file=sys.stderr)
             reset_peak_memory()
@@ -73,7 +66,7 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
         set_seed(job.seed)
         draw_new_weights(base.model, base.new)
         model = add_lora(base.model, plan.recipe)
-        trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        trainable, _ = model.get_nb_trainable_parameters()
         with contextlib.ExitStack() as at_last:
             at_last.callback(model.unload)
             resumed = _last_checkpoint(work)
@@ -144,35 +137,22 @@ def _outcome(trainer: Any) -> dict[str, Any]:
 
 
 def _last_checkpoint(work: Path) -> Path | None:
-    """Find the last checkpoint that is whole, and remove those that a killed process left half written.
-
-    Trainer writes ``trainer_state.json`` last.
-    """
-    whole = []
+    """Find the last checkpoint that is whole, and remove those that a killed process left half written."""
     for folder in work.glob("checkpoint-*"):
-        try:
+        try:  # Trainer writes it last
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append(folder)
         except (OSError, ValueError):
             shutil.rmtree(folder)
-    return max(whole, key=_step, default=None)
+    return max(work.glob("checkpoint-*"), key=_step, default=None)
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
-    """Read the record of a finished adapter of the same key."""
-    if not records.is_complete(job.folder, job.key):
-        return None
+def _finished(job: Job) -> dict[str, Any]:
     try:
-        return records.read_run(job.folder)
+        made = records.read_run(job.folder)
     except (OSError, ValueError) as error:
         raise UserError(f"The record in {job.folder} is damaged ({error}). Train again with FORCE=1.") from None
-
-
-def _start_anew(work: Path) -> None:
-    """Remove what an interrupted attempt has left."""
-    for folder in (*work.glob("checkpoint-*"), work / reports.LOGS):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
+    print(f"Already done: {job.folder} (FORCE=1 trains it again).", file=sys.stderr)
+    return made
 
 
 def _step(checkpoint: Path) -> int:

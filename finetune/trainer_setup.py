@@ -1,16 +1,15 @@
 """How Trainer is set up for a job: settings, the one device that it is to use, optimiser, and what watches its steps."""
 
-import contextlib
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import patch_environment
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -63,7 +62,7 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
     device = torch.device(plan.settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
-    with _accelerate_on(device):
+    with patch_environment(ACCELERATE_TORCH_DEVICE=device):  # Accelerator moves the model and the batches there
         arguments = TrainingArguments(
             output_dir=str(work),
             max_steps=job.steps,
@@ -99,20 +98,6 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
     return arguments
 
 
-@contextlib.contextmanager
-def _accelerate_on(device: torch.device) -> Iterator[None]:
-    """Tell accelerate its device while its state is set up; Accelerator moves the model and the batches there."""
-    name = "ACCELERATE_TORCH_DEVICE"
-    before = os.environ.get(name)
-    os.environ[name] = str(device)
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
 class _Progress(ProgressCallback):
     """transformers' bar, with the latest losses on it in place of log lines above it."""
 
@@ -134,11 +119,10 @@ class _Movement(TrainerCallback):
 
     def __init__(self, heads: list[str]) -> None:
         self.heads = heads
-        self.before: dict[str, torch.Tensor] = {}
-        self.check_at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.before = {name: weight.detach().clone() for name, weight in trained.items()}
         self.check_at = min(state.global_step + FIRST_STEPS, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -158,17 +142,15 @@ class _Movement(TrainerCallback):
 
 def _optimizer(model: Any, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW, with a rate of its own for a classifier's head."""
-    groups: dict[bool, list[Any]] = {False: [], True: []}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            groups[".modules_to_save." in name].append(weight)
-    rates = {False: recipe.learning_rate, True: recipe.head_learning_rate or recipe.learning_rate}
-    found = [{"params": weights, "lr": rates[of_head]} for of_head, weights in groups.items() if weights]
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    head = [weight for name, weight in trained.items() if ".modules_to_save." in name]
+    lora = [weight for name, weight in trained.items() if ".modules_to_save." not in name]
+    groups = [(lora, recipe.learning_rate), (head, recipe.head_learning_rate or recipe.learning_rate)]
+    found = [{"params": weights, "lr": rate} for weights, rate in groups if weights]
     return torch.optim.AdamW(found, weight_decay=recipe.weight_decay)
 
 
 def _score(prediction: Any) -> dict[str, float]:
-    """Score the rows held out by the larger of the two logits."""
     return {"score": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 

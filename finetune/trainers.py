@@ -36,9 +36,7 @@ class CheckedTrainer(Trainer):
         """Whether products are computed in 16 bits."""
         return bool(self.args.bf16 or next(self.model.parameters()).dtype != torch.float32)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as `loss_of` does, and name the likely cause where it is NaN or infinite."""
         loss, logits = self.loss_of(model, inputs)
         if not torch.isfinite(loss):
@@ -86,11 +84,7 @@ class PromptTrainer(CheckedTrainer):
 def last_logits(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, prefix: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Run left-padded rows ``(batch, tokens)`` behind a common prefix ``(prefix,)``.
-
-    Returns:
-        Logits at the last positions, ``(batch, keep, vocabulary)``.
-    """
+    """Run left-padded rows ``(batch, tokens)`` behind a prefix; return the last logits ``(batch, keep, vocabulary)``."""
     before = 0 if prefix is None else len(prefix)
     options: dict[str, Any] = {"use_cache": False}
     if prefix is not None:
@@ -107,13 +101,10 @@ def last_logits(
 def why_prefix_is_not_shared(
     trainer: PromptTrainer, collate: Callable, examples: list[dict], prefix: list[int]
 ) -> str | None:
-    """Try on the extremes whether a model answers the same when the shared prefix is run once, computing as in training.
+    """Try on the extremes whether a model answers the same when the shared prefix is run once; say why not, after "because".
 
     Padding stands between prefix and row, so an attention window shorter than the longest row would see less of the
     prefix; architectures whose cache cannot be repeated, or that have none, raise.
-
-    Returns:
-        Why not, to be read after "because"; None where it does.
     """
     if trainer.prompt_loss_weight:
         return "prompt_loss_weight is above 0"
@@ -123,10 +114,9 @@ def why_prefix_is_not_shared(
     extremes = [min(examples, key=length), max(examples, key=length)]
     if window := window_below(model.config, length(extremes[1])):
         return f"the attention window of {window} tokens is shorter than the longest row"
-    was_training = model.training
+    model.eval()  # Trainer puts it into training mode at every step
     answers = []
     try:
-        model.eval()
         with torch.no_grad(), trainer.accelerator.autocast():  # Trainer's own context is empty: accelerate's is what counts
             for tokens in ([], prefix):
                 shared = torch.tensor(tokens, device=trainer.args.device) if tokens else None
@@ -136,8 +126,6 @@ def why_prefix_is_not_shared(
                 answers.append(logits - logits.mean(-1, keepdim=True))
     except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
         return f"this architecture cannot ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    finally:
-        model.train(was_training)
     apart = float((answers[1] - answers[0]).norm() / answers[0].norm())
     allowed = SAME_ANSWER["bfloat16" if trainer.in_16_bits else "float32"]
     return None if apart <= allowed else f"answers would differ by {apart:.1%}, where rounding explains {allowed:.1%}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness_ext.paths import TASKS_DIR
+from harness_ext.results.outcomes import main_counts
 from harness_ext.results.tables import visible
 
 NOTABLE = 0.1  # share of outputs without a label from which on something is said
@@ -38,17 +39,15 @@ def lines(record: dict[str, Any]) -> list[str]:
 
 
 def _not_following(record: dict[str, Any]) -> str:
-    kinds, n = _counts(record).get("not_following", {}), record["n"]
+    kinds, n = main_counts(record).get("not_following", {}), record["n"]
     missing = sum(kinds.values())
     if missing < NOTABLE * n or not missing:
         return ""
     order = sorted(kinds, key=lambda kind: -kinds[kind])
     by_kind = ", ".join(f"{kinds[kind]} {KINDS.get(kind, kind)}" for kind in order)
-    main = order[0]
-    kept = visible((record.get("examples") or {}).get(main, ""))
+    kept = visible((record.get("examples") or {}).get(order[0], ""))
     shown = f', such as "{kept[:LENGTH]}{"…" if len(kept) >= LENGTH else ""}"' if kept else ""
-    helps = _what_may_help(record, main)
-    return f"{missing} of {n} outputs give no label ({by_kind}){shown}. {helps}"
+    return f"{missing} of {n} outputs give no label ({by_kind}){shown}. {_what_may_help(record, order[0])}"
 
 
 def _what_may_help(record: dict[str, Any], kind: str) -> str:
@@ -65,12 +64,12 @@ def _what_may_help(record: dict[str, Any], kind: str) -> str:
 
 
 def _one_answer(record: dict[str, Any]) -> str:
-    counts = _counts(record)
+    counts = main_counts(record)
     given = {"1": counts.get("positive", 0), "0": counts.get("negative", 0)}
     answers = sum(given.values())
     if answers < FEW or 0 not in given.values() or record.get("method") == "majority":
         return ""
-    label = max(given, key=lambda name: given[name])
+    label = max(given, key=given.__getitem__)
     return f"All {answers} answers are {label}: the score is that label's share, and says nothing about the texts."
 
 
@@ -84,8 +83,3 @@ def _overlap(record: dict[str, Any]) -> str:  # said only where rows of the trai
 
 def _shots(record: dict[str, Any]) -> int:
     return (record.get("key_parts") or {}).get("num_fewshot") or 0  # the task's own examples among them
-
-
-def _counts(record: dict[str, Any]) -> dict[str, Any]:  # under the rule whose score is shown
-    counts = record.get("counts") or {}
-    return counts.get("lenient") or next(iter(counts.values()), {})

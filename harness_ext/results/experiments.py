@@ -1,7 +1,6 @@
 """Which runs are one experiment: they differ in the seed alone, so their scores may be averaged.
 
-Pure functions on what a record says; knows no files. A curve is what experiments have in common that differ in the number
-of labels alone.
+Knows no files. A curve is what experiments have in common that differ in the number of labels alone.
 """
 
 import re
@@ -39,12 +38,8 @@ def experiment_of(
 
     In place of what follows from the seed stands how the run was trained: an adapter's own experiment and curve; for a
     record of schema 1 base, data and settings; for an adapter that was made elsewhere its version, as no more is known.
-
-    Args:
-        parts: The run's key parts.
-        training: As the record has it: what the adapter's own record says.
-        train_samples: The number of labels, ``all``, or None where it is not known.
-        adapter: The adapter's name; that of a checkpoint ends in ``/checkpoint-<steps>``, and is no seed of the whole one.
+    `parts` are those of the run's key, `training` and `train_samples` as the record has them; the name of an adapter that
+    is a checkpoint ends in ``/checkpoint-<steps>``, and it is no seed of the whole one.
     """
     made = training or {}
     left_out = _OF_THE_SEED + (("prompts", "requests") if "system_instruction" in parts else ())  # examples are drawn by it

@@ -7,19 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness_ext.results.intervals import wilson
+from harness_ext.results.outcomes import main_counts
 from harness_ext.results.reported import Score, score_of
 
 _LONG = 20  # characters that are shown of what someone has written
 
 
 def rows(records: Iterable[dict[str, Any]], reported: list[Score]) -> list[dict[str, Any]]:
-    """Turn records into rows, best score first: what `render.CSV_COLUMNS` names, ``experiment`` and ``curve``.
+    """Turn records, and the original's scores, into rows, best score first; runs without 0/1 counts are left out.
 
-    Shares are in 0-1. Runs of other tasks, which have no 0/1 counts, are left out.
-
-    Args:
-        records: As `records.read_run` gives them.
-        reported: The original's scores.
+    A row has what `render.CSV_COLUMNS` names, shares in 0-1, and ``experiment`` and ``curve``.
     """
     scored = [_row(record, reported) for record in records if record.get("counts")]
     return sorted(scored, key=lambda row: (-row["score"], row["model"], str(row["adapter"]), row["task"]))
@@ -41,8 +38,7 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
-    counts, n = record["counts"], record["n"]
-    main = counts.get("lenient") or next(iter(counts.values()))
+    main, strict, n = main_counts(record), record["counts"].get("strict"), record["n"]
     low, high = wilson(main["correct"], n)
     is_partial = n < record["n_available"]
     score = None if is_partial else score_of(record, reported)
@@ -59,7 +55,7 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "not_following": sum(main["not_following"].values()),
-        "strict_score": counts["strict"]["correct"] / n if "strict" in counts else None,
+        "strict_score": strict["correct"] / n if strict else None,
         "reported": score,
         "reported_inside": None if score is None else low <= score <= high,
         "partial": is_partial,

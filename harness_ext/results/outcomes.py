@@ -5,13 +5,14 @@ so that the logs of any two runs can be paired.
 """
 
 import csv
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness_ext.results.records import on_disk
 
 FILE = "outcomes.csv"
 _CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
@@ -30,11 +31,9 @@ class Outcome:
 
 
 def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> list[Outcome]:
-    """Read the outcomes of a run, by number of the document; none where the task is no 0/1 task.
+    """Read a run's outcomes from lm-eval's ``samples``, in memory or as its file has them; none of a task that is not 0/1.
 
-    Args:
-        samples: Rows of lm-eval's ``samples``, one for each document and filter, in memory or as its file has them.
-        margins: By ``doc_id``, where the backend knows more than the log: a forced choice's log holds its own.
+    The margins, by ``doc_id``, are what the backend knows beyond the log: a forced choice's log holds its own.
     """
     by_doc: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for sample in samples:
@@ -57,17 +56,21 @@ def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
     }
 
 
+def main_counts(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's counts under the rule whose score is shown, the lenient one where there are two."""
+    by_rule = record.get("counts") or {}
+    return by_rule.get("lenient") or next(iter(by_rule.values()), {})
+
+
 def write(path: Path, outcomes: list[Outcome]) -> None:
     """Write one row a document so that it is on disk when this returns; ``kind`` is that of the first rule."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    rules = list(outcomes[0].labels) if outcomes else []
+    with on_disk(path) as file:
         table = csv.writer(file, lineterminator="\n")
-        rules = list(outcomes[0].labels) if outcomes else []
         table.writerow(["doc", "hash", "gold", *("choice" if rule == _CHOICE else rule for rule in rules), "kind", "margin"])
         for each in outcomes:
             labels = [each.labels[rule] for rule in rules]
             table.writerow([each.doc, each.hash, each.gold, *labels, each.kinds[rules[0]], each.margin])
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read(path: Path) -> list[Outcome]:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -56,12 +56,12 @@ def place(parent: Path, label: str, key: str) -> Path:
     return next((folder for folder in places if _key_in(folder) in (None, key)), places[-1])
 
 
-def is_complete(folder: Path, key: str | None = None) -> bool:
-    """Tell whether a folder holds a finished run, and if a key is given, that of this very key.
+def is_complete(folder: Path, key: str) -> bool:
+    """Tell whether a folder holds the finished run of a key.
 
     A record that cannot be read counts as finished: whoever reads it says what is wrong with it.
     """
-    return (folder / MANIFEST).is_file() and (key is None or _key_in(folder) in (None, key))
+    return (folder / MANIFEST).is_file() and _key_in(folder) in (None, key)
 
 
 def _key_in(folder: Path) -> str | None:
@@ -74,9 +74,7 @@ def _key_in(folder: Path) -> str | None:
 def read_run(folder: Path) -> dict[str, Any]:
     """Read the record of a finished run or adapter; one of schema 1 gets the fields of schema 2.
 
-    Raises:
-        OSError: There is none.
-        ValueError: It is no record of ours.
+    Raises OSError where there is none, ValueError where it is none of ours.
     """
     return upgrade([_read(folder)])[0]
 
@@ -84,17 +82,15 @@ def read_run(folder: Path) -> dict[str, Any]:
 def read_runs(out: Path) -> list[dict[str, Any]]:
     """Read every finished run under ``OUT/runs`` and, where the same key is not there too, ``OUT/published``.
 
-    A record that cannot be read is named on standard error and left out: one damaged file must not hide
-    the others.
+    A record that cannot be read is named on standard error and left out: one damaged file must not hide the others.
     """
     runs: dict[str, dict[str, Any]] = {}
-    for folder in (*sorted(out.glob("published/*")), *sorted(out.glob("runs/*"))):
-        if is_complete(folder):
-            try:
-                record = _read(folder)
-                runs[record["key"]] = record
-            except (OSError, ValueError, KeyError) as error:
-                print(f"Left out {folder / MANIFEST}: {error}", file=sys.stderr)
+    for file in (*sorted(out.glob(f"published/*/{MANIFEST}")), *sorted(out.glob(f"runs/*/{MANIFEST}"))):
+        try:
+            record = _read(file.parent)
+            runs[record["key"]] = record
+        except (OSError, ValueError, KeyError) as error:
+            print(f"Left out {file}: {error}", file=sys.stderr)
     return upgrade(runs.values())
 
 
@@ -111,9 +107,6 @@ def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
 
     The folder stays behind when a run is interrupted, with the files of the pattern `keep`, from which a next attempt can
     continue; a lock held by a killed process is free again.
-
-    Raises:
-        UserError: OUT cannot be written to, or the same run is going on elsewhere.
     """
     folder = out / "unfinished" / name
     lock = FileLock(folder / "lock", timeout=0)
@@ -133,9 +126,16 @@ def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that it is on disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
+    with on_disk(path) as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
+
+
+@contextlib.contextmanager
+def on_disk(path: Path) -> Iterator[TextIO]:
+    """Open a file for writing that is on disk, and not only on its way there, when the block ends."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

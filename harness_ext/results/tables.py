@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 COMFORTABLE = 18  # columns that a name keeps before less important columns are dropped: ten and a key of eight
 
@@ -31,11 +32,8 @@ def show_table(
 ) -> None:
     """Print a table that fits: names are shortened, then columns left out in their declared order, and that is said.
 
-    Args:
-        columns: A text is a column that is never left out.
-        rows: Their cells.
-        more: Where the columns that are left out can be seen.
-        width: Cells of a line; None for the terminal's, and for as many as are needed where there is no terminal.
+    A text among the columns is one that is never left out; `more` says where others can be seen. Without a `width` in
+    cells it is the terminal's, or as many as are needed where there is none.
     """
     from rich.console import Console
     from rich.table import Table
@@ -47,14 +45,12 @@ def show_table(
         width = Console().width
     widths = fit(heads, lines, width)
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for head, room in zip(heads, widths, strict=True):
-        if room:
-            title = Text(head.title.replace(" ", "\n"))
-            is_left = head.is_name or head.is_left
-            table.add_column(title, justify="left" if is_left else "right", no_wrap=True, min_width=room)
+    kept = [n for n, room in enumerate(widths) if room]
+    for n in kept:
+        side: Any = "left" if heads[n].is_name or heads[n].is_left else "right"
+        table.add_column(Text(heads[n].title.replace(" ", "\n")), justify=side, no_wrap=True, min_width=widths[n])
     for line in lines:
-        cells = zip(line, widths, strict=True)
-        table.add_row(*(Text(shorten(cell, room)) for cell, room in cells if room))
+        table.add_row(*(Text(shorten(line[n], widths[n])) for n in kept))
     out = Console(width=sum(widths) + len(widths) + 1, highlight=False)
     out.print(table, new_line_start=True)
     if left_out := widths.count(0):

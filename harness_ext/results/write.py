@@ -9,14 +9,7 @@ from harness_ext.results import label_efficiency, leaderboard, records, render, 
 
 
 def write_leaderboard(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write ``leaderboard.md`` and ``leaderboard.csv`` of all complete runs under OUT, and a picture of scores by labels.
-
-    Returns:
-        The rows, and the files.
-
-    Raises:
-        UserError: There is no run, or OUT cannot be written to.
-    """
+    """Write the leaderboard of all complete runs under OUT, and a picture of scores by labels; return rows and files."""
     board = leaderboard.rows(records.read_runs(out), reported.scores())
     if not board:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")

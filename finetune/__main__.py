@@ -44,23 +44,20 @@ def _train(args: argparse.Namespace) -> None:
     from finetune.plan import make_plan  # after the checks that need no libraries
 
     plan = make_plan(spec)
-    for note in plan.notes:
-        print(note, file=sys.stderr, flush=True)
+    print(*plan.notes, sep="\n", file=sys.stderr, flush=True)
     from finetune import summary
     from finetune.train import execute
 
     summary.show(plan.base.name, execute(plan))
-    for line in summary.next_steps([str(job.folder) for job in plan.jobs], spec):
-        print(line, file=sys.stderr)
+    print(*summary.next_steps([str(job.folder) for job in plan.jobs], spec), sep="\n", file=sys.stderr)
 
 
 def _curves(args: argparse.Namespace) -> None:
     from finetune import curves
 
     out = Path(args.output_path)
-    folders = [Path(folder) for folder in args.folders] or sorted(
-        path.parent for path in out.glob(f"adapters/*/{curves.HISTORY}")
-    )
+    made = sorted(path.parent for path in out.glob(f"adapters/*/{curves.HISTORY}"))
+    folders = list(map(Path, args.folders)) or made
     if not folders:
         raise UserError(f"No adapter under {out / 'adapters'}. Run `make finetune` first, or name another folder with OUT=.")
     with writing_to(out):

@@ -10,12 +10,8 @@ from harness_ext.errors import UserError
 from harness_ext.results.tables import shorten, visible
 
 HISTORY = "history.json"
-_NAMES = {
-    "loss": "train_loss",
-    "eval_loss": "held_out_loss",
-    "eval_score": "held_out_score",
-    "learning_rate": "learning_rate",
-}
+_NAMES = {"loss": "train_loss", "eval_loss": "held_out_loss", "eval_score": "held_out_score"}
+_NAMES |= {"learning_rate": "learning_rate"}
 _WIDE = 72  # letters that fit over a figure
 _MORE_LETTERS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
 _MANY, _TOO_MANY = 6, 24  # runs that a figure can name in large letters, and at all
@@ -52,10 +48,9 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
     runs = [(_title(name), history) for name, history in runs]
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     losses, scores = figure.subplots(2, 1, sharex=True)
-    colours = mpl.colormaps["viridis"]
     is_one = len(runs) == 1
     for number, (name, history) in enumerate(runs):
-        thin = {"color": colours(number / max(1, len(runs)) * 0.9), "linewidth": 1}
+        thin = {"color": mpl.colormaps["viridis"](number / len(runs) * 0.9), "linewidth": 1}
         thick = thin | {"linewidth": 2, "marker": "o", "markersize": 3}
         _line(losses, history, "train_loss", **thin, alpha=0.45, label="training" if is_one else None)
         _line(losses, history, "held_out_loss", **thick, label="held out" if is_one else name)
@@ -86,5 +81,5 @@ def _title(name: str) -> str:
 
 
 def _line(axis: Any, history: list[dict[str, float]], name: str, **style: Any) -> None:
-    points = [(entry["step"], entry[name]) for entry in history if name in entry]
-    axis.plot(*zip(*points, strict=True), **style) if points else None
+    if points := [(entry["step"], entry[name]) for entry in history if name in entry]:
+        axis.plot(*zip(*points, strict=True), **style)

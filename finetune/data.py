@@ -17,8 +17,7 @@ BUCKET = 50  # batches whose rows are sorted by length together
 def encode_sentences(tokenizer: Any, rows: Sequence[dict]) -> list[dict[str, Any]]:
     """Tokenise sentences for a classifier: for each row all that the tokenizer makes of it, and ``labels`` (the class)."""
     found = tokenizer([row["sentence"] for row in rows], return_attention_mask=True)
-    columns = zip(*found.values(), strict=True)
-    return [dict(zip(found, each, strict=True)) | {"labels": row["label"]} for each, row in zip(columns, rows, strict=True)]
+    return [{name: column[n] for name, column in found.items()} | {"labels": row["label"]} for n, row in enumerate(rows)]
 
 
 def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Callable, chat: bool) -> list[dict[str, Any]]:

@@ -99,9 +99,8 @@ def heads_of(model: Any) -> list[str]:
     peft itself saves a classifier but not its pooler (its issue 2171).
     """
     children = {name for name, child in model.named_children() if [*child.parameters()]}
-    return sorted(
-        children - {model.base_model_prefix} | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")}
-    )
+    poolers = {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")}
+    return sorted(children - {model.base_model_prefix} | poolers)
 
 
 def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> str:

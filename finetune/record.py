@@ -8,7 +8,7 @@ from finetune.plan import Job, Plan
 from finetune.summary import portable_command
 from harness_ext.results import records
 from harness_ext.results.experiments import adapter_experiment
-from harness_ext.results.tables import markdown_cell, visible
+from harness_ext.results.tables import markdown_cell, markdown_table, visible
 from harness_ext.run import provenance
 
 README = "README.md"
@@ -72,10 +72,7 @@ def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
         "",
         f"A LoRA adapter that answers {markdown_cell(made['task'])} with 0 (negative) or 1 (positive).",
         "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {name} | {markdown_cell(text)} |" for name, text in rows.items()),
-        "",
+        *markdown_table(["", ""], list(rows.items())),
         "Made and scored by:",
         "",
         f"    {visible(made['command'])}",

@@ -10,7 +10,7 @@ from typing import Any
 from harness_ext.keys import hash_of
 
 CLASSIFIER = "hf-classifier"
-BASELINES = ("tfidf", "majority")
+_METHODS = {CLASSIFIER: "classifier", "tfidf": "tfidf", "majority": "majority"}  # by backend
 # An adapter's version is a hash of its weights, and so of the seed.
 _OF_THE_SEED = ("seeds", "train_rows", "adapter")
 _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the subset
@@ -21,14 +21,9 @@ def method_of(parts: Mapping[str, Any]) -> str:
 
     Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """
-    backend = parts.get("backend")
     if parts.get("adapter"):
         return "lora"
-    if backend in BASELINES:
-        return str(backend)
-    if backend == CLASSIFIER:
-        return "classifier"
-    return "examples" if parts.get("num_fewshot") else "prompted"
+    return _METHODS.get(parts.get("backend")) or ("examples" if parts.get("num_fewshot") else "prompted")
 
 
 def experiment_of(

@@ -28,17 +28,16 @@ def by_samples(board: list[dict[str, Any]]) -> Scores:
 
 def _names(firsts: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Name curves by model and data; where two are called the same by their settings too, and a hash is the last resort."""
-    names = {row["curve"]: (_name(row), f"{row['task']} on {row['data']}") for row in firsts}
+    names = {}
+    for row in firsts:
+        model = f"{row['model']} + {row['recipe']}" if row["recipe"] else row["model"]
+        names[row["curve"]] = (model, f"{row['task']} on {row['data']}")
     for more in ({row["curve"]: row["settings"] for row in firsts}, {row["curve"]: row["curve"][:6] for row in firsts}):
         twice = Counter(names.values())
         for curve, (model, data) in names.items():
             if twice[model, data] > 1 and more[curve]:
                 names[curve] = (f"{model} ({more[curve]})", data)
     return names
-
-
-def _name(row: dict[str, Any]) -> str:
-    return f"{row['model']} + {row['recipe']}" if row["recipe"] else str(row["model"])
 
 
 def _by_seed(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -57,12 +56,7 @@ def markdown(scores: Scores) -> list[str]:
 
 
 def draw(scores: Scores, path: Path) -> list[Path]:
-    """Draw mean score against samples, with a bar from the lowest to the highest seed, as a PNG and an SVG file.
-
-    Args:
-        scores: From `by_samples`.
-        path: Where to, without suffix.
-    """
+    """Draw mean score against samples, a bar from lowest to highest seed, as PNG and SVG; the path is without suffix."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -71,14 +65,11 @@ def draw(scores: Scores, path: Path) -> list[Path]:
     axis = figure.subplots()
     sizes = _sizes(scores)
     for number, ((model, _), found) in enumerate(scores.items()):
-        points = [(sizes.index(size) + 0.04 * number, values) for size, values in found.items()]
-        points.sort(key=lambda point: point[0])
-        means = [mean(values) for _, values in points]
-        below = [middle - min(values) for middle, (_, values) in zip(means, points, strict=True)]
-        above = [max(values) - middle for middle, (_, values) in zip(means, points, strict=True)]
-        axis.errorbar(
-            [x for x, _ in points], means, [below, above], marker="o", capsize=3, linewidth=1.5, label=_label(model)
-        )
+        places = [place + 0.04 * number for place, size in enumerate(sizes) if size in found]
+        values = [found[size] for size in sizes if size in found]
+        bars = [mean(each) - min(each) for each in values], [max(each) - mean(each) for each in values]
+        style = {"marker": "o", "capsize": 3, "linewidth": 1.5}
+        axis.errorbar(places, list(map(mean, values)), bars, **style, label=_label(model))
     axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     axis.set_xticks(range(len(sizes)), sizes)
     axis.set_xlabel("training samples")

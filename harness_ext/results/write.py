@@ -13,9 +13,10 @@ def write_leaderboard(out: Path) -> tuple[list[dict[str, Any]], list[Path]]:
     board = leaderboard.rows(records.read_runs(out), reported.scores())
     if not board:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
-    files = [out / "leaderboard.md", out / "leaderboard.csv"]
+    texts = {out / "leaderboard.md": render.markdown(board), out / "leaderboard.csv": render.as_csv(board)}
+    files = list(texts)
     with writing_to(out):
-        for path, text in zip(files, (render.markdown(board), render.as_csv(board)), strict=True):
+        for path, text in texts.items():
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,16 +24,13 @@ def encode_sentences(tokenizer: Any, rows: Sequence[dict]) -> list[dict[str, Any
 def encode_examples(task: Any, tokenizer: Any, rows: Sequence[dict], render: Callable, chat: bool) -> list[dict[str, Any]]:
     """Tokenise a task's documents for a generative model, which `render` makes prompts of, in a chat template or not.
 
-    Returns:
-        For each row ``prompt`` (token ids), ``completions`` (of "0" and of "1", end token included) and ``labels``.
+    A row has ``prompt`` (token ids), ``completions`` (of "0" and of "1", end token included) and ``labels``.
     """
     prompts = list(map(render, rows))
     answers = [[render_completion(task, {**row, "label": label}, chat) for row in rows] for label in (0, 1)]
     completions = zip(*(encode_completions(tokenizer, prompts, each) for each in answers), strict=True)
-    return [
-        {"prompt": ids, "completions": pair, "labels": row["label"]}
-        for ids, pair, row in zip(encode_prompts(tokenizer, prompts), completions, rows, strict=True)
-    ]
+    encoded = zip(encode_prompts(tokenizer, prompts), completions, rows, strict=True)
+    return [{"prompt": ids, "completions": pair, "labels": row["label"]} for ids, pair, row in encoded]
 
 
 def collate_sentences(examples: list[dict], tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -55,12 +53,13 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
     rows = [torch.tensor(each["prompt"][prefix_length:] + answer) for each, answer in zip(examples, answers, strict=True)]
     differ_at = [next(n for n, (a, b) in enumerate(zip(*pair, strict=False)) if a != b) for pair in pairs]
     lengths = torch.tensor(list(map(len, answers)))
-    ids = _padded(rows, pad)
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids = padded(rows, padding_value=pad)
     from_end = torch.arange(ids.shape[1], 0, -1)
     return {
         "input_ids": ids,
-        "attention_mask": _padded([torch.ones_like(row) for row in rows], 0),
-        "targets": _padded([torch.cat([row[1:], torch.tensor([IGNORED])]) for row in rows], IGNORED),
+        "attention_mask": padded([torch.ones_like(row) for row in rows]),
+        "targets": padded([torch.cat([row[1:], torch.tensor([IGNORED])]) for row in rows], padding_value=IGNORED),
         "is_answer": (from_end > 1) & (from_end <= lengths[:, None] + 1),
         "choices": torch.tensor([[tokens[at] for tokens in pair] for pair, at in zip(pairs, differ_at, strict=True)]),
         "choice_at": lengths + 1 - torch.tensor(differ_at),
@@ -71,18 +70,14 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
 def plan_batches(
     labels: Sequence[int], lengths: Sequence[int], steps: int, batch_size: int, seed: int, *, balanced: bool
 ) -> list[int]:
-    """Plan every batch of a run beforehand, so that a resumed run sees the rows that an uninterrupted one sees.
+    """Plan the row numbers of all batches beforehand, so that a resumed run sees the rows that an uninterrupted one sees.
 
     Every row comes up once before any comes up again (within its class, if balanced); rows of similar length share a
     batch where there are rows enough. If balanced, a batch, then of even size, holds as many 0s as 1s.
-
-    Returns:
-        Row numbers, ``steps * batch_size`` of them.
     """
     rng = random.Random(f"order {seed}")
-    groups = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
-    if not balanced:
-        groups = [list(range(len(labels)))]
+    classes = ([0], [1]) if balanced else ([0, 1],)
+    groups = [[row for row, label in enumerate(labels) if label in each] for each in classes]
     share = batch_size // len(groups)
     streams = [_endless(group, rng) for group in groups]
     bucket = max(1, min(BUCKET, min(map(len, groups)) // (4 * share)))  # four buckets an epoch: mixed, yet short
@@ -108,10 +103,6 @@ def length(example: dict[str, Any]) -> int:
     if "prompt" in example:
         return len(example["prompt"]) + len(example["completions"][example["labels"]])
     return len(example["input_ids"])
-
-
-def _padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
 
 
 def _endless(rows: list[int], rng: random.Random) -> Iterator[int]:

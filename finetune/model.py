@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from finetune.config import Recipe
@@ -124,7 +124,5 @@ def _target_pattern(model: Any, wanted: list[str] | None, heads: list[str]) -> s
 
 def _head_names(checkpoint: Checkpoint) -> list[str]:
     """Name the modules that a classifier of this base has and its language model has not."""
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(checkpoint.path, revision=checkpoint.revision)
     return heads_of(without_weights(config, AutoModelForSequenceClassification))

@@ -201,7 +201,7 @@ def _jobs(plan: Plan) -> list[Job]:
     }
     jobs = []
     for (seed, _), subset in subset_of.items():
-        examples, held_out = ([encoded[row] for row in rows] for rows in (subset.rows, subset.held_out))
+        examples, held_out = [encoded[row] for row in subset.rows], [encoded[row] for row in subset.held_out]
         parts = shared | {
             "texts": fingerprint(examples + held_out),  # as the model reads them: prompts, answers and tokenizer are in it
             "subset": subset.hash,

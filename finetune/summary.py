@@ -13,10 +13,7 @@ from harness_ext.run.provenance import without_folders
 
 MOST = 8  # commands; more are said as one
 _FLAGS = {"ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args"}
-_COLUMNS = (
-    Column("base", is_name=True),
-    *(Column(title) for title in ("samples", "seed", "steps", "held-out loss", "held-out score%", "samples/s", "collapsed")),
-)
+_MEASURED = ("samples", "seed", "steps", "held-out loss", "held-out score%", "samples/s", "collapsed")
 
 
 def show(base: str, manifests: Sequence[dict[str, Any]]) -> None:
@@ -34,7 +31,7 @@ def show(base: str, manifests: Sequence[dict[str, Any]]) -> None:
         ]
         for made in manifests
     ]
-    show_table(_COLUMNS, lines, "each adapter's run.json")
+    show_table([Column("base", is_name=True), *_MEASURED], lines, "each adapter's run.json")
 
 
 def next_steps(folders: Sequence[str], spec: TrainSpec) -> list[str]:

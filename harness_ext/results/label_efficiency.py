@@ -68,7 +68,7 @@ def draw(scores: Scores, path: Path) -> list[Path]:
         places = [place + 0.04 * number for place, size in enumerate(sizes) if size in found]
         values = [found[size] for size in sizes if size in found]
         bars = [mean(each) - min(each) for each in values], [max(each) - mean(each) for each in values]
-        style = {"marker": "o", "capsize": 3, "linewidth": 1.5}
+        style: dict[str, Any] = {"marker": "o", "capsize": 3, "linewidth": 1.5}
         axis.errorbar(places, list(map(mean, values)), bars, **style, label=_label(model))
     axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     axis.set_xticks(range(len(sizes)), sizes)

@@ -23,7 +23,7 @@ def method_of(parts: Mapping[str, Any]) -> str:
     """
     if parts.get("adapter"):
         return "lora"
-    return _METHODS.get(parts.get("backend")) or ("examples" if parts.get("num_fewshot") else "prompted")
+    return _METHODS.get(str(parts.get("backend"))) or ("examples" if parts.get("num_fewshot") else "prompted")
 
 
 def experiment_of(

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils
 import numpy as np
 import torch
-from accelerate.utils import patch_environment
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -62,7 +62,8 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
     device = torch.device(plan.settings.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
-    with patch_environment(ACCELERATE_TORCH_DEVICE=device):  # Accelerator moves the model and the batches there
+    # Accelerator moves the model and the batches there.
+    with accelerate.utils.patch_environment(ACCELERATE_TORCH_DEVICE=device):
         arguments = TrainingArguments(
             output_dir=str(work),
             max_steps=job.steps,

@@ -68,6 +68,13 @@ def test_command_hands_on_what_was_typed(value, inside, monkeypatch, tmp_path):
     assert shlex.split(given["ARGS" if inside else "args"]) == ["--include_path", value, "--allow_pickle"]
 
 
+def test_command_for_others_shows_of_absolute_paths_only_the_end():
+    spec = spec_of("--data_dir=/home/me/my data", "--include_path=/home/me/own tasks", "--allow_pickle")
+    words = shlex.split(summary.portable_command("/home/me/results/adapters/a", spec))
+    assert words[:5] == ["python", "-m", "harness_ext", "run", "--adapter=.../a"]
+    assert words[5:] == ["--data_dir=.../my data", "--args=--include_path '.../own tasks' --allow_pickle"]
+
+
 def test_many_adapters_are_scored_by_a_loop(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     folders = [f"my out/adapters/{n} x" for n in range(30)]

@@ -66,7 +66,6 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
         set_seed(job.seed)
         draw_new_weights(base.model, base.new)
         model = add_lora(base.model, plan.recipe)
-        model.active_peft_config.base_model_name_or_path = plan.base_name
         trainable, _ = model.get_nb_trainable_parameters()
         with contextlib.ExitStack() as at_last:
             at_last.callback(model.unload)
@@ -77,7 +76,7 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
             with writing_to(Path(plan.spec.out)):
                 trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
                 train_s = time.perf_counter() - begun
-                _save(job, work, trainer)
+                _save(plan, job, work, trainer)
             outcome = _outcome(trainer)
             precision = trainer.accelerator.autocast  # what accelerate has put around the model's forward
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -99,13 +98,16 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
     }
 
 
-def _save(job: Job, work: Path, trainer: Any) -> None:
+def _save(plan: Plan, job: Job, work: Path, trainer: Any) -> None:
     """Lay out the finished folder: adapter, history, curve, and the checkpoints without what only resuming needs."""
     done = work / "done"
     shutil.rmtree(done, ignore_errors=True)
     trainer.model.save_pretrained(done)
     for folder in work.glob("checkpoint-*"):
         shutil.copytree(folder, done / folder.name, ignore=shutil.ignore_patterns(*RESUME_STATE))
+    for config in done.glob("**/adapter_config.json"):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        records.write_json(config, content | {"base_model_name_or_path": plan.base_name})
     history = curves.history_of(trainer.state.log_history)
     records.write_json(done / curves.HISTORY, {"name": job.folder.name, "history": history})
     curves.draw([(job.folder.name, history)], done / "curve")

@@ -169,7 +169,7 @@ def worker_for(plan: Plan) -> Worker:
     return Shards(plan.spec, plan.spec.procs) if plan.spec.procs > 1 else LocalWorker()
 
 
-class _ShareIsDone(BaseException):  # noqa: N818  no error, and not to be taken for one
+class _ShareIsDone(BaseException):  # no error, and not to be taken for one
     """The requests of one process are answered; nothing is to be scored here."""
 
 

@@ -63,11 +63,7 @@ class ValidateCommand(Validate):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command, and return the exit code."""
     return run_command(_parser, sys.argv[1:] if argv is None else argv)
 
 
@@ -79,9 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     ListCommand.create(commands)
     ValidateCommand.create(commands)
     board = commands.add_parser("leaderboard", help="Write leaderboard.md and leaderboard.csv of all runs")
-    board.add_argument(
-        "--output_path", "-o", default="results", metavar="<dir>", help="Where the runs are (default: results)"
-    )
+    where = "Where the runs are (default: results)"
+    board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
     board.set_defaults(func=_leaderboard)
     commands.add_parser("models", help="List the models of the original experiment").set_defaults(func=_models)
     doctor = commands.add_parser(

@@ -31,14 +31,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> int:
-    """Parse a command line and call the ``func`` that its parser sets.
+    """Parse the words after a program's name, call the ``func`` that its parser sets, and return the exit code.
 
-    Args:
-        build_parser: Builds the parser.
-        argv: The words after the program's name.
-
-    Returns:
-        The exit code: 0 done, 2 the user's input is wrong (one line), 1 interrupted.
+    It is 0 where all is done, 2 where the user's input is wrong (one line), 1 where the command was interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", "") == "strict":  # a console that is not UTF-8 lacks some of what we say
@@ -88,17 +83,12 @@ def _signals_interrupt() -> Iterator[None]:
         if time.monotonic() - first[0] > PATIENCE_S:  # it did not end; whoever asks again means it
             os._exit(1)
 
-    names = ["SIGTERM", "SIGHUP"] if threading.current_thread() is threading.main_thread() else []
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    with contextlib.ExitStack() as undo:
+        for number in numbers:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                undo.callback(signal.signal, number, signal.signal(number, interrupt))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _unpack(argv: Sequence[str]) -> list[str]:

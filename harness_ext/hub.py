@@ -16,12 +16,7 @@ OFFLINE_HINT = (
 
 
 def look_up(kind: str, name: str, revision: str = "main") -> dict[str, int] | None:
-    """Ask the Hub for a repository's files.
-
-    Args:
-        kind: ``"model"`` or ``"dataset"``.
-        name: ``owner/name``, or for the oldest models ``name``.
-        revision: Branch, tag or commit.
+    """Ask the Hub for the files of a ``model`` or ``dataset`` of this name, at a branch, tag or commit.
 
     Returns:
         Bytes by file name, or None if the Hub cannot be reached; then this process has gone offline.

@@ -23,9 +23,6 @@ def launched() -> Place:
     Then process 0 alone is the run, and starts as many of its own; the others have nothing to do. What launchers leave in
     the environment is taken out, as Slurm scripts and Ray leave it too, where nobody is there to be met: or lm-eval and
     accelerate would deal out documents or wait for the others.
-
-    Raises:
-        UserError: The launcher has started processes on other machines too.
     """
     by_launcher = "TORCHELASTIC_RUN_ID" in os.environ  # set by torchrun, which `accelerate launch` calls; by no scheduler
     said = {name: os.environ.get(name, "") for name in _NAMES}

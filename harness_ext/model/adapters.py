@@ -38,9 +38,8 @@ def find_adapter(text: str, *, allow_pickle: bool = False) -> Checkpoint:
     name = f"{resolved.parent.name}/{resolved.name}" if is_step else resolved.name
     manifest = (resolved.parent if is_step else resolved) / "run.json"
     found = files.read_json(manifest.parent, manifest.name) if manifest.is_file() else {}
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     version = files.hash_folder(folder, of_adapter=True)
-    adapter = Checkpoint(name, local_path(folder), version, config, found, sizes, _read_shapes(folder))
+    adapter = Checkpoint(name, local_path(folder), version, config, found, files.sizes(folder), _read_shapes(folder))
     if found.get("kind") == "classifier" or any(_HEADS & set(key.split(".")) for key in adapter.tensors):
         config = config | {"task_type": "SEQ_CLS"}  # whatever it is called: no other model has such a layer
     return replace(adapter, config=config)
@@ -58,13 +57,12 @@ def whole_tensors(adapter: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 def head_classes(adapter: Checkpoint) -> int | None:
     """Return how many classes the head that an adapter brings tells apart; None if it brings none."""
-    ends = [
-        (key.split("."), shape)
+    rows = [
+        shape[0]
         for key, shape in whole_tensors(adapter).items()
         if _HEADS & set(key.split(".")) and key.endswith(".weight") and len(shape) == 2
     ]
-    # A head of several layers ends in out_proj; its first layer is as wide as the model.
-    return min((shape[0] for _, shape in ends), default=None)
+    return min(rows, default=None)  # a head of several layers ends in out_proj; its first layer is as wide as the model
 
 
 def virtual_tokens(adapter: Checkpoint | None) -> int:

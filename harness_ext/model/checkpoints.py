@@ -56,19 +56,11 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What would keep a checkpoint from loading: its files, config, quantisation, weights or tokenizer; and what to do."""
-
-    part: str
-    said: str
-
-
-@dataclass(frozen=True)
 class Inspection:
     """A checkpoint as it was found, of a folder without its version; its config is empty where that cannot be read."""
 
     checkpoint: Checkpoint
-    problems: tuple[Problem, ...]
+    problems: dict[str, str]  # what would keep it from loading, by part: its files, config, quantisation, weights, tokenizer
 
 
 def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Checkpoint:
@@ -78,7 +70,7 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
     """
     found = inspect_model(text, revision, allow_pickle=allow_pickle)
     if found.problems:
-        raise UserError(found.problems[0].said)
+        raise UserError(next(iter(found.problems.values())))
     model = found.checkpoint
     return model if model.version else replace(model, version=files.hash_folder(Path(model.path)))
 
@@ -159,7 +151,7 @@ def _classes(checkpoint: Checkpoint) -> list[str]:
 
 
 def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> Inspection:
-    sizes = _sizes(folder)
+    sizes = files.sizes(folder)
     if files.ADAPTER_CONFIG in sizes and "config.json" not in sizes:
         raise UserError(f"Model {name!r} is an adapter: give it with ADAPTER=, and its base, if need be, with MODEL=.")
     config: dict[str, Any] = {}
@@ -187,7 +179,7 @@ def _inspect_on_hub(name: str, revision: str, allow_pickle: bool) -> Inspection:
     config, what = files.read_json(file.parent, "config.json"), f"Model {name!r}"
     where, sizes = "on the Hub", listed
     if sizes is None:
-        where, sizes = "in the local cache (an incomplete download?)", _sizes(file.parent)
+        where, sizes = "in the local cache (an incomplete download?)", files.sizes(file.parent)
     problems = _problems(
         weights=partial(files.check_listed, what, where, sizes, allow_pickle),
         quantisation=partial(quantisation.check_stored, what, config),
@@ -208,15 +200,11 @@ def _not_found(name: str, error: UserError, is_adapter: bool) -> UserError:
     return UserError(f"{error} There is no folder {name!r} here either.{near}")
 
 
-def _problems(**checks: Callable[[], object]) -> tuple[Problem, ...]:
-    found = []
+def _problems(**checks: Callable[[], object]) -> dict[str, str]:
+    found = {}
     for part, check in checks.items():
         try:
             check()
         except UserError as error:
-            found.append(Problem(part, str(error)))
-    return tuple(found)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+            found[part] = str(error)
+    return found

@@ -16,15 +16,9 @@ from harness_ext.errors import UserError
 from harness_ext.model.hashes import hash_file
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "spm.model",
+    "tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model", "spm.model",
     "sentencepiece.bpe.model",
-)
+)  # fmt: skip
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # in peft's order
 # Ends of the names that `from_pretrained` takes, with a variant (fp16) or the number of a shard in between.
@@ -52,7 +46,7 @@ def weights_among(names: Collection[str]) -> list[str]:
 
 def weights_in(folder: Path, *, of_adapter: bool = False) -> list[str]:
     """Return the files in a folder of a model or an adapter that hold the weights to be loaded, the index of shards too."""
-    names = _names(folder)
+    names = sizes(folder)
     if of_adapter:
         return [name for name in _ADAPTER_WEIGHTS if name in names][:1]
     found = weights_among(names)
@@ -90,37 +84,25 @@ def check_tokenizer(folder: Path) -> None:
 
 def check_weights(folder: Path, allow_pickle: bool, *, of_adapter: bool = False) -> None:
     """Check that the weights are there, whole and safe to load."""
-    names, files = _names(folder), weights_in(folder, of_adapter=of_adapter)
+    names, files = sizes(folder), weights_in(folder, of_adapter=of_adapter)
     for index in fnmatch.filter(files, "*.index.json"):
         shards = read_json(folder, index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise UserError(f"'{folder / index}' has no weight_map. Download it again.")
-    missing = [file for file in files if file not in names]
-    if missing:
+    if missing := [file for file in files if file not in names]:
         raise UserError(f"Folder '{folder}' lacks {len(missing)} of {len(files) - 1} weight files, first {missing[0]}.")
     for file in fnmatch.filter(files, "*.safetensors"):
         _check_safetensors(folder / file)
-    if fnmatch.filter(files, "*.safetensors"):
-        return
-    pickles = files or sorted(filter(_PICKLES.fullmatch, names))
-    if pickles and not allow_pickle:
-        raise _pickles_only(f"Folder '{folder}'", pickles[0])
-    if not files:
-        expected = _ADAPTER_WEIGHTS[0] if of_adapter else "model.safetensors"
-        others = pickles or sorted(fnmatch.filter(names, "*.safetensors"))
-        more = f"; {others[0]} is not what is loaded" if others else ""
-        raise UserError(f"Folder '{folder}' has no weights (no {expected}, as *.safetensors files are named{more}).")
+    others = _pickles(names) or sorted(fnmatch.filter(names, "*.safetensors"))
+    expected = _ADAPTER_WEIGHTS[0] if of_adapter else "model.safetensors"
+    more = f"; {others[0]} is not what is loaded" if others else ""
+    lacking = f"(no {expected}, as *.safetensors files are named{more})."
+    _check_loadable(f"Folder '{folder}'", files, names, allow_pickle, lacking)
 
 
 def check_listed(what: str, where: str, names: Collection[str], allow_pickle: bool) -> None:
     """Check that there are weights to load among the files of `what`, which the Hub lists or the cache holds."""
-    weights, pickles = weights_among(names), sorted(filter(_PICKLES.fullmatch, names))
-    if weights and (allow_pickle or weights[0].endswith(".safetensors")):
-        return
-    if not pickles:
-        raise UserError(f"{what} has no weights {where}: no *.safetensors file to load.")
-    if not allow_pickle:
-        raise _pickles_only(what, pickles[0])
+    _check_loadable(what, weights_among(names), names, allow_pickle, f"{where}: no *.safetensors file to load.")
 
 
 def check_no_pointers(folder: Path, *, of_adapter: bool = False) -> None:
@@ -138,7 +120,7 @@ def hash_folder(folder: Path, *, of_adapter: bool = False) -> str:
 
 def hash_tokenizer(folder: Path) -> str:
     """Hash the files of a folder that a tokenizer can be made of; there need be no weights."""
-    return _hash([folder / name for name in sorted(_names(folder)) if _READ.fullmatch(name)])
+    return _hash([folder / name for name in sorted(sizes(folder)) if _READ.fullmatch(name)])
 
 
 def hash_as_before(folder: Path) -> str:
@@ -147,21 +129,31 @@ def hash_as_before(folder: Path) -> str:
     return _hash([path for path in names if path.suffix in _BEFORE and path.name not in _NOT_BEFORE and path.is_file()])
 
 
-def _pickles_only(what: str, example: str) -> UserError:
-    return UserError(
-        f"{what} has only pickled weights ({example}), and loading a pickle can run code. "
-        "Convert it to safetensors, or accept the risk with ARGS=--allow_pickle."
-    )
+def sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of a folder's files by name, but not of the hidden ones, such as macOS's ``._model.safetensors``."""
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file() and path.name[0] != "."}
 
 
-def _names(folder: Path) -> set[str]:
-    """Name a folder's files, but not the hidden ones, such as macOS's ``._model.safetensors``."""
-    return {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+def _check_loadable(what: str, weights: list[str], names: Collection[str], allow_pickle: bool, lacking: str) -> None:
+    """Check that there are weights, and no pickles that the user has not allowed; `lacking` says which are not there."""
+    if weights and weights[0].endswith(".safetensors"):
+        return
+    if (pickles := weights or _pickles(names)) and not allow_pickle:
+        raise UserError(
+            f"{what} has only pickled weights ({pickles[0]}), and loading a pickle can run code. "
+            "Convert it to safetensors, or accept the risk with ARGS=--allow_pickle."
+        )
+    if not weights:
+        raise UserError(f"{what} has no weights {lacking}")
+
+
+def _pickles(names: Collection[str]) -> list[str]:
+    return sorted(filter(_PICKLES.fullmatch, names))
 
 
 def _read(folder: Path, of_adapter: bool) -> list[Path]:
     """Return the files that are read when a model or an adapter is loaded, in the order of their names."""
-    read = {name for name in _names(folder) if _READ.fullmatch(name)}
+    read = {name for name in sizes(folder) if _READ.fullmatch(name)}
     if of_adapter:
         read = {name for name in read if name not in ("config.json", "generation_config.json")} | {ADAPTER_CONFIG}
     read |= set(weights_in(folder, of_adapter=of_adapter))

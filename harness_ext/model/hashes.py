@@ -21,10 +21,7 @@ SETTLED_NS = 2 * 10**9
 def hash_file(path: Path) -> str:
     """Return SHA-256 over a file's bytes, 64 hex digits, without reading a large one again that has not changed."""
     found = path.stat()
-    if found.st_size < LARGE:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    kept_in = _kept_in()
+    kept_in = _kept_in() if found.st_size >= LARGE else None
     if kept_in and (kept := _read(kept_in).get(_state(path, found))):
         return kept
     begun = time.time_ns()
@@ -64,10 +61,8 @@ def _keep(file: Path, state: str, digest: str) -> None:
     kept = [*_read(file).items(), (state, digest)][-MOST_KEPT:]
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".hashes-", delete=False) as new:
-            try:
-                json.dump(dict(kept), new)
-                new.close()
-                os.replace(new.name, file)
-            except OSError:
-                os.unlink(new.name)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".hashes-") as folder:
+            new = Path(folder, file.name)
+            with new.open("w") as written:
+                json.dump(dict(kept), written)
+            new.replace(file)

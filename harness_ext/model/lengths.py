@@ -33,12 +33,7 @@ def context_length(config: Any, model: Any = None) -> int | None:
 
 
 def window_below(config: Any, tokens: int) -> int | None:
-    """Return an attention window of fewer than so many tokens, out of which padding could push some; None if there is none.
-
-    Args:
-        config: A transformers config.
-        tokens: Of the longest row.
-    """
+    """Return an attention window of fewer tokens than the longest row, out of which padding could push some; else None."""
     text = config.get_text_config()
     windows = (getattr(text, "sliding_window", None), getattr(text, "attention_chunk_size", None))
     return next((window for window in windows if window and window < tokens), None)

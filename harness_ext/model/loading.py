@@ -38,9 +38,6 @@ class WholeModel:
 
     transformers fills what is missing with random numbers and only logs it; and it puts an adapter whose files lie beside
     the weights on top of them, also where they are left over from merging it.
-
-    Attributes:
-        missing: Of the last model loaded, the weights that it may lack.
     """
 
     def __init__(
@@ -51,7 +48,7 @@ class WholeModel:
         **kwargs: Any,  # of every call, such as a quantisation config
     ) -> None:
         self.auto_class, self.may_lack, self.lacking, self.kwargs = auto_class, frozenset(may_lack), lacking, kwargs
-        self.missing: list[str] = []
+        self.missing: list[str] = []  # of the last model loaded, the weights that it may lack
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Load a model as the auto class does, or say what is wrong with its weights."""
@@ -69,8 +66,7 @@ class WholeModel:
         if not all(map(self._may_lack, resized)):
             raise other_sizes
         self.missing = sorted({*found["missing_keys"], *resized})
-        missing = [key for key in self.missing if not self._may_lack(key)]
-        if missing:
+        if missing := [key for key in self.missing if not self._may_lack(key)]:
             raise UserError(f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. {self.lacking}")
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -87,11 +83,8 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
     """Put a PEFT adapter, a folder, on a model as peft alone does, and return the PEFT model.
 
     The transformers model is changed in place, and given the vocabulary that the adapter was made for. For a `classifier`,
-    which the adapter's config may not say, peft takes the head that it brings.
-
-    Raises:
-        UserWarning: The adapter lacks weights.
-        UserError: It brings a head or tables that have no place in the model.
+    which the adapter's config may not say, peft takes the head that it brings. An adapter that lacks weights is a
+    `UserWarning`.
     """
     from peft import PeftConfig, PeftModel
 
@@ -135,14 +128,11 @@ def fit_embeddings(model: Any, rows: int | None) -> None:
 
 
 def quantiser(name: str | None, dtype: Any, device: str | None = None) -> dict[str, Any]:
-    """Return the arguments with which ``from_pretrained`` quantises a model while it loads.
+    """Return the arguments with which ``from_pretrained`` quantises a model while it loads, to a device if one is given.
 
-    Args:
-        name: ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations), ``int8`` (https://arxiv.org/abs/2208.07339), or
-            None for none.
-        dtype: In which nf4's products are computed.
-        device: Where to; None leaves it to the caller. By itself bitsandbytes takes the current GPU, also where the CPU
-            was asked for.
+    There are ``nf4`` (https://arxiv.org/abs/2305.14314, both quantisations; its products are computed in `dtype`) and
+    ``int8`` (https://arxiv.org/abs/2208.07339). By itself bitsandbytes takes the current GPU, also where the CPU was asked
+    for.
     """
     if name is None:
         return {}

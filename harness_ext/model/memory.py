@@ -54,8 +54,8 @@ def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise:
     """
     if config.get("quantization_config"):
         return file_bytes
-    stored = _item_size(stored_dtype(config))
-    weights, item = file_bytes // stored, stored if dtype == "auto" else _item_size(dtype)
+    stored = _ITEM.get(stored_dtype(config), 4)
+    weights, item = file_bytes // stored, stored if dtype == "auto" else _ITEM.get(dtype, 4)
     linear = min(weights, _linear_weights(config)) if quantise in QUANTISED else 0
     return int((weights - linear) * item + linear * QUANTISED.get(str(quantise), 0))
 
@@ -78,7 +78,7 @@ def cache_bytes(config: dict[str, Any], tokens: int, dtype: str) -> int:
         kept = sum(min(tokens, getattr(layer, "sliding_window", tokens)) for layer in layers)
     except (KeyError, TypeError):  # of kinds that only the model's own code knows, or a window that is not there
         kept = tokens * text.num_hidden_layers
-    return 2 * heads * size * kept * _item_size(stored_dtype(config) if dtype == "auto" else dtype)
+    return 2 * heads * size * kept * _ITEM.get(stored_dtype(config) if dtype == "auto" else dtype, 4)
 
 
 def logits_bytes(config: dict[str, Any], rows: int, positions: int) -> int:
@@ -142,10 +142,6 @@ def _linear_weights(config: dict[str, Any]) -> int:
     except Exception:  # of an architecture that transformers does not know
         return sys.maxsize
     return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D))
-
-
-def _item_size(dtype: str) -> int:
-    return _ITEM.get(dtype, 4)
 
 
 def _free_and_all(device: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,32 +64,20 @@ def show(width: int | None = None) -> None:
     from harness_ext.results.tables import Column, show_table
 
     prompted = {row["model"]: f"{100 * float(row['score']):.2f}" for row in reported.table() if row["group"] == "zero-shot"}
-    columns = [
-        Column("MODEL=", is_left=True),
-        Column("Hub id", is_name=True),
-        Column("size"),
-        Column("memory"),
-        Column("reported %"),
-        Column("4 bits", is_left=True, dropped=3),
-        Column("gated", is_left=True, dropped=4),
-        Column("task", is_name=True, dropped=1),
-        Column("command", is_left=True, dropped=2),
+    table: list[tuple[Column, Callable[[Preset], str]]] = [
+        (Column("MODEL=", is_left=True), lambda each: each.name),
+        (Column("Hub id", is_name=True), lambda each: each.model),
+        (Column("size"), lambda each: f"{each.parameters:g}B"),
+        (Column("memory"), lambda each: f"{each.memory_gb:g} GB"),
+        (Column("reported %"), lambda each: prompted.get(each.reported, "by labels")),
+        (Column("4 bits", is_left=True, dropped=3), lambda each: each.quantise or each.stored or ""),
+        (Column("gated", is_left=True, dropped=4), lambda each: "yes" if each.gated else ""),
+        (Column("task", is_name=True, dropped=1), lambda each: each.task),
+        (Column("command", is_left=True, dropped=2), lambda each: each.command),
     ]
-    rows = [
-        (
-            each.name,
-            each.model,
-            f"{each.parameters:g}B",
-            f"{each.memory_gb:g} GB",
-            prompted.get(each.reported, "by labels"),
-            each.quantise or each.stored or "",
-            "yes" if each.gated else "",
-            each.task,
-            each.command,
-        )
-        for each in load().values()
-    ]
-    show_table(columns, rows, "make models in a wider window; what to type is make eval MODEL=its short name", width)
+    rows = [[cell(each) for _, cell in table] for each in load().values()]
+    more = "make models in a wider window; what to type is make eval MODEL=its short name"
+    show_table([column for column, _ in table], rows, more, width)
 
 
 def _read(name: str, fields: Any) -> Preset:

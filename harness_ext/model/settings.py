@@ -10,6 +10,7 @@ from typing import Any
 from harness_ext.errors import UserError
 from harness_ext.model.memory import stored_dtype
 from harness_ext.model.quantisation import BITS, stored
+from harness_ext.task import prompts
 from harness_ext.task.labels import CHANNELS, THINKING_TAGS, ends_open
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -39,85 +40,65 @@ class Settings:
     tokenizer: str | None = None  # whose it is, where it is not the base's
 
     def line(self) -> str:
-        """Say all choices in one line."""
-        thinking = (
-            f"on, ends at {self.thinking_end}" if self.thinking else "not asked for" if "thinking" in self.reasons else "off"
-        )
+        """Say all settings in one line."""
+        off = "not asked for" if "thinking" in self.reasons else "off"
         said = {
             "device": self.device,
             "dtype": self.dtype,
-            **({"quantisation": self.quantisation} if self.quantisation else {}),
+            "quantisation": self.quantisation,
             "chat template": "on" if self.chat_template else "off",
-            "thinking": thinking,
+            "thinking": f"on, ends at {self.thinking_end}" if self.thinking else off,
             "batch": "by memory" if self.batch_size == "auto" else self.batch_size,
+            "tokenizer": self.tokenizer,
+            "classes": self.classes and f"0 {self.classes['0']}, 1 {self.classes['1']} ({self.classes['why']})",
+            "sampling": ", ".join(f"{name} {value}" for name, value in self.sampling.items() if name != "do_sample"),
         }
-        if self.tokenizer:
-            said["tokenizer"] = self.tokenizer
-        if self.classes:
-            said["classes"] = f"0 {self.classes['0']}, 1 {self.classes['1']} ({self.classes['why']})"
-        if self.sampling:
-            said["sampling"] = ", ".join(f"{name} {value}" for name, value in self.sampling.items() if name != "do_sample")
-        return " · ".join(
-            f"{name} {value}" + (f" ({self.reasons[name]})" if name in self.reasons else "") for name, value in said.items()
-        )
+        whys = {name: f" ({why})" for name, why in self.reasons.items()}
+        return " · ".join(f"{name} {value}{whys.get(name, '')}" for name, value in said.items() if value)
 
 
 def choose(
     tokenizer: Any,
-    config: dict[str, Any],
+    config: dict[str, Any],  # the model's config.json
     *,
-    thinking: bool,
-    device: str | None = None,
-    dtype: str | None = None,
-    dtype_of_adapter: bool = False,
-    chat_template: bool | None = None,
-    template_args: dict[str, Any] | None = None,
-    batch_size: str | None = None,
-    batches_itself: bool = False,
-    sampling: dict[str, Any] | None = None,
-    quantise: str | None = None,
+    thinking: bool,  # the task asks for it
+    device: str | None = None,  # the user's choice, as for the others; None where there is none
+    dtype: str | None = None,  # of `DTYPES`
+    dtype_of_adapter: bool = False,  # it is not the user's choice, but what the adapter was trained in
+    chat_template: bool | None = None,  # apply it or not
+    template_args: dict[str, Any] | None = None,  # lm-eval's chat_template_args
+    batch_size: str | None = None,  # a whole number, auto or auto:N
+    batches_itself: bool = False,  # the backend chooses its batches by memory, which is auto
+    sampling: dict[str, Any] | None = None,  # the model's own settings, which are used while it thinks
+    quantise: str | None = None,  # nf4 or int8, to be done while loading
 ) -> Settings:
-    """Choose what the user left open.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        config: The model's ``config.json``.
-        thinking: The task asks for thinking.
-        device: The user's choice, as for the others; None where there is none.
-        dtype: A name of `DTYPES`.
-        dtype_of_adapter: It is not the user's choice, but what the adapter was trained in.
-        chat_template: Apply it or not.
-        template_args: lm-eval's ``chat_template_args``.
-        batch_size: A whole number, ``auto`` or ``auto:N``.
-        batches_itself: The backend chooses its batches by memory, which is ``auto``.
-        sampling: The model's own settings (`models.own_sampling`), which are used while it thinks.
-        quantise: ``nf4`` or ``int8``, to be done while loading.
-
-    Raises:
-        UserError: A value is wrong, or the model cannot do what the task asks.
-    """
-    reasons: dict[str, str] = {}
-    device = _device(device, reasons)
-    dtype = _dtype(dtype, device, config, reasons)
-    if dtype_of_adapter:
-        reasons["dtype"] = "the adapter was trained in it"
+    """Choose what the user left open, or say what is wrong with a value or what the model cannot do of the task."""
+    device, why_device = _device(device)
+    dtype, why_dtype = _dtype(dtype, device, config)
     quantisation = quantise or stored(config)
-    if quantisation:
-        reasons["quantisation"] = "while loading" if quantise else "as stored"
-    template = tokenizer.chat_template
+    template, why_template, why_thinking = tokenizer.chat_template, [], None
     if chat_template is None:
         chat_template = bool(template)
-        reasons["chat template"] = "the tokenizer has one" if template else "the tokenizer has none"
+        why_template.append("the tokenizer has one" if template else "the tokenizer has none")
     elif chat_template and not template:
         raise UserError("A chat template is asked for, but the tokenizer has none. Leave --apply_chat_template out.")
     if not isinstance(template_args, dict | None):
         raise UserError(f"chat_template_args {template_args!r} are not of the form {{'name': value}}.")
     args = dict(template_args or {})
     if chat_template:
-        thinking = _switch_thinking(tokenizer, args, thinking, reasons)
+        args, thinking = _switch_thinking(tokenizer, args, thinking)
+        why_template += prompts.template_notes(tokenizer, args)
+        if not thinking and ends_open(prompts.render_question(tokenizer, args)):
+            why_thinking = "yet the chat template opens it, and has no switch"
     sampling = dict(sampling or {}) if thinking else {}  # thinking greedily, such models repeat themselves without end
-    if sampling:
-        reasons["sampling"] = "the model's own"
+    reasons = {
+        "device": why_device,
+        "dtype": "the adapter was trained in it" if dtype_of_adapter else why_dtype,
+        "quantisation": "while loading" if quantise else "as stored" if quantisation else None,
+        "chat template": ", ".join(why_template),
+        "thinking": why_thinking,
+        "sampling": "the model's own" if sampling else None,
+    }
     return Settings(
         device=device,
         dtype=dtype,
@@ -128,31 +109,22 @@ def choose(
         thinking_end=_thinking_end(tokenizer, chat_template) if thinking else None,
         batch_size=_batch_size(batch_size, device, thinking, batches_itself),
         sampling=sampling,
-        reasons=reasons,
+        reasons={name: why for name, why in reasons.items() if why},
     )
 
 
-def _switch_thinking(tokenizer: Any, args: dict[str, Any], thinking: bool, reasons: dict[str, str]) -> bool:
-    """Set the template's switches as the task asks, unless the user has, and say what else is particular about it.
-
-    Returns:
-        Whether the model will be asked to think.
-    """
-    from harness_ext.task.prompts import prompt_end, renders_differently, template_notes
-
+def _switch_thinking(tokenizer: Any, args: dict[str, Any], thinking: bool) -> tuple[dict[str, Any], bool]:
+    """Set the template's switches as the task asks, unless the user has; return its arguments, and whether it will think."""
     for name in THINKING_SWITCHES:
-        works = renders_differently(tokenizer, {**args, name: True}, {**args, name: False})
-        if works or (name == "enable_thinking" and name in str(tokenizer.chat_template)):
-            args.setdefault(name, thinking)
+        on, off = (prompts.render_question(tokenizer, {**args, name: value}) for value in (True, False))
+        if (on and off and on != off) or (name == "enable_thinking" and name in str(tokenizer.chat_template)):
+            args = {**args, name: args.get(name, thinking)}
             thinking = bool(args[name])
-    if not thinking and ends_open(prompt_end(tokenizer, args)):
-        reasons["thinking"] = "yet the chat template opens it, and has no switch"
-    if notes := template_notes(tokenizer, args):
-        reasons["chat template"] = ", ".join([*filter(None, [reasons.get("chat template")]), *notes])
-    return thinking
+    return args, thinking
 
 
-def _device(device: str | None, reasons: dict[str, str]) -> str:
+def _device(asked: str | None) -> tuple[str, str | None]:
+    """Find the device, and say why it is this one where nobody asked for it."""
     import torch
 
     available = ["cpu"]
@@ -160,16 +132,15 @@ def _device(device: str | None, reasons: dict[str, str]) -> str:
         available = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
     elif torch.backends.mps.is_available():
         available = ["mps", "cpu"]
-    if device is None:
-        reasons["device"] = "no GPU found" if available[0] == "cpu" else "found"
-        return available[0]
-    if device not in available:
-        raise UserError(f"Device {device!r} is not there; this machine has {', '.join(available)}.")
-    return device
+    if asked is None:
+        return available[0], "no GPU found" if available[0] == "cpu" else "found"
+    if asked not in available:
+        raise UserError(f"Device {asked!r} is not there; this machine has {', '.join(available)}.")
+    return asked, None
 
 
-def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict[str, str]) -> str:
-    """Keep the checkpoint's dtype where the device multiplies it in hardware; else float32.
+def _dtype(asked: str | None, device: str, config: dict[str, Any]) -> tuple[str, str | None]:
+    """Keep the checkpoint's dtype where the device multiplies it in hardware, else float32; and say why.
 
     A bfloat16 product without hardware support is up to 100 times slower than a float32 one, and
     float16 on a CPU gains nothing. AWQ's and GPTQ's kernels compute in float16 on a GPU; on a CPU float32
@@ -178,23 +149,22 @@ def _dtype(dtype: str | None, device: str, config: dict[str, Any], reasons: dict
     import torch
 
     method = stored(config)
-    if dtype is not None:
-        if dtype not in DTYPES:
-            raise UserError(f"DTYPE {dtype!r} is not one of {', '.join(DTYPES)}.")
-        if dtype == "bfloat16" and method == "awq" and device.startswith("cuda"):
+    if asked is not None:
+        if asked not in DTYPES:
+            raise UserError(f"DTYPE {asked!r} is not one of {', '.join(DTYPES)}.")
+        if asked == "bfloat16" and method == "awq" and device.startswith("cuda"):
             raise UserError("DTYPE=bfloat16: AWQ's kernels compute in float16 on this device. Leave DTYPE out.")
-        return dtype
+        return asked, None
     if method in BITS:
-        reasons["dtype"] = f"{method} on a {'CPU' if device == 'cpu' else 'GPU'}"
-        return "float32" if device == "cpu" else "float16"
+        return ("float32", f"{method} on a CPU") if device == "cpu" else ("float16", f"{method} on a GPU")
     kept = stored_dtype(config)
-    reasons["dtype"] = f"stored as {kept}"
+    dtype = kept if kept in DTYPES else "auto"
     if device == "cpu":
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if kept == "bfloat16" and has_bf16 else "float32"
-    if device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float16"
-    return kept if kept in DTYPES else "auto"
+        dtype = "bfloat16" if kept == "bfloat16" and has_bf16 else "float32"
+    elif device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        dtype = "float16"
+    return dtype, f"stored as {kept}"
 
 
 def _thinking_end(tokenizer: Any, chat_template: bool) -> str:

@@ -149,16 +149,15 @@ def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None
         return None
     base = seen.checkpoint
     checks.say("model", f"{base.name!r}, {f'on the Hub at {base.version}' if base.version else f'folder {base.path}'}")
-    for problem in seen.problems:
-        checks.say(problem.part, problem.said, PROBLEM)
-    parts = {problem.part for problem in seen.problems}
-    if "weights" not in parts:
+    for part, said in seen.problems.items():
+        checks.say(part, said, PROBLEM)
+    if "weights" not in seen.problems:
         count = len(base.weights)
         checks.say("weights", f"{count} file{'s'[: count > 1]}, {in_words(sum(base.weights.values()))}")
-    if said := leftover(base):
-        checks.say("leftover", said, NOTE)
-        found.notes.append(f"Note: {said}")
-    found.has_tokenizer = not parts & {"files", "tokenizer"}
+    if note := leftover(base):
+        checks.say("leftover", note, NOTE)
+        found.notes.append(f"Note: {note}")
+    found.has_tokenizer = seen.problems.keys().isdisjoint({"files", "tokenizer"})
     return base
 
 

@@ -78,18 +78,8 @@ def overlap(task: Any) -> int | None:
     return sum(_bare(text) in train for text in splits["validation"]["sentence"])
 
 
-class _Letters(dict[int, int | None]):
-    """Which characters stay, for `str.translate`: a third of the time of a regular expression on 67,349 sentences."""
-
-    def __missing__(self, code: int) -> int | None:
-        return self.setdefault(code, code if chr(code).isalnum() else None)
-
-
-_LETTERS = _Letters()
-
-
 def _bare(text: str) -> str:
-    return text.casefold().translate(_LETTERS) or text  # a text of signs alone is compared as it is
+    return "".join(filter(str.isalnum, text.casefold())) or text  # a text of signs alone is compared as it is
 
 
 def _hub_name(dataset: str) -> tuple[str, str | None]:

@@ -103,17 +103,10 @@ def template_hash(tokenizer: Any) -> str:
     return f"sha256:{hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]}"
 
 
-def renders_differently(tokenizer: Any, template_args: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Tell whether a chat template renders a question differently if its arguments are others."""
+def render_question(tokenizer: Any, template_args: dict[str, Any]) -> str:
+    """Render a question, to see what a chat template does with its arguments; empty if it renders none."""
     with contextlib.suppress(TemplateError, UserError):
-        return chat_renderer(tokenizer, template_args)(_PROBE) != chat_renderer(tokenizer, others)(_PROBE)
-    return False
-
-
-def prompt_end(tokenizer: Any, template_args: dict[str, Any]) -> str:
-    """Return the end of what a chat template renders of a question; empty if it renders none."""
-    with contextlib.suppress(TemplateError, UserError):
-        return chat_renderer(tokenizer, template_args)(_PROBE)[-64:]
+        return chat_renderer(tokenizer, template_args)(_PROBE)
     return ""
 
 

@@ -199,6 +199,7 @@ def without(fields: dict, name: str) -> dict:
         ({"quant_method": "abc", "bits": 4}, (), None, ("'abc'", "transformers does not know", "awq, gptq")),
         ({"bits": 4, "group_size": 128}, (), None, ("does not say", "quant_method")),
         (["awq"], (), None, ("no object", "['awq']")),
+        (["awq"], ("--quantise=nf4",), None, ("no object", "['awq']")),
         (without(AWQ, "bits"), (), None, ("without a whole number for 'bits'",)),
         (without(AWQ, "group_size"), (), None, ("'group_size'", "config.json again")),
         (GPTQ | {"bits": "four"}, (), None, ("'bits'",)),

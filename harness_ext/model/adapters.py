@@ -39,7 +39,7 @@ def find_adapter(text: str, *, allow_pickle: bool = False) -> Checkpoint:
     manifest = (resolved.parent if is_step else resolved) / "run.json"
     found = files.read_json(manifest.parent, manifest.name) if manifest.is_file() else {}
     version = files.hash_folder(folder, of_adapter=True)
-    adapter = Checkpoint(name, local_path(folder), version, config, found, files.sizes(folder), _read_shapes(folder))
+    adapter = Checkpoint(name, local_path(folder), version, config, found, files.sizes(folder), read_shapes(folder))
     if found.get("kind") == "classifier" or any(_HEADS & set(key.split(".")) for key in adapter.tensors):
         config = config | {"task_type": "SEQ_CLS"}  # whatever it is called: no other model has such a layer
     return replace(adapter, config=config)
@@ -84,7 +84,7 @@ def describe(adapter: Checkpoint) -> str:
     return f"rank {rank}" if kind == "lora" else f"{kind}{f', rank {rank}' if rank else ''}"
 
 
-def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Read the names and shapes of an adapter's tensors, not the tensors."""
     (name,) = files.weights_in(folder, of_adapter=True)
     if name.endswith(".safetensors"):

@@ -82,11 +82,9 @@ def of_checkpoint(base: Checkpoint, adapter: Checkpoint | None = None) -> list[s
 
 def words_of(task: Any) -> list[str] | None:
     """Return a task's own words for 0 and 1, where its filters name some."""
-    for chain in task.config.filter_list or []:
-        for step in chain.get("filter", []):
-            if isinstance(words := step.get("words"), list) and len(words) == 2:
-                return [str(word) for word in words]
-    return None
+    steps = [step for chain in task.config.filter_list or [] for step in chain.get("filter", [])]
+    named = [words for step in steps if isinstance(words := step.get("words"), list) and len(words) == 2]
+    return list(map(str, named[0])) if named else None
 
 
 def _says(name: str, beginnings: Sequence[str]) -> bool:

@@ -4,12 +4,13 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from harness_ext import hub
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model import files, quantisation
-from harness_ext.model.adapters import brings_tokenizer
+from harness_ext.model.adapters import brings_tokenizer, read_shapes
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.paths import SHIPPED, as_path, local_path
 
@@ -105,16 +106,14 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
 
 def vocabulary_of(adapter: str, base: Any) -> int | None:
     """Return the rows of its base's embedding or output layer that an adapter (a folder) brings; None if it leaves both."""
-    from peft.utils import load_peft_weights
-
     names = {module: name for name, module in base.named_modules()}
     tables = [names[layer] for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer in names]
-    for key, weight in load_peft_weights(adapter, device="cpu").items():
+    for key, shape in read_shapes(Path(adapter)).items():
         layer, _, parameter = key.removeprefix("base_model.model.").partition(".lora_")
         if any(layer.removesuffix(".weight").removesuffix(".base_layer").endswith(table) for table in tables):
             rows = {"": 0, "embedding_A": 1, "B.weight": 0}  # of LoRA's matrices the other two have no side of this size
             if parameter in rows:
-                return int(weight.shape[rows[parameter]])
+                return shape[rows[parameter]]
     return None
 
 

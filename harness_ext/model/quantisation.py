@@ -32,7 +32,7 @@ def check_possible(name: str, config: dict[str, Any], asked: str | None) -> None
 def stored(config: dict[str, Any]) -> str | None:
     """Name how a checkpoint's weights are quantised on disk: ``awq``, ``gptq``, ``nf4``, ``int8``, or as its config says."""
     fields = config.get("quantization_config")
-    if not fields:
+    if not fields or not isinstance(fields, dict):  # `check_stored` says what is wrong with another
         return None
     if fields.get("load_in_4bit"):
         return str(fields.get("bnb_4bit_quant_type", "fp4"))
@@ -60,16 +60,14 @@ def check_stored(what: str, config: dict[str, Any]) -> None:
                 f"{', '.join(map(str, BITS[method]))}. Choose another checkpoint of the model."
             )
         check_installed(f"{what} is stored in {method}, which", "gptqmodel", "optimum")
-        return
-    if fields.get("load_in_4bit") or fields.get("load_in_8bit"):
+    elif fields.get("load_in_4bit") or fields.get("load_in_8bit"):
         check_installed(f"{what} is stored in {method}, which", "bitsandbytes")
-        return
-    # What transformers does not know it would leave out, and say so in its log alone.
-    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+    else:  # what transformers does not know it would leave out, and say so in its log alone
+        from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    if method not in AUTO_QUANTIZER_MAPPING:
-        known = ", ".join((*BITS, "bitsandbytes"))
-        raise UserError(f"{what} is quantised by {method!r}, which transformers does not know. Choose one in {known}.")
+        if method not in AUTO_QUANTIZER_MAPPING:
+            known = ", ".join((*BITS, "bitsandbytes"))
+            raise UserError(f"{what} is quantised by {method!r}, which transformers does not know. Choose one in {known}.")
 
 
 def check_installed(what: str, *packages: str) -> None:

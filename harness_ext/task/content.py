@@ -27,12 +27,8 @@ NOT_ASKED = ("metadata",)  # its version stands in the key by itself, and what e
 
 def task_content(config: Any) -> dict[str, Any]:
     """Return all of a ``TaskConfig``, the command line applied, that can change its numbers, functions by their source."""
-    left_out = (*NAMES, *DATA, *NOT_ASKED)
-    return {
-        field.name: content(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if field.name not in left_out
-    }
+    asked = [field.name for field in dataclasses.fields(config) if field.name not in (*NAMES, *DATA, *NOT_ASKED)]
+    return {name: content(getattr(config, name)) for name in asked}
 
 
 def requests_hash(

@@ -9,6 +9,8 @@ print(run.score, outcomes(run).groupby("kind").size())
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,7 +35,6 @@ def evaluate(model: str | Path | None = None, *, worker: "Worker | None" = None,
     Raises:
         UserError: Something is wrong with what was asked; a `ValueError` whose text says what to do.
     """
-    from harness_ext.errors import UserError
     from harness_ext.model.loading import quieten_libraries
     from harness_ext.run.execute import execute
     from harness_ext.run.plan import plan
@@ -69,7 +70,6 @@ def outcomes(run: "Run | str | Path") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from harness_ext.errors import UserError
     from harness_ext.results.outcomes import FILE
 
     path = Path(run if isinstance(run, str | Path) else run.folder) / FILE

@@ -43,10 +43,9 @@ def whole_number(name: str, text: object, least: int = 1) -> int:
 def one_line_errors(*, loading: str | None = None, running: str | None = None) -> Iterator[None]:
     """Turn errors whose cause is the machine, the checkpoint or what was handed on into a `UserError`.
 
-    Args:
-        loading: What to say before any error, ours included, while something is loaded.
-        running: What to say before other libraries' errors where the user handed something on to them. With
-            neither, only the machine's faults count, and any other error passes.
+    What `loading` says comes before any error, ours included, while something is loaded; what `running` says before other
+    libraries' errors where the user handed something on to them. With neither, only the machine's faults count, and any
+    other error passes.
     """
     try:
         yield

@@ -10,10 +10,6 @@ from pathlib import Path
 
 from harness_ext.errors import UserError
 
-OFFLINE_HINT = (
-    "Offline, give a folder (MODEL=path) and the data (DATA_DIR=path), or run plain `make eval`, which needs neither."
-)
-
 
 def look_up(kind: str, name: str, revision: str = "main") -> dict[str, int] | None:
     """Ask the Hub for the files of a ``model`` or ``dataset`` of this name, at a branch, tag or commit.
@@ -51,7 +47,10 @@ def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
     except errors.RemoteEntryNotFoundError:
         raise UserError(f"Model {name!r} has no {file} on the Hub: transformers cannot load it.") from None
     except OSError:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
-        raise UserError(f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. {OFFLINE_HINT}") from None
+        raise UserError(
+            f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. Offline, give a folder (MODEL=path) "
+            "and the data (DATA_DIR=path), or run plain `make eval`, which needs neither."
+        ) from None
 
 
 def _gated(kind: str, name: str) -> UserError:

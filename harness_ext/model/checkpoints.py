@@ -137,7 +137,7 @@ def near_folders(path: Path) -> str:
     named = [*SHIPPED, *presets.load()]
     near = []
     for parent in (path.parent, path.parent / "models"):
-        there = sorted(each.name for each in parent.iterdir() if each.is_dir()) if parent.is_dir() else []
+        there = sorted(each.name for each in parent.glob("*/"))  # none where it is not there or may not be listed
         inside = [each for each in there if len(name) > 2 and name in each.casefold()][:3]
         near += [str(parent / each) for each in (*difflib.get_close_matches(path.name, there, n=2, cutoff=0.7), *inside)]
     near += [each for each in named if len(text) > 2 and text in each][:6]

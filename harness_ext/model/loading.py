@@ -14,7 +14,6 @@ from harness_ext.model.adapters import brings_tokenizer, read_shapes
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.paths import SHIPPED, as_path, local_path
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 ID2LABEL = {0: "negative", 1: "positive"}  # of the classifiers made here; 0 and 1 are the task's labels
 # transformers has no argument against putting an adapter on that it finds beside weights, but one for where it may lie.
 NO_ADAPTER: dict[str, Any] = {"adapter_kwargs": {"subfolder": "no adapter is asked for"}}
@@ -163,7 +162,7 @@ def find_tokenizer(text: str) -> Checkpoint:
     name, _, revision = text.partition("@")
     try:
         hub.look_up("model", name, revision or "main")
-        file = hub.fetch_config(name, revision or "main", TOKENIZER_CONFIG)
+        file = hub.fetch_config(name, revision or "main", "tokenizer_config.json")
     except UserError as error:
         raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
     return Checkpoint(name, name, file.parent.name, {})

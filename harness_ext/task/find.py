@@ -25,15 +25,11 @@ from harness_ext.task.prompts import render_completion, render_prompt
 
 
 def build_tasks(
-    names: list[str], include_path: str | None = None, metadata: dict[str, Any] | None = None
+    names: list[str],  # as after lm-eval's --tasks
+    include_path: str | None = None,  # further folders of tasks, beside our own, separated by colons
+    metadata: dict[str, Any] | None = None,  # what lm-eval hands to each task's custom_dataset
 ) -> list[ConfigurableTask]:
-    """Build tasks by name, glob pattern or path of a YAML file; groups and tags are replaced by their members.
-
-    Args:
-        names: As after lm-eval's ``--tasks``.
-        include_path: Further folders of tasks, beside our own, separated by colons.
-        metadata: What lm-eval hands to each task's ``custom_dataset``.
-    """
+    """Build tasks by name, glob pattern or path of a YAML file; groups and tags are replaced by their members."""
     manager = task_manager(names, include_path, metadata)
     wanted = [name for given in names for name in (manager.match_tasks([given]) or [given])]
     try:
@@ -112,10 +108,8 @@ def _is_mentioned(name: str) -> bool:
 
 
 def _unknown(name: str, near: str, paths: list[str | Path]) -> UserError:
-    if broken := "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths)):
-        return UserError(f"Unknown task {name!r}.{broken}")
-    if near:
-        return UserError(f"Unknown task {name!r}.{near}")
+    if said := "".join(f" {path} does not load: {reason}" for path, reason in broken_files(paths)) or near:
+        return UserError(f"Unknown task {name!r}.{said}")
     stem = glob.escape(Path(name).stem)
     mine = next((path for depth in ("", "*/", "*/*/") for path in sorted(Path().glob(f"{depth}{stem}.y*ml"))), None)
     hint = (

@@ -97,9 +97,8 @@ def read(
         return Reading(None, "unfinished_thinking")
     if not answer.strip():
         return Reading(None, "empty")
-    if re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", answer, re.IGNORECASE):
-        return Reading(None, "word")
-    return Reading(None, "other")
+    has_word = re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", answer, re.IGNORECASE)
+    return Reading(None, "word" if has_word else "other")
 
 
 def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False) -> bool:

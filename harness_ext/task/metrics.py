@@ -1,7 +1,7 @@
 """Per-document scores of the 0/1 tasks, and the aggregations that lm-eval lacks.
 
 One function scores both output types, so that the forced-choice variant reports the same metrics.
-Without a prediction a document counts as wrong; see DESIGN words `acc`, `following`.
+Without a prediction a document counts as wrong.
 """
 
 from collections.abc import Iterable, Sequence

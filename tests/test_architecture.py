@@ -13,7 +13,6 @@ ROOMS = ("task", "model", "backend", "run", "results")
 # A reason stands beside each.
 LONGER = {
     "evaluate_task": "one call of lm-eval's simple_evaluate, an argument a line",
-    "choose": "one decision after the other, in the order in which they are said",
     "__init__": "the arguments that lm-eval passes, each with what it means",
 }
 

@@ -41,7 +41,7 @@ class Settings:
 
     def line(self) -> str:
         """Say all settings in one line."""
-        off = "not asked for" if "thinking" in self.reasons else "off"
+        off = "not asked for" if "thinking" in self.reasons else "off"  # it is a reason only where the template opens it
         said = {
             "device": self.device,
             "dtype": self.dtype,
@@ -75,19 +75,14 @@ def choose(
     """Choose what the user left open, or say what is wrong with a value or what the model cannot do of the task."""
     device, why_device = _device(device)
     dtype, why_dtype = _dtype(dtype, device, config)
-    quantisation = quantise or stored(config)
-    template, why_template, why_thinking = tokenizer.chat_template, [], None
-    if chat_template is None:
-        chat_template = bool(template)
-        why_template.append("the tokenizer has one" if template else "the tokenizer has none")
-    elif chat_template and not template:
-        raise UserError("A chat template is asked for, but the tokenizer has none. Leave --apply_chat_template out.")
+    chat_template, why_template = _chat_template(tokenizer, chat_template)
+    quantisation, why_thinking = quantise or stored(config), None
     if not isinstance(template_args, dict | None):
         raise UserError(f"chat_template_args {template_args!r} are not of the form {{'name': value}}.")
     args = dict(template_args or {})
     if chat_template:
         args, thinking = _switch_thinking(tokenizer, args, thinking)
-        why_template += prompts.template_notes(tokenizer, args)
+        why_template = ", ".join(filter(None, [why_template, *prompts.template_notes(tokenizer, args)]))
         if not thinking and ends_open(prompts.render_question(tokenizer, args)):
             why_thinking = "yet the chat template opens it, and has no switch"
     sampling = dict(sampling or {}) if thinking else {}  # thinking greedily, such models repeat themselves without end
@@ -95,7 +90,7 @@ def choose(
         "device": why_device,
         "dtype": "the adapter was trained in it" if dtype_of_adapter else why_dtype,
         "quantisation": "while loading" if quantise else "as stored" if quantisation else None,
-        "chat template": ", ".join(why_template),
+        "chat template": why_template,
         "thinking": why_thinking,
         "sampling": "the model's own" if sampling else None,
     }
@@ -165,6 +160,15 @@ def _dtype(asked: str | None, device: str, config: dict[str, Any]) -> tuple[str,
     elif device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         dtype = "float16"
     return dtype, f"stored as {kept}"
+
+
+def _chat_template(tokenizer: Any, asked: bool | None) -> tuple[bool, str | None]:
+    """Decide whether prompts go through the tokenizer's chat template."""
+    if asked is None:
+        return (True, "the tokenizer has one") if tokenizer.chat_template else (False, "the tokenizer has none")
+    if asked and not tokenizer.chat_template:
+        raise UserError("A chat template is asked for, but the tokenizer has none. Leave --apply_chat_template out.")
+    return asked, None
 
 
 def _thinking_end(tokenizer: Any, chat_template: bool) -> str:

@@ -105,6 +105,17 @@ def test_account_counts_tokens_and_batches_as_they_are_run(answering):
         assert account.self_check["passed"]
 
 
+def test_tokens_of_prompts_that_the_engine_leaves_to_the_stock_path_count_once(answering, monkeypatch):
+    def cannot(*_):
+        raise TypeError("a cache of its own")
+
+    monkeypatch.setattr("harness_ext.backend.selfcheck.shared_way", cannot)
+    lm, stock = answer_lm(answering, engine="shared"), answer_lm(answering, engine="stock")
+    assert texts(lm) == texts(stock)
+    assert lm.account.path["why"] == "the model cannot read a shared prefix"
+    assert lm.account.tokens_in == stock.account.tokens_in > 0
+
+
 def test_model_of_lm_evals_own_is_watched_once_and_counted(answering):
     lm, ours = HFLM(str(answering), device="cpu", dtype="float32", batch_size=2), answer_lm(answering, engine="stock")
     account = watch(lm)

@@ -53,27 +53,25 @@ class Account:
         """
         busy = [account for account in accounts if account.requests]
         near = [account.near_ties for account in busy]
-        total = cls(
+        held = dict.fromkeys(of for account in accounts for of in account.peak_memory)
+        return cls(
+            requests=sum(account.requests for account in accounts),
+            answer_s=max(account.answer_s for account in accounts),
+            tokenise_s=max(account.tokenise_s for account in accounts),
+            tokens_in=sum(account.tokens_in for account in accounts),
+            tokens_out=sum(account.tokens_out for account in accounts),
             near_ties=sum(ties for ties in near if ties is not None) if near and None not in near else None,
             path=next((account.path for account in busy if account.path), {}),
             self_check=next((account.self_check for account in busy if account.self_check), None),
+            margins={doc: margin for account in accounts for doc, margin in account.margins.items()},
+            batches=sum((account.batches for account in accounts), Counter[str]()),
+            load_s=max(account.load_s for account in accounts),
+            peak_memory={of: max(account.peak_memory.get(of, 0) for account in accounts) for of in held},
         )
-        for account in accounts:
-            total.requests += account.requests
-            total.tokens_in += account.tokens_in
-            total.tokens_out += account.tokens_out
-            total.answer_s = max(total.answer_s, account.answer_s)
-            total.tokenise_s = max(total.tokenise_s, account.tokenise_s)
-            total.load_s = max(total.load_s, account.load_s)
-            held = (*total.peak_memory, *account.peak_memory)
-            total.peak_memory = {of: max(total.peak_memory.get(of, 0), account.peak_memory.get(of, 0)) for of in held}
-            total.margins |= account.margins
-            total.batches += account.batches
-        return total
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields, as JSON can hold them; see `from_json`."""
-        return vars(self) | {"margins": {str(doc): margin for doc, margin in self.margins.items()}}
+        """Return all fields; JSON makes texts of documents' numbers, which `from_json` undoes."""
+        return vars(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Account":

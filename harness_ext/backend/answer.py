@@ -41,15 +41,12 @@ class AnswerLM(VerifiedLM):
         self._engine, self._prefix, self._wanted = engine, SharedPrefix(self), Wanted()
 
     def prepare(
-        self, settled: Callable[[str], bool] | None, choices: Sequence[str] = (), answers: Sequence[str] = ()
+        self,
+        settled: Callable[[str], bool] | None,  # whether all filters have read enough of a response; None: never
+        choices: Sequence[str] = (),  # whose log-probabilities will be asked for after the same prompts
+        answers: Sequence[str] = (),  # the two, such as " 0" and " 1", between which margins are told
     ) -> None:
-        """Say what the next requests are for.
-
-        Args:
-            settled: Tells of the beginning of a response whether all filters have read enough; None: never.
-            choices: Continuations whose log-probabilities will be asked for after the same prompts.
-            answers: The task's two answers as they follow its prompts, such as " 0" and " 1": margins are told between them.
-        """
+        """Say what the next requests are for."""
         forced = ForcedChoice(choices, self.softmax_dtype) if choices else self._wanted.forced
         self._wanted = Wanted(settled, tuple(answers), forced)
 
@@ -84,12 +81,12 @@ class AnswerLM(VerifiedLM):
             why = str(reason)
         way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer)
         with self._stock_batches(why, "answers", samples, way, requests):
-            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+            return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
         self.account.near_ties = None
-        self._check_lengths(requests)
         by_length = sorted((context + answer[:-1] for _, context, answer in requests), key=len)
+        self.check_length(len(by_length[-1]), self.max_length)
         samples = [by_length[0], by_length[-1]]
         try:
             self._check_covered()
@@ -104,11 +101,7 @@ class AnswerLM(VerifiedLM):
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, **kwargs)
 
     def _check_covered(self, settings: Sequence[dict[str, Any]] = ()) -> None:
-        """Check that requests can be run by the engine, those that generate with such settings.
-
-        Raises:
-            NotCovered: They have to run the stock way.
-        """
+        """Say why requests, those that generate with such settings, are `NotCovered` by the engine, if they are not."""
         if self._engine == "stock":
             raise NotCovered("ENGINE=stock")
         if self.backend != "causal" or self.truncation or self.think_end_token is not None:
@@ -128,9 +121,9 @@ class AnswerLM(VerifiedLM):
             raise NotCovered(f"the model's generation config sets {name}")
 
     @contextmanager
-    def _at_work(self, total: int, disable: bool) -> Iterator[tqdm]:
-        hidden = disable or not sys.stderr.isatty()
-        with tqdm(total=total, desc="answers", unit="doc", disable=hidden) as bar, self._computing():
+    def _at_work(self, total: int, hidden: bool) -> Iterator[tqdm]:
+        """Compute, and show how far that is; None lets tqdm show it on a terminal only."""
+        with tqdm(total=total, desc="answers", unit="doc", disable=hidden or None) as bar, self._computing():
             yield bar
 
     @contextmanager

@@ -22,16 +22,11 @@ class _BaselineLM(SentenceLM):
     unfitted: Callable[[], Any]
 
     def __init__(self, rows: list[dict[str, Any]], **_ignored: Any) -> None:
-        """Fit a scikit-learn classifier.
-
-        Args:
-            rows: What to fit on, with ``sentence`` and ``label``.
-            **_ignored: lm-eval passes a batch size and a device to every model.
-        """
+        """Fit on rows with ``sentence`` and ``label``; lm-eval passes a batch size and a device to every model."""
         super().__init__()
         self._fitted = self.unfitted().fit([row["sentence"] for row in rows], [row["label"] for row in rows])
 
-    def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
+    def classify(self, sentences: list[str]) -> list[tuple[float, float]]:
         """Return the log-probabilities of 0 and 1."""
         shares = self._fitted.predict_proba(sentences)
         by_class = {int(label): shares[:, column].tolist() for column, label in enumerate(self._fitted.classes_)}

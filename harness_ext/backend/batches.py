@@ -6,10 +6,8 @@ Knows torch; nothing of models, prompts or answers.
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import psutil
 import torch
 
 from harness_ext.model import memory
@@ -24,25 +22,15 @@ MOST_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 2048}
 SHARE = 0.6
 
 
-@dataclass(frozen=True)
-class Ran:
-    """How items were run: how often in each `shape` of a batch, and how often memory ran out."""
-
-    shapes: Counter[str]
-    shortages: int
-
-
 def shape(rows: int, tokens: int) -> str:
     """Name the shape of a batch as records do."""
     return f"{rows} x {tokens}"
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free for batches now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return psutil.virtual_memory().available
+    """Return the memory that is free for batches now, what torch keeps for later tensors included."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    return memory.available(str(device)) + kept
 
 
 def room_bytes(device: torch.device, model: Any) -> int:
@@ -51,18 +39,15 @@ def room_bytes(device: torch.device, model: Any) -> int:
 
 
 def most_rows(
-    width: int, device: torch.device, *, room: int, bytes_per_token: int, held: int = 0, limit: int | None = None
+    width: int,  # tokens of the longest row, at least 1
+    device: torch.device,
+    *,
+    room: int,  # from `room_bytes`
+    bytes_per_token: int,  # what a token of a row needs while it is read, its keys and values included
+    held: int = 0,  # tokens more that each row keeps: a shared prefix, and what will be written
+    limit: int | None = None,  # the user's own limit of rows
 ) -> int:
-    """Return how many rows go into one batch.
-
-    Args:
-        width: Tokens of the longest row, at least 1.
-        device: Where the model is.
-        room: From `room_bytes`.
-        bytes_per_token: What a token of a row needs while it is read, its keys and values included.
-        held: Tokens more that each row keeps: a shared prefix, and what will be written.
-        limit: The user's own limit of rows.
-    """
+    """Return how many rows go into one batch."""
     by_tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]) // width
     by_memory = int(SHARE * room) // (bytes_per_token * (width + held))
     return max(1, min(by_tokens, by_memory, limit or by_tokens))
@@ -70,20 +55,15 @@ def most_rows(
 
 def run_in_batches(
     items: Sequence[Item],
-    run: Callable[[list[Item]], None],
+    run: Callable[[list[Item]], None],  # leaves in each item how far it has come; cut short for memory it is run again
     *,
-    length: Callable[[Item], int],
-    rows: Callable[[int], int],
-    equal_lengths: bool = False,
-) -> Ran:
+    length: Callable[[Item], int],  # tokens of an item; may grow while it runs
+    rows: Callable[[int], int],  # from the longest length in a batch to how many items may be in it
+    equal_lengths: bool = False,  # never put items of different lengths together
+) -> tuple[Counter[str], int]:
     """Run all items in batches, the longest first, so that a lack of memory shows at once; a single one must fit.
 
-    Args:
-        items: What to run.
-        run: Runs a batch, and leaves in each item how far it has come; one cut short for memory is run again, in parts.
-        length: Tokens of an item; may grow while it runs.
-        rows: From the longest length in a batch to how many items may be in it.
-        equal_lengths: Never put items of different lengths together.
+    Returns how often each `shape` of a batch was run, and how often memory ran out, which halves the batches.
     """
     waiting = sorted(items, key=length, reverse=True)
     most: int | None = None
@@ -106,7 +86,7 @@ def run_in_batches(
             shortages += 1
         if shortages:
             free_memory()  # outside the handler, which would keep the batch's tensors alive
-    return Ran(shapes, shortages)
+    return shapes, shortages
 
 
 def free_memory() -> None:

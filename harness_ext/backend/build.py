@@ -12,30 +12,17 @@ from harness_ext.model.settings import Settings
 
 @dataclass(frozen=True)
 class Load:
-    """What a model is loaded for, beside what it is.
+    """What a model is loaded for, beside what it is."""
 
-    Attributes:
-        batch_size: lm-eval's, where there are no settings.
-        device: Likewise.
-        max_batch_size: Rows at the most, where lm-eval looks for a batch size by itself.
-        train_rows: What a baseline is fitted on.
-        tokens: What vLLM is started for: the longest prompt and its answer.
-    """
-
-    batch_size: str | int = 1
-    device: str | None = None
-    max_batch_size: int | None = None
-    train_rows: Sequence[dict[str, Any]] = ()
-    tokens: int = 0
+    batch_size: str | int = 1  # lm-eval's, where there are no settings
+    device: str | None = None  # likewise
+    max_batch_size: int | None = None  # rows at the most, where lm-eval looks for a batch size by itself
+    train_rows: Sequence[dict[str, Any]] = ()  # what a baseline is fitted on
+    tokens: int = 0  # what vLLM is started for: the longest prompt and its answer
 
 
 def create_model(subject: Subject, settings: Settings | None, load: Load) -> Any:
-    """Build lm-eval's LM.
-
-    Args:
-        subject: What is asked.
-        settings: How it is run; None where the backend loads no checkpoint.
-        load: What for.
+    """Build lm-eval's LM; there are no settings where the backend loads no checkpoint.
 
     Raises:
         UserError: Its weights are larger than the memory.
@@ -55,7 +42,9 @@ def create_model(subject: Subject, settings: Settings | None, load: Load) -> Any
     if subject.is_baseline:
         args["rows"] = load.train_rows
     elif settings and subject.backend == VLLM:
-        return get_model(VLLM)(**_vllm_args(subject, settings, load.tokens))
+        from harness_ext.backend import vllm
+
+        return get_model(VLLM)(**vllm.model_args(subject, settings, load.tokens))
     elif settings and subject.base:
         args = _checkpoint_args(subject, settings)
         more |= {"batch_size": settings.batch_size, "device": settings.device}
@@ -66,15 +55,7 @@ def create_model(subject: Subject, settings: Settings | None, load: Load) -> Any
 def adjust(
     lm: Any, settings: Settings, settled: Callable[[str], bool] | None, choices: list[str], answers: Sequence[str] = ()
 ) -> None:
-    """Run a loaded model as the next task wants it.
-
-    Args:
-        lm: The model.
-        settings: Of the task.
-        settled: Tells of the beginning of a response whether all filters have read enough; None: never.
-        choices: Continuations that a later forced choice will ask for after this task's prompts.
-        answers: What the margin is taken between: the two answers as they follow a prompt.
-    """
+    """Run a loaded model as the next task wants it; what it is told of the answers is said at `answer.AnswerLM.prepare`."""
     lm.chat_template_args = settings.template_args
     if str(settings.batch_size).isdecimal():  # `auto` is the same for all tasks, and each model's own affair
         lm.batch_size_per_gpu = int(settings.batch_size)
@@ -106,16 +87,3 @@ def _checkpoint_args(subject: Subject, settings: Settings) -> dict[str, Any]:
     if subject.quantise:
         args["quantise"] = subject.quantise
     return args
-
-
-def _vllm_args(subject: Subject, settings: Settings, tokens: int) -> dict[str, Any]:
-    from harness_ext.backend import vllm
-
-    ours = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}
-    args = {name: value for name, value in subject.args.items() if name not in ours}
-    if subject.tokenizer:
-        args |= {"tokenizer": subject.tokenizer.path, "tokenizer_revision": subject.tokenizer.revision}
-    elif subject.adapter and adapters.brings_tokenizer(subject.adapter):
-        args["tokenizer"] = subject.adapter.path
-    assert subject.base is not None
-    return vllm.model_args(subject.base, subject.adapter, settings, tokens) | args

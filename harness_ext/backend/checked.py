@@ -96,16 +96,11 @@ class CheckedLM(HFLM):
         return ids, mask
 
     def encode_rows(self, prompts: list[str]) -> list[list[int]]:
-        """Encode prompts as `tok_batch_encode` does, without padding."""
+        """Encode prompts as `tok_batch_encode` does, without padding and without counting their tokens."""
         with self.account.tokenising():
             rows = encode_prompts(self.tokenizer, prompts, self.add_bos_token)
         self._check_vocabulary(max(map(max, rows)))
-        self.account.tokens_in += sum(map(len, rows))
         return rows
-
-    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """Generate as HFLM does."""
-        return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     @answers_requests
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -156,9 +151,6 @@ class CheckedLM(HFLM):
                 f"The task lets the model write {budget} tokens, but its context holds {self.max_length}. "
                 f"Allow fewer (ARGS='--gen_kwargs max_gen_toks=N') or choose another task."
             )
-
-    def _check_lengths(self, requests: list) -> None:
-        self.check_length(max(len(context) + len(answer) - 1 for _, context, answer in requests), self.max_length)
 
     def _check_vocabulary(self, token: int) -> None:
         if token >= (rows := self._known_tokens()):

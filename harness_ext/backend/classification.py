@@ -60,11 +60,7 @@ class Classifier:
     def find_way(self, sentences: dict[str, Encoded]) -> dict[str, Any]:
         """Take the first way that agrees with transformers and peft alone on the shortest, a middle and longest sentence.
 
-        Returns:
-            How that came out: ``prompts``, ``difference``, ``tolerance``, ``passed``.
-
-        Raises:
-            UserError: None does, or the logits are NaN.
+        Returns how that came out: ``prompts``, ``difference``, ``tolerance``, ``passed``. None at all is a UserError.
         """
         ordered = sorted(sentences, key=lambda sentence: len(sentences[sentence]["input_ids"]))
         probes = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
@@ -117,11 +113,9 @@ class Classifier:
 
     def _logits_as_batched(self, rows: list[Encoded]) -> torch.Tensor:
         """Ask in batches of more than one, where the way has such."""
-        if self.way.alone:
-            return torch.cat([self.logits([row]) for row in rows])
-        if self.way.padding is None:
-            return torch.cat([self.logits([row, row])[:1] for row in rows])
-        return self.logits(rows)
+        if self.way.padding is not None:
+            return self.logits(rows)
+        return torch.cat([self.logits([row] if self.way.alone else [row, row])[:1] for row in rows])
 
     def _ask(self, inputs: Any) -> torch.Tensor:
         accepted = {name: column.to(self._device) for name, column in inputs.items() if name in self._accepted}

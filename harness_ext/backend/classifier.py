@@ -4,7 +4,6 @@ How the model is asked is `classification`'s matter, how requests are answered `
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -46,11 +45,6 @@ class ClassifierLM(SentenceLM):
         use_safetensors: bool | None = None,  # True to load nothing else
         trust_remote_code: bool = False,
     ) -> None:
-        """Load the model.
-
-        Raises:
-            UserError: Weights are missing, or the model has not two classes.
-        """
         super().__init__()
         if tokenizer is None or isinstance(tokenizer, str):
             named = find_tokenizer(tokenizer) if tokenizer else Checkpoint(pretrained, pretrained, revision, {})
@@ -76,12 +70,8 @@ class ClassifierLM(SentenceLM):
         return self._classifier.model
 
     @torch.inference_mode()
-    def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
-        """Compute the log-probabilities of 0 and 1; each sentence once, the longest first.
-
-        Raises:
-            UserError: A sentence is too long, logits are NaN, or no way of asking agrees with transformers and peft alone.
-        """
+    def classify(self, sentences: list[str]) -> list[tuple[float, float]]:
+        """Compute the log-probabilities of 0 and 1; each sentence once, the longest first."""
         unique = list(dict.fromkeys(sentences))
         encoded = dict(zip(unique, self._encode(unique), strict=True))
         classifier, account = self._classifier, self.account
@@ -89,7 +79,7 @@ class ClassifierLM(SentenceLM):
             account.self_check = classifier.find_way(encoded)
         account.path = {"classes": self._classes, **asdict(classifier.way)}
         found: dict[str, tuple[float, float]] = {}
-        with tqdm(total=len(unique), desc="sentences", disable=disable_tqdm or not sys.stderr.isatty()) as bar:
+        with tqdm(total=len(unique), desc="sentences", disable=None) as bar:  # shown on a terminal only
 
             def run(batch: list[str]) -> None:
                 logits = classifier.logits([encoded[sentence] for sentence in batch])[:, self._order]
@@ -100,18 +90,18 @@ class ClassifierLM(SentenceLM):
                 found.update((sentence, (zero, one)) for sentence, (zero, one) in zip(batch, scores, strict=True))
                 bar.update(len(batch))
 
-            ran = batches.run_in_batches(
+            shapes, _ = batches.run_in_batches(
                 unique,
                 run,
                 length=lambda sentence: len(encoded[sentence]["input_ids"]),
                 rows=self._row_limit(),
                 equal_lengths=classifier.way.padding is None,
             )
-        account.batches += ran.shapes
+        account.batches += shapes
         return [found[sentence] for sentence in sentences]
 
-    def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
-        rows = super()._answer(requests, disable_tqdm)
+    def _answer(self, requests: list) -> list[tuple[float, float]]:
+        rows = super()._answer(requests)
         self.account.near_ties = len({request.doc_id for request in requests if request.doc["sentence"] in self._tied})
         return rows
 

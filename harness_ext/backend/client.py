@@ -51,16 +51,12 @@ class ServedModel(TemplateAPI):
     """What both kinds of server have in common; mixed into lm-eval's classes."""
 
     def __init__(
-        self, num_concurrent: int = IN_FLIGHT, max_retries: int = TRIES, timeout: int | None = None, **kwargs: Any
+        self,
+        num_concurrent: int = IN_FLIGHT,  # requests at once
+        max_retries: int = TRIES,  # how often a request is tried
+        timeout: int | None = None,  # seconds it may take; by default `TIMEOUT_S`, and more with the answer's budget
+        **kwargs: Any,  # lm-eval's, among them ``pretrained``, ``base_url`` and ``tokenizer``
     ) -> None:
-        """Get ready; nothing is asked yet.
-
-        Args:
-            num_concurrent: Requests at once.
-            max_retries: How often a request is tried.
-            timeout: Seconds a request may take; by default 300, and more with the answer's budget.
-            **kwargs: lm-eval's, among them ``pretrained``, ``base_url`` and ``tokenizer``.
-        """
         self._in_flight, self._tries, self._timeout = num_concurrent, max_retries, timeout
         self._tokenizer_from = kwargs.get("tokenizer") or kwargs.get("pretrained")
         self._answered, self.account = 0, Account()

@@ -32,6 +32,9 @@ class Row:
         return len(self.ids) + len(self.written)
 
 
+Watch = Callable[[list[Row], torch.Tensor], None]  # is shown rows and their logits (rows, vocabulary) before each token
+
+
 class PrefixReader:
     """A causal model of transformers, or one under peft, behind a prefix that it has already read.
 
@@ -46,8 +49,8 @@ class PrefixReader:
         if self.prefix:
             ids = torch.tensor([self.prefix], device=device)
             self.forward(ids, torch.ones_like(ids), self._cache, keep=1)
-            held = sum(tensor.nbytes for layer in self._cache.layers for tensor in _tensors(layer))
-            self.cache_bytes = held // len(self.prefix)
+            held = (each for layer in self._cache.layers for each in vars(layer).values())
+            self.cache_bytes = sum(each.nbytes for each in held if isinstance(each, torch.Tensor)) // len(self.prefix)
 
     def read(self, rows: Sequence[Sequence[int]], keep: int = 1) -> "Batch":
         """Read rows of tokens behind the prefix, padded on their left; logits are wanted at the last `keep` positions."""
@@ -90,26 +93,16 @@ class Batch:
 
 def write(
     reader: PrefixReader,
-    rows: list[Row],
-    is_done: Callable[[Row], bool],
-    penalty: float | None = None,
-    watch: Callable[[list[Row], torch.Tensor], None] | None = None,
-    resolution: float = 0.0,
-    decides: Callable[[int], Hashable] = int,
+    rows: list[Row],  # not done; they may have begun before
+    is_done: Callable[[Row], bool],  # asked after each token of a row
+    penalty: float | None = None,  # transformers' `repetition_penalty`, from the model's generation config
+    watch: Watch | None = None,
+    resolution: float = 0.0,  # how near logits may be, relative to the best, to be called a tie
+    decides: Callable[[int], Hashable] = int,  # what a token would; those that decide the same make no tie
 ) -> None:
     """Write after rows, always the most likely token, until each is done; rows that are done leave the batch.
 
-    Args:
-        reader: The model behind the rows' common prefix.
-        rows: Not done; they may have begun before.
-        is_done: Asked after each token of a row.
-        penalty: transformers' ``repetition_penalty``, from the model's generation config.
-        watch: Is shown the rows and their logits ``(rows, vocabulary)`` before each token.
-        resolution: How near logits may be, relative to the best, to be called a tie.
-        decides: What a token would decide; those that decide the same make no tie.
-
-    Raises:
-        FloatingPointError: The largest logit of a row is NaN.
+    Where a row's largest logit is NaN, that is a FloatingPointError.
     """
     rows = list(rows)
     process = RepetitionPenaltyLogitsProcessor(penalty) if penalty not in (None, 1.0) else None
@@ -179,7 +172,3 @@ def _rectangle(prefix: list[int], rows: list[Row]) -> torch.Tensor:
     whole = [[*prefix, *row.ids, *row.written] for row in rows]
     longest = max(map(len, whole))
     return torch.tensor([[tokens[0]] * (longest - len(tokens)) + tokens for tokens in whole])
-
-
-def _tensors(layer: Any) -> list[torch.Tensor]:
-    return [each for each in vars(layer).values() if isinstance(each, torch.Tensor)]

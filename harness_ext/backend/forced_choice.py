@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from harness_ext.backend.checked import finite
-from harness_ext.backend.engine import PrefixReader, Row
+from harness_ext.backend.engine import PrefixReader, Row, Watch
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 Result = tuple[float, bool]  # log-probability, and whether it is the greedy continuation
-Watch = Callable[[list[Row], torch.Tensor], None]  # is shown rows and their logits (rows, vocabulary) before each token
 
 
 class ForcedChoice:
@@ -28,12 +27,12 @@ class ForcedChoice:
     def __init__(self, choices: Sequence[str] = (), softmax_dtype: torch.dtype | None = None) -> None:
         self.choices = tuple(choices)
         self._softmax_dtype = softmax_dtype
-        self._seen: dict[tuple[int, ...], dict[tuple[int, ...], Result]] = {}
+        self._seen: dict[tuple[tuple[int, ...], tuple[int, ...]], Result] = {}
         self._largest: dict[tuple[int, ...], float] = {}
 
     def found(self, context: Sequence[int], continuation: Sequence[int]) -> Result | None:
         """Return what HFLM would compute for a continuation of a prompt, if it has been seen."""
-        return self._seen.get(tuple(context), {}).get(tuple(continuation))
+        return self._seen.get((tuple(context), tuple(continuation)))
 
     def largest(self, context: Sequence[int]) -> float:
         """Return the size of the largest logit after a prompt that has been seen."""
@@ -62,8 +61,8 @@ class ForcedChoice:
                     continue
                 result = before[0] + float(scores[place, tokens[step]]), before[1] and greedy[place] == tokens[step]
                 if step + 1 == len(tokens):
-                    self._largest[(*prefix, *row.ids)] = sizes[place]
-                    self._seen.setdefault((*prefix, *row.ids), {})[tokens] = result
+                    context = (*prefix, *row.ids)
+                    self._largest[context], self._seen[context, tokens] = sizes[place], result
                 else:
                     begun[row, tokens[: step + 1]] = result
 
@@ -120,10 +119,7 @@ def _behind(prompt: list[int], context: list[int], continuation: list[int]) -> l
 def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar: tqdm) -> list[Result]:
     """Score continuations for a model (`answer.AnswerLM`): each context is read once, those `seen` not at all.
 
-    A request is a text, the tokens of the prompt, the tokens of the continuation.
-
-    Raises:
-        NotCovered: The model cannot be run this way.
+    A request is a text, the tokens of the prompt, the tokens of the continuation. The model may say `NotCovered`.
     """
     results: list[Any] = [seen.found(context, answer) for _, context, answer in requests]
     blurs = [lm.resolution * seen.largest(context) for _, context, _ in requests]

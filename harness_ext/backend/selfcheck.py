@@ -34,14 +34,8 @@ Way = Callable[[Rows], Walked]
 def examine(model: Any, device: torch.device, rows: Rows, way: Way) -> dict[str, Any]:
     """Compare a way of answering with the plain model, as it is and, where that is possible, in float32.
 
-    Args:
-        model: A causal language model of transformers, or one under peft.
-        device: Where it is.
-        rows: Prompts, those with the most and the least padding among them.
-        way: What is compared.
-
-    Returns:
-        ``prompts``, ``difference``, ``tolerance``, ``passed``; of a walk in float32 ``difference_float32``.
+    The rows are prompts, those with the most and the least padding among them. Returns ``prompts``, ``difference``,
+    ``tolerance`` and ``passed``; of a walk in float32 ``difference_float32``.
     """
     found = _compare(model, device, rows, way)
     if found["passed"] and (copied := _copyable(model, device)):

@@ -21,26 +21,22 @@ class SentenceLM(LM):
         self.account = Account()
 
     @abstractmethod
-    def classify(self, sentences: list[str], disable_tqdm: bool = False) -> list[tuple[float, float]]:
+    def classify(self, sentences: list[str]) -> list[tuple[float, float]]:
         """Return the log-probabilities of 0 and 1 for each sentence."""
 
     @answers_requests
-    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list) -> list[str]:
         """Answer each request with "0" or "1"."""
-        answers = [str(int(one > zero)) for zero, one in self._answer(requests, disable_tqdm)]
+        answers = [str(int(one > zero)) for zero, one in self._answer(requests)]
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
 
     @answers_requests
-    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return, for each request, the log-probability of the class that its continuation names, and if it is the larger.
-
-        Raises:
-            UserError: A continuation is neither "0" nor "1".
-        """
+    def loglikelihood(self, requests: list) -> list[tuple[float, bool]]:
+        """Return for each request the log-probability of the class that its continuation names, and if it is the larger."""
         results = []
-        for request, row in zip(requests, self._answer(requests, disable_tqdm), strict=True):
+        for request, row in zip(requests, self._answer(requests), strict=True):
             continuation = request.args[1].strip()
             if continuation not in ("0", "1"):
                 raise UserError(f"A classifier answers 0 or 1; the task asks for the likelihood of {continuation!r}.")
@@ -50,12 +46,11 @@ class SentenceLM(LM):
             results.append(result)
         return results
 
-    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list) -> list[float]:
         """Refuse."""
         raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
 
-    def _answer(self, requests: list, disable_tqdm: bool) -> list[tuple[float, float]]:
-        rows = self.classify(sentences_of([request.doc for request in requests]), disable_tqdm)
-        margins = {request.doc_id: one - zero for request, (zero, one) in zip(requests, rows, strict=True)}
-        self.account.margins |= margins
+    def _answer(self, requests: list) -> list[tuple[float, float]]:
+        rows = self.classify(sentences_of([request.doc for request in requests]))
+        self.account.margins |= {request.doc_id: one - zero for request, (zero, one) in zip(requests, rows, strict=True)}
         return rows

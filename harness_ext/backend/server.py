@@ -17,21 +17,14 @@ NOT_IN_KEY = ("num_concurrent", "timeout", "max_retries")  # they change how lon
 
 
 def arguments(
-    backend: str,
-    model_args: Mapping[str, Any],
+    backend: str,  # a key of `ENDPOINTS`
+    model_args: Mapping[str, Any],  # as the user gave them
     *,
-    base_url: str | None,
-    batch: Any = None,
-    local: Mapping[str, Any],
+    base_url: str | None,  # host, host with `/v1` or the whole endpoint; None if it may stand in `model_args`
+    batch: Any = None,  # requests at once, if the user said so
+    local: Mapping[str, Any],  # what is for models that are loaded here, by its variable; true where it was given
 ) -> dict[str, Any]:
     """Check what a server is to be asked with, and return the arguments of lm-eval's class.
-
-    Args:
-        backend: A key of `ENDPOINTS`.
-        model_args: As the user gave them.
-        base_url: Host, host with ``/v1`` or the whole endpoint; None if it may stand in `model_args`.
-        batch: Requests at once, if the user said so.
-        local: What is for models that are loaded here, by the name of the variable; true where it was given.
 
     Raises:
         UserError: Something is missing, or given that a server decides.
@@ -46,7 +39,7 @@ def arguments(
     args["pretrained"] = args.pop("model", None) or args.get("pretrained")
     if not args["pretrained"]:
         raise UserError(f"BACKEND={backend} needs MODEL=, the name under which the server knows the model.")
-    for flag in (flag for flag, value in local.items() if value):
+    if flag := next((flag for flag, value in local.items() if value), None):
         raise UserError(f"{flag} is for a model that is loaded here; the server of BACKEND={backend} decides on its own.")
     args.setdefault("num_concurrent", IN_FLIGHT)
     if batch is not None:

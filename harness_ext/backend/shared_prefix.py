@@ -30,36 +30,31 @@ class SharedPrefix:
         self._equal_lengths = False
 
     def run(
-        self, prompts: list[list[int]], run: Callable[[PrefixReader, list[Row]], None], *, limit: int = 0, leave: int = 1
+        self,
+        prompts: list[list[int]],
+        run: Callable[[PrefixReader, list[Row]], None],  # with rows numbered as the prompts are
+        *,
+        limit: int = 0,  # tokens that may be written after each
+        leave: int = 1,  # tokens of its own that each row keeps at least
     ) -> list[Row]:
-        """Run prompts, and add to the model's account how.
-
-        Args:
-            prompts: Token ids of each.
-            run: Is given what has read the prefix and the rows of a batch, numbered as the prompts are.
-            limit: Tokens that may be written after each.
-            leave: Tokens of its own that each row keeps at least.
-
-        Raises:
-            NotCovered: The model cannot read so.
-        """
+        """Run prompts in batches, and add to the model's account how; `NotCovered` if the model cannot read so."""
         reader, account = self._reader_of(prompts, limit, leave), self._lm.account
         if reader is None:
             raise NotCovered("the model cannot read a shared prefix")
         rows = [Row(number, ids[len(reader.prefix) :]) for number, ids in enumerate(prompts)]
-        ran = batches.run_in_batches(
+        shapes, shortages = batches.run_in_batches(
             rows,
             partial(run, reader),
             length=len,
             rows=self._room(reader, min(limit, WRITTEN_AHEAD)),
             equal_lengths=self._equal_lengths,
         )
-        account.batches += ran.shapes
+        account.batches += shapes
         account.path |= {
             "path": "shared prefix",
             "prefix_tokens": len(reader.prefix),
             "batches": "equal lengths" if self._equal_lengths else "padded",
-            "halved_for_memory": account.path.get("halved_for_memory", 0) + ran.shortages,
+            "halved_for_memory": account.path.get("halved_for_memory", 0) + shortages,
         }
         return rows
 

@@ -18,25 +18,15 @@ SERVED = (CHAT, COMPLETIONS)  # a server of the OpenAI protocol answers
 
 @dataclass(frozen=True)
 class Subject:
-    """What is asked.
+    """What is asked."""
 
-    Attributes:
-        backend: lm-eval's name of it.
-        args: lm-eval's ``model_args``, completed.
-        base: The checkpoint; None where the backend loads none that we find, such as a server's.
-        adapter: The adapter on top of it.
-        tokenizer: One that the user names in place of the model's own.
-        quantise: How bitsandbytes quantises the base while it loads.
-        allow_pickle: Weights may be pickled.
-    """
-
-    backend: str
-    args: dict[str, Any] = field(default_factory=dict)
-    base: Checkpoint | None = None
-    adapter: Checkpoint | None = None
-    tokenizer: Checkpoint | None = None
-    quantise: str | None = None
-    allow_pickle: bool = False
+    backend: str  # lm-eval's name of it
+    args: dict[str, Any] = field(default_factory=dict)  # lm-eval's `model_args`, completed
+    base: Checkpoint | None = None  # None where the backend loads none that we find, such as a server's
+    adapter: Checkpoint | None = None  # on top of the base
+    tokenizer: Checkpoint | None = None  # one that the user names in place of the model's own
+    quantise: str | None = None  # how bitsandbytes quantises the base while it loads
+    allow_pickle: bool = False  # weights may be pickled
 
     @property
     def name(self) -> str:

@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from harness_ext.backend import batches, merging, selfcheck
 from harness_ext.backend.checked import CheckedLM
 from harness_ext.errors import UserError
@@ -44,36 +42,32 @@ class VerifiedLM(CheckedLM):
         model: Any = self.model
         if not merging.can_merge(model):
             return
-        with torch.no_grad():
-            apart = [selfcheck.plain(model, self.device, row) for row in rows]
-            try:
-                model.merge_adapter()
-                difference = selfcheck.distance([selfcheck.plain(model, self.device, row) for row in rows], apart)
-            except CANNOT:  # a kind of adapter that has no such form
-                difference = float("inf")
-            if difference <= selfcheck.FLOOR:
-                with warnings.catch_warnings(action="ignore"):  # it says that there is nothing left to merge
-                    self._model: Any = model.merge_and_unload()
-                self._merging = {"merged_difference": difference}
-            else:
-                model.unmerge_adapter()
-                self._base_is_whole = False
+        apart = [selfcheck.plain(model, self.device, row) for row in rows]
+        try:
+            model.merge_adapter()
+            difference = selfcheck.distance([selfcheck.plain(model, self.device, row) for row in rows], apart)
+        except CANNOT:  # a kind of adapter that has no such form
+            difference = float("inf")
+        if difference <= selfcheck.FLOOR:
+            with warnings.catch_warnings(action="ignore"):  # it says that there is nothing left to merge
+                self._model: Any = model.merge_and_unload()
+            self._merging = {"merged_difference": difference}
+        else:
+            model.unmerge_adapter()
+            self._base_is_whole = False
 
     def swap_adapter(self, adapter: str) -> bool:
         """Put another adapter on the base that is loaded, if the base has stayed as it was; else do nothing.
 
         It has not where the adapter was merged, if only for a comparison (taking it off again rounds), brought layers of its
-        own, or another vocabulary.
-
-        Returns:
-            Whether that was done.
+        own, or another vocabulary. Tells whether it was done.
         """
         model: Any = self.model
         if not self._base_is_whole or not hasattr(model, "unload"):
             return False
         if any(config.modules_to_save for config in model.peft_config.values()):
             return False
-        if vocabulary_of(adapter, model.get_base_model()) or vocabulary_of(self._adapter or adapter, model.get_base_model()):
+        if any(vocabulary_of(each, model.get_base_model()) for each in (adapter, self._adapter or adapter)):
             return False
         self._model = put_on(model.unload(), adapter)
         self._adapter, self._merging, self._one_by_one = adapter, None, {}
@@ -85,9 +79,8 @@ class VerifiedLM(CheckedLM):
         rows = sorted(rows, key=len)
         while True:
             try:
-                check = selfcheck.examine(self.model, self.device, rows, way) | (self._merging or {})
-                self.account.self_check = check
-                return bool(check["passed"])
+                self.account.self_check = selfcheck.examine(self.model, self.device, rows, way) | (self._merging or {})
+                return bool(self.account.self_check["passed"])
             except RuntimeError as error:
                 if not batches.is_out_of_memory(error) or len(rows) == 1:
                     raise
@@ -95,24 +88,18 @@ class VerifiedLM(CheckedLM):
             batches.free_memory()  # outside the handler, which would keep the tensors alive
 
     def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
-        """Tell whether the stock way answers right only without padding, which some architectures do not know.
+        """Tell whether the stock way, which pads, answers a kind of request right only without padding.
 
-        Args:
-            kind: Of request; each is examined once.
-            rows: Prompts to compare by.
-            way: Pads them and reads them together.
-
-        Raises:
-            UserError: It answers right in no way.
+        Some architectures do not know padding. Each kind is examined once, by a few prompts; one that is answered right in
+        no way is a UserError.
         """
         if self.backend != "causal":
             return False
         if kind not in self._one_by_one:
-            with torch.no_grad():
-                self._one_by_one[kind] = self._find_batches(rows, way)
+            self._one_by_one[kind] = self._only_right_alone(rows, way)
         return self._one_by_one[kind]
 
-    def _find_batches(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
+    def _only_right_alone(self, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         for together in (False,) if self.batch_size == 1 else (True, False):
             try:
                 if self.examine(rows, way if together else selfcheck.one_by_one(way)):

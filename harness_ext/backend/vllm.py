@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
+from harness_ext.model.adapters import brings_tokenizer
 from harness_ext.model.checkpoints import Checkpoint, is_classifier
 from harness_ext.model.settings import Settings
 from harness_ext.task.labels import ends_open
@@ -15,6 +17,7 @@ from harness_ext.task.labels import ends_open
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM reserves room for; an adapter may use less of it
 ROOM = 4096  # tokens beyond those needed, for a later task; the model's whole context may need more cache than there is
 DEFAULT_BUDGET = 256  # lm-eval's
+OURS = {"pretrained", "peft", "revision", "dtype", "chat_template_args", "enable_thinking"}  # of the arguments
 
 
 def check(base: Checkpoint, adapter: Checkpoint | None) -> None:
@@ -55,12 +58,14 @@ def needed_tokens(task: Any, tokenizer: Any, prompts: Sequence[str]) -> int:
     return max(map(len, encode_prompts(tokenizer, list(prompts)))) + (budget if isinstance(budget, int) else DEFAULT_BUDGET)
 
 
-def model_args(base: Checkpoint, adapter: Checkpoint | None, settings: Settings, tokens: int) -> dict[str, Any]:
-    """Return the arguments of lm-eval's ``vllm``; how the weights are quantised vLLM finds in them itself.
+def model_args(subject: Subject, settings: Settings, tokens: int) -> dict[str, Any]:
+    """Return the arguments of lm-eval's ``vllm``, the user's among them; vLLM itself finds how the weights are quantised.
 
     Raises:
         UserError: The model's context is shorter than the tokens that are needed.
     """
+    base, adapter = subject.base, subject.adapter
+    assert base is not None
     context = base.config.get("max_position_embeddings") or tokens + ROOM
     if tokens > context:
         raise UserError(
@@ -71,7 +76,14 @@ def model_args(base: Checkpoint, adapter: Checkpoint | None, settings: Settings,
         "pretrained": base.path, "revision": base.revision, "dtype": settings.dtype, "batch_size": settings.batch_size,
         "enable_prefix_caching": True, "max_model_len": min(context, tokens + ROOM),
     }  # fmt: skip
-    return args | ({"lora_local_path": adapter.path, "max_lora_rank": lora_rank(adapter)} if adapter else {})
+    if adapter:
+        args |= {"lora_local_path": adapter.path, "max_lora_rank": lora_rank(adapter)}
+    args |= {name: value for name, value in subject.args.items() if name not in OURS}
+    if subject.tokenizer:
+        args |= {"tokenizer": subject.tokenizer.path, "tokenizer_revision": subject.tokenizer.revision}
+    elif adapter and brings_tokenizer(adapter):
+        args["tokenizer"] = adapter.path
+    return args
 
 
 def check_room(lm: Any, tokens: int) -> None:

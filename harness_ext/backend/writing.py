@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from harness_ext.backend.checked import nan_error
 from harness_ext.backend.ending import Ending
-from harness_ext.backend.engine import PrefixReader, Row, write
-from harness_ext.backend.forced_choice import ForcedChoice, Margins, Watch
+from harness_ext.backend.engine import PrefixReader, Row, Watch, write
+from harness_ext.backend.forced_choice import ForcedChoice, Margins
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 CHUNK = 4096  # requests tokenised at a time, so that memory does not grow with their number
@@ -40,11 +40,7 @@ class Writer:
     close: set[int] = field(default_factory=set)  # the documents whose answer rounding could have turned
 
     def answer(self, requests: list) -> list[str]:
-        """Answer requests of the same generation settings, the longest first.
-
-        Raises:
-            NotCovered: The model cannot be run this way.
-        """
+        """Answer requests of the same generation settings, the longest first, or say that they are `NotCovered`."""
         ending, answers = self._ending(requests[0].args[1]), [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda number: -len(requests[number].args[0]))
         for start in range(0, len(order), CHUNK):
@@ -83,6 +79,7 @@ class Writer:
             self.bar.update(len(batch))
 
         rows = self.prefix.run(prompts, run, limit=ending.limit)
+        lm.account.tokens_in += sum(map(len, prompts))  # now: where they cannot be run so, the stock path counts them
         self.close.update(requests[row.number].doc_id for row in rows if row.near_tie)
         lm.account.margins |= {requests[number].doc_id: margin for number, margin in margins.found.items()}
         stopped = sum(not ending.is_plain(row.written) for row in rows)
@@ -92,17 +89,13 @@ class Writer:
     def _write(self, reader: PrefixReader, batch: list[Row], heads: list[list[int]], ending: Ending, watch: Watch) -> None:
         """Write all rows of a batch to their end; some may have been done when memory ran out."""
         penalty, before = self.lm.model.generation_config.repetition_penalty, sum(len(row.written) for row in batch)
+
+        def is_done(row: Row) -> bool:
+            return ending.is_reached(heads[row.number], row.written)
+
         try:
             if still_open := [row for row in batch if not row.done]:
-                write(
-                    reader,
-                    still_open,
-                    lambda row: ending.is_reached(heads[row.number], row.written),
-                    penalty,
-                    watch,
-                    self.lm.resolution,
-                    ending.decides,
-                )
+                write(reader, still_open, is_done, penalty, watch, self.lm.resolution, ending.decides)
         except FloatingPointError:
             raise nan_error(self.lm.model.dtype) from None
         finally:

@@ -21,6 +21,7 @@ from transformers import LogitsProcessor
 
 from harness_ext.backend import batches
 from harness_ext.backend.account import Account, answers_requests
+from harness_ext.backend.engine import finite
 from harness_ext.errors import UserError
 from harness_ext.model import generation_config
 from harness_ext.model.loading import WholeModel, put_on, quantiser
@@ -165,20 +166,3 @@ class _FiniteLogits(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return finite(scores)
-
-
-def finite(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits ``(..., vocabulary)`` if none is NaN; -inf is a legal way to forbid a token."""
-    if torch.isnan(logits).any():
-        raise nan_error(logits.dtype)
-    return logits
-
-
-def nan_error(dtype: torch.dtype) -> UserError:
-    """Say what NaN logits mean, for a model that computes in `dtype`."""
-    cause = (
-        "Its weights are damaged: download them again."
-        if dtype == torch.float32
-        else f"It may overflow in {str(dtype).removeprefix('torch.')}: try DTYPE=float32."
-    )
-    return UserError(f"The model's logits are NaN, so its answers would mean nothing. {cause}")

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from harness_ext.backend import batches
-from harness_ext.backend.engine import inner_model
+from harness_ext.backend.engine import finite, inner_model
 from harness_ext.backend.merging import can_merge
 from harness_ext.errors import UserError
 from harness_ext.model.loading import WholeModel, put_on
@@ -119,10 +119,7 @@ class Classifier:
 
     def _ask(self, inputs: Any) -> torch.Tensor:
         accepted = {name: column.to(self._device) for name, column in inputs.items() if name in self._accepted}
-        logits = self.model(**accepted).logits.float()
-        if torch.isnan(logits).any():
-            raise UserError("The model's logits are NaN, so its answers would mean nothing. Try DTYPE=float32.")
-        return logits
+        return finite(self.model(**accepted).logits).float()
 
 
 def load(pretrained: str, adapter: str | None, head: list[str], **options: Any) -> Any:

@@ -165,8 +165,7 @@ class CompletionServer(ServedModel, LocalCompletionsAPI):
 
     def parse_generations(self, outputs: Any, **kwargs: Any) -> list[str]:
         """Return the answer's text."""
-        text = self._text(_only_choice(outputs).get("text", _NOTHING), outputs, "its choice has no text")
-        return super().parse_generations({"choices": [{"index": 0, "text": text}]}, **kwargs)
+        return [self._text(_only_choice(outputs).get("text", _NOTHING), outputs, "its choice has no text")]
 
     @answers_requests
     def loglikelihood(self, requests: list, **kwargs: Any) -> list[tuple[float, bool]]:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
+from harness_ext.errors import UserError
+
 CANDIDATES = 4  # tokens looked at for ties, the best first
 
 
@@ -100,10 +102,7 @@ def write(
     resolution: float = 0.0,  # how near logits may be, relative to the best, to be called a tie
     decides: Callable[[int], Hashable] = int,  # what a token would; those that decide the same make no tie
 ) -> None:
-    """Write after rows, always the most likely token, until each is done; rows that are done leave the batch.
-
-    Where a row's largest logit is NaN, that is a FloatingPointError.
-    """
+    """Write after rows, always the most likely token, until each is done; rows that are done leave the batch."""
     rows = list(rows)
     process = RepetitionPenaltyLogitsProcessor(penalty) if penalty not in (None, 1.0) else None
     batch = reader.read([row.ids + row.written for row in rows])
@@ -116,7 +115,7 @@ def write(
             scores = process(_rectangle(reader.prefix, rows).to(scores.device), scores)
         tokens = scores.argmax(-1)
         if scores.gather(1, tokens[:, None]).isnan().any():
-            raise FloatingPointError("NaN logits")
+            raise nan_error(reader.model.dtype)
         for row, token, others in zip(rows, tokens.tolist(), _as_good(scores, resolution), strict=True):
             row.near_tie |= len({decides(token), *map(decides, others)}) > 1
             row.written.append(token)
@@ -160,6 +159,23 @@ def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:
 def inner_model(model: Any) -> Any:
     """Return the model of transformers under peft's, if there is one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits ``(..., vocabulary)`` if none is NaN; -inf is a legal way to forbid a token."""
+    if torch.isnan(logits).any():
+        raise nan_error(logits.dtype)
+    return logits
+
+
+def nan_error(dtype: torch.dtype) -> UserError:
+    """Say what NaN logits mean, for a model that computes in `dtype`."""
+    cause = (
+        "Its weights are damaged: download them again."
+        if dtype == torch.float32
+        else f"It may overflow in {str(dtype).removeprefix('torch.')}: try DTYPE=float32."
+    )
+    return UserError(f"The model's logits are NaN, so its answers would mean nothing. {cause}")
 
 
 def _take(cache: DynamicCache, rows: torch.Tensor) -> None:

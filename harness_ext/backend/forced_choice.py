@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from harness_ext.backend.checked import finite
-from harness_ext.backend.engine import PrefixReader, Row, Watch
+from harness_ext.backend.engine import PrefixReader, Row, Watch, finite
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 Result = tuple[float, bool]  # log-probability, and whether it is the greedy continuation

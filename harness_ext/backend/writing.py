@@ -11,7 +11,6 @@ import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from tqdm import tqdm
 
-from harness_ext.backend.checked import nan_error
 from harness_ext.backend.ending import Ending
 from harness_ext.backend.engine import PrefixReader, Row, Watch, write
 from harness_ext.backend.forced_choice import ForcedChoice, Margins
@@ -96,8 +95,6 @@ class Writer:
         try:
             if still_open := [row for row in batch if not row.done]:
                 write(reader, still_open, is_done, penalty, watch, self.lm.resolution, ending.decides)
-        except FloatingPointError:
-            raise nan_error(self.lm.model.dtype) from None
         finally:
             self.lm.account.tokens_out += sum(len(row.written) for row in batch) - before
 

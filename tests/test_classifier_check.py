@@ -1,5 +1,6 @@
 """A classifier in batches says what transformers and peft alone say of each sentence, whatever its architecture."""
 
+import functools
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,24 @@ def test_batch_gives_what_transformers_gives_for_each_sentence(name: str, tmp_pa
     assert lm.account.self_check["passed"]
     expected = {"XLNet": ("left", False), "FNet": (None, False)}.get(name, ("right", False))
     assert (lm.account.path["padding"], lm.account.path["alone"]) == expected
+
+
+def test_model_whose_logits_are_nan_behind_padding_is_asked_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, "Bert")
+    model = transformers.BertForSequenceClassification
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def overflowing(self, **inputs):
+        output = forward(self, **inputs)
+        output.logits[(inputs["attention_mask"] == 0).any(1)] = torch.nan
+        return output
+
+    monkeypatch.setattr(model, "forward", overflowing)
+    lm = ClassifierLM(str(tmp_path))
+    for ours, theirs in zip(lm.classify(TEXTS), one_by_one(tmp_path), strict=True):
+        assert list(ours) == pytest.approx(theirs, abs=1e-3)
+    assert (lm.account.path["padding"], lm.account.path["alone"]) == (None, False)
 
 
 def test_padding_token_that_ends_every_text_is_not_taken_for_padding(tmp_path: Path):

@@ -3,12 +3,12 @@
 Knows torch; nothing of models, prompts or answers.
 """
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import release_memory
 
 from harness_ext.model import memory
 
@@ -85,15 +85,8 @@ def run_in_batches(
             most = len(batch) // 2
             shortages += 1
         if shortages:
-            free_memory()  # outside the handler, which would keep the batch's tensors alive
+            release_memory()  # outside the handler, which would keep the batch's tensors alive
     return shapes, shortages
-
-
-def free_memory() -> None:
-    """Give back what tensors that are no longer used have held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -71,9 +71,9 @@ class Classifier:
             try:
                 ours = self._logits_as_batched([sentences[sentence] for sentence in probes])
             except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-                if isinstance(error, UserError) or batches.is_out_of_memory(error):
+                if batches.is_out_of_memory(error):
                     raise
-                continue  # an architecture that cannot be asked so
+                continue  # an architecture that cannot be asked so; its logits may be NaN
             apart = float((ours - alone).abs().max())
             if apart <= allowed:
                 return {"prompts": len(probes), "difference": apart, "tolerance": allowed, "passed": True}

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import release_memory
+
 from harness_ext.backend import batches, merging, selfcheck
 from harness_ext.backend.checked import CheckedLM
 from harness_ext.errors import UserError
@@ -85,7 +87,7 @@ class VerifiedLM(CheckedLM):
                 if not batches.is_out_of_memory(error) or len(rows) == 1:
                     raise
                 rows = rows[: len(rows) // 2]
-            batches.free_memory()  # outside the handler, which would keep the tensors alive
+            release_memory()  # outside the handler, which would keep the tensors alive
 
     def must_go_one_by_one(self, kind: str, rows: Sequence[Sequence[int]], way: selfcheck.Way) -> bool:
         """Tell whether the stock way, which pads, answers a kind of request right only without padding.

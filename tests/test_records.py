@@ -154,9 +154,10 @@ def test_published_run_reads_as_its_file_says(path):
     assert row["not_following"] == pytest.approx(raw["metrics"][rule]["not_following"] * raw["n"])
 
 
-def test_published_runs_are_found():
+def test_published_runs_are_found(tmp_path):
+    (tmp_path / "published").symlink_to(ROOT / "results" / "published")  # beside it may lie runs of one's own
     assert len(PUBLISHED) >= 86
-    assert len(records.read_runs(ROOT / "results")) == len(PUBLISHED)
+    assert len(records.read_runs(tmp_path)) == len(PUBLISHED)
 
 
 OLD = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from sqlitedict import SqliteDict
 
+PATIENCE_S = 5.0  # for answers to be written when a run is interrupted
 EVERY_S = 0.5  # between two writings to the disk, each of which waits for it: 5 to 30 ms
 
 
@@ -67,15 +69,21 @@ def kept_safely(lm: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for answers in kept:
-            with contextlib.suppress(Exception):  # what went wrong first is what is said
-                answers.close()
+        for answers in kept:  # an interruption may have hit sqlitedict's thread of its own, which then never answers
+            closing = threading.Thread(target=_close_quietly, args=(answers,), daemon=True)
+            closing.start()
+            closing.join(PATIENCE_S)
         raise
     else:
         for answers in kept:
             answers.close()
     finally:
         lm.set_cache_hook = own
+
+
+def _close_quietly(answers: SqliteDict) -> None:
+    with contextlib.suppress(Exception):  # what went wrong first is what is said
+        answers.close()
 
 
 def take_over(cache: str) -> None:

@@ -37,9 +37,8 @@ class Run:
     @property
     def score(self) -> float:
         """Correct / all, in 0-1, under the rule that is shown first; of other tasks the first metric."""
-        counts = self.record["counts"]
-        if counts:
-            return (counts.get("lenient") or next(iter(counts.values())))["correct"] / self.record["n"]
+        if counts := outcomes.main_counts(self.record):
+            return counts["correct"] / self.record["n"]
         return next(value for metrics in self.record["metrics"].values() for value in metrics.values())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.backend.server import check_task
-from harness_ext.backend.subject import CHAT, Subject
+from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
 from harness_ext.model.loading import load_tokenizer
 from harness_ext.run.checks import NOTE, Checks
@@ -84,8 +84,7 @@ def _tasks(names: tuple[str, ...], spec: RunSpec, subject: Subject, checks: Chec
         tasks = _find_tasks(names, spec, subject)
         for task in tasks:
             checks.say("task", f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
-            if subject.backend == CHAT:
-                check_task(subject.backend, task.task_name, task.OUTPUT_TYPE)
+            check_task(subject.backend, task.task_name, task.OUTPUT_TYPE)
         return tasks
     checks.say("stand-in", "what follows is examined on the sentences that ship (sst2_01_mini)", NOTE)
     return build_tasks(["sst2_01_mini"])

@@ -6,6 +6,7 @@ Nothing is answered here, and no weights are loaded.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Question:
             return show_messages
         return chat_renderer(self.tokenizer, self.settings.template_args) if self.settings else None
 
-    @property
+    @cached_property
     def subset(self) -> subsets.Subset | None:
         """The rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
         if not self.subject.is_baseline:

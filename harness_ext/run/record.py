@@ -12,10 +12,13 @@ from harness_ext.results import advice, experiments, outcomes, records, schema1
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
+from harness_ext.run.spec import RunSpec
 from harness_ext.task import data, prompts
 
 # Of an adapter's own record, what stands in that of a run too.
 _MADE = ("base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed", "recipe_settings")
+# Arguments of a model that a table names in a column of their own.
+_NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "base_url", "model", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ def _training(run: RunPlan) -> dict[str, Any]:
     """Say what the model was trained on: nothing, a baseline's rows, or what an adapter's own record says."""
     asked, adapter = run.asked, run.asked.subject.adapter
     if subset := asked.subset:
-        train = asked.task.dataset["train"]
-        made = {"subset": subset.hash, "data": train.info.description, "data_fingerprint": data.fingerprint(train)}
+        description = asked.task.dataset["train"].info.description
+        made = {"subset": subset.hash, "data": description, "data_fingerprint": run.parts["train_data"]}
         return {"train_samples": subset.train_samples, "seed": asked.spec.seed[0], "training": made}
     if adapter is None:
         return {"train_samples": 0, "seed": None, "training": None}
@@ -138,11 +141,8 @@ def _not_default(run: RunPlan) -> dict[str, Any]:
         "engine": spec.engine,
         "thinking": f"up to {spec.think_budget} tokens" if spec.think_budget and thinks else None,
         "tokenizer": asked.subject.args.get("tokenizer"),
-        "seed": list(spec.seed) if run.method in ("prompted", "examples") and spec.seed != (0, 1234, 1234, 1234) else None,
+        "seed": list(spec.seed) if run.method in ("prompted", "examples") and spec.seed != RunSpec.seed else None,
         **spec.gen_kwargs,
         **{name: value for name, value in spec.model_args.items() if name not in _NAMED_BY_COLUMNS},
     }
     return {name: value for name, value in said.items() if value is not None}
-
-
-_NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "base_url", "model", "trust_remote_code")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness_ext.errors import UserError
-from harness_ext.task.subsets import HELD_OUT, draw
+from harness_ext.task.subsets import HELD_OUT, draw, labels_of
 
 LABELS = st.lists(st.integers(0, 1), min_size=60, max_size=300).filter(lambda labels: 25 <= sum(labels) <= len(labels) - 25)
 
@@ -53,3 +53,14 @@ def test_draw_of_more_than_there_are_says_how_many_there_are():
 def test_draw_from_too_few_rows_is_refused():
     with pytest.raises(UserError, match="too few"):
         draw([0, 1], "2", 0)
+
+
+def test_subsets_of_sentences_and_their_held_out_rows_have_ten_words_and_the_smaller_is_in_the_larger():
+    texts = [("word " * (1 + row % 20)).strip() for row in range(400)]
+    train = {"sentence": texts, "label": [row // 7 % 2 for row in range(400)]}
+    small, large = (draw(labels_of(train, "sentences"), samples, 3) for samples in ("8", "64"))
+    assert set(small.rows) < set(large.rows)
+    assert min(len(texts[row].split()) for row in (*large.rows, *large.held_out)) >= 10
+    everything = draw(labels_of(train, "sentences"), "all", 3)
+    assert len(everything.rows) + len(everything.held_out) == sum(len(text.split()) >= 10 for text in texts)
+    assert draw(labels_of(train), "8", 3) == draw(train["label"], "8", 3)

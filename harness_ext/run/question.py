@@ -63,7 +63,8 @@ class Question:
         """The rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
         if not self.subject.is_baseline:
             return None
-        return subsets.draw(self.task.dataset["train"]["label"], self.spec.train_samples or "all", self.spec.seed[0] or 0)
+        labels = subsets.labels_of(self.task.dataset["train"], self.spec.rows or "all")
+        return subsets.draw(labels, self.spec.train_samples or "all", self.spec.seed[0] or 0)
 
     def documents(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number."""

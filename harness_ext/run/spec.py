@@ -10,6 +10,7 @@ from typing import Any
 
 from harness_ext.errors import UserError, did_you_mean, whole_number
 from harness_ext.run.provenance import flags
+from harness_ext.task import subsets
 
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 _NOT_FOR_RECORDS = ("predict_only", "wandb_args", "trackio_args")
@@ -44,7 +45,8 @@ class RunSpec:
     limit: float | None = None  # documents, or a share of them
     samples: dict[str, list[int]] | None = None  # numbers of documents, by task
     seed: tuple[int | None, ...] = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot sampler
-    train_samples: str | None = None  # rows that a baseline is fitted on
+    train_samples: str | None = None  # labelled rows of the train split: a baseline is fitted on them
+    rows: str | None = None  # which rows of the train split these are drawn from: all or sentences
 
     batch_size: str | None = None
     max_batch_size: int | None = None
@@ -69,6 +71,8 @@ class RunSpec:
             raise UserError(f"num_fewshot {shots!r} is no whole number from 0 up.")
         if not all(seed is None or 0 <= seed < 2**32 for seed in self.seed):
             raise UserError(f"SEED {list(self.seed)} is not within 0 and {2**32 - 1}.")
+        if self.rows is not None:
+            subsets.check_rows(self.rows)
         if self.engine is not None and self.engine not in ENGINES:
             raise UserError(f"ENGINE {self.engine!r} is not one of {', '.join(ENGINES)}.")
 
@@ -103,6 +107,7 @@ _FLAGS = (
     ("think_budget", "<n>", "Tokens that a thinking model may write (default: the task's)"),
     ("quantise", "<kind>", "nf4 or int8: quantise the weights while loading; or none"),
     ("train_samples", "<n>", "for --model tfidf or majority: rows to fit on (default: all)"),
+    ("rows", "<which>", "Train rows to draw from: all, or sentences (of at least 10 words)"),
     ("procs", "<n>", "Processes that share the documents, each on its own GPU (default: 1)"),
 )
 _SWITCHES = (

@@ -8,11 +8,14 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness_ext.errors import UserError
 
 HELD_OUT = 500  # rows at most, and a sixth of a small split: enough to see a collapse, few enough to score often
 SHARE_HELD_OUT = 6
+ROWS = ("all", "sentences")  # which rows of a train split subsets are drawn from
+SENTENCE = 10  # words that make a row a sentence: SST-2's evaluation is sentences, and 43% of its train rows have at most five
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,22 @@ def check_samples(samples: str) -> None:
         raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
 
 
-def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
-    """Draw a subset of the train split by the label, 0 or 1, of each of its rows.
+def check_rows(rows: str) -> None:
+    """Check what the user typed after ROWS=."""
+    if rows not in ROWS:
+        raise UserError(f"ROWS {rows!r} is not one of {', '.join(ROWS)} (rows of at least {SENTENCE} words).")
+
+
+def labels_of(train: Any, rows: str = "all") -> list[int | None]:
+    """Return the label of each row of a split with columns ``sentence`` and ``label``; None of those not to be drawn."""
+    if rows == "all":
+        return list(train["label"])
+    texts = zip(train["sentence"], train["label"], strict=True)
+    return [label if len(text.split()) >= SENTENCE else None for text, label in texts]
+
+
+def draw(labels: Sequence[int | None], samples: str, seed: int) -> Subset:
+    """Draw a subset of the train split by the label, 0 or 1, of each of its rows; rows without one are never drawn.
 
     Each class is shuffled once per seed; the head of both halves is held out, and a subset of n rows takes the next
     n/2 of each. So the rows of a smaller subset are among those of a larger one. ``all`` is every row that is not
@@ -51,7 +68,7 @@ def draw(labels: Sequence[int], samples: str, seed: int) -> Subset:
     by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
     for value, rows in enumerate(by_class):
         random.Random(f"{seed} {value}").shuffle(rows)
-    half = min(HELD_OUT, len(labels) // SHARE_HELD_OUT) // 2
+    half = min(HELD_OUT, sum(map(len, by_class)) // SHARE_HELD_OUT) // 2
     smaller = min(map(len, by_class))
     if half < 1 or smaller <= half:
         raise UserError(f"The train split has {smaller} rows of its rarer class: too few to train on and hold some out.")

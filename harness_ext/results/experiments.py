@@ -17,12 +17,14 @@ _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the
 
 
 def method_of(parts: Mapping[str, Any]) -> str:
-    """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, or a baseline's name.
+    """Name how a model answers: ``prompted``, ``examples``, ``calibrated``, ``lora``, ``classifier`` or a baseline's name.
 
     Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """
     if parts.get("adapter"):
         return "lora"
+    if parts.get("calibration"):
+        return "calibrated"
     return _METHODS.get(str(parts.get("backend"))) or ("examples" if parts.get("num_fewshot") else "prompted")
 
 
@@ -38,6 +40,8 @@ def experiment_of(
     """
     made = training or {}
     left_out = _OF_THE_SEED + (("prompts", "requests") if "system_instruction" in parts else ())  # examples are drawn by it
+    if "shots" in parts:  # examples that are the rows of a subset: their number is that of the labels
+        left_out += ("num_fewshot",)
     kept = {name: part for name, part in parts.items() if name not in left_out}
     steps = re.search(r"/checkpoint-(\d+)$", adapter or "")
     common = [kept, steps and steps[1]]

@@ -4,7 +4,7 @@ import argparse
 import logging
 
 from harness_ext.errors import UserError
-from harness_ext.run.spec import from_args
+from harness_ext.run.spec import several_from_args
 
 
 def run(args: argparse.Namespace) -> None:
@@ -14,10 +14,10 @@ def run(args: argparse.Namespace) -> None:
         UserError: Something the user gave is wrong.
     """
     quieten(args.verbosity)
-    spec = from_args(args)
+    first, *more = several_from_args(args)
     from harness_ext.run.plan import plan
 
-    planned = plan(spec)
+    planned = plan(first)
     if planned.checks.problems:
         raise UserError(planned.checks.problems[0].said)
     from harness_ext.results import advice, leaderboard, render, reported
@@ -27,6 +27,11 @@ def run(args: argparse.Namespace) -> None:
     worker = worker_for(planned)
     try:
         records = [done.record for done in execute(planned, worker)]
+        for spec in more:
+            if worker.size > 1:  # its processes have planned the spec before
+                worker.close()
+                worker = worker_for(plan(spec))
+            records += [done.record for done in execute(plan(spec), worker)]
     finally:
         worker.close()
     if rows := leaderboard.rows(records, reported.scores()):

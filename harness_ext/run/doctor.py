@@ -12,7 +12,7 @@ from harness_ext.run.checks import PROBLEM
 from harness_ext.run.command import quieten
 from harness_ext.run.estimate import estimate
 from harness_ext.run.plan import plan
-from harness_ext.run.spec import from_args
+from harness_ext.run.spec import several_from_args
 
 
 def examine(args: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def examine(args: argparse.Namespace) -> None:
     as_json = vars(args).pop("json")
     quieten(args.verbosity)
     quieten_libraries()
-    spec = from_args(args)
+    spec = several_from_args(args)[0]  # of several that differ in rows or adapter alone
     if (spec.model or ANSWER) not in CHECKPOINT_BACKENDS:
         raise UserError(f"doctor examines models that are loaded here; BACKEND {spec.model!r} is not for it.")
     planned = plan(spec)

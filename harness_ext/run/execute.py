@@ -15,7 +15,7 @@ from typing import Any
 from harness_ext.backend import server
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.results import outcomes, records
-from harness_ext.run import provenance
+from harness_ext.run import calibrate, provenance
 from harness_ext.run.cache import kept_safely, take_over
 from harness_ext.run.lm_eval_output import by_filter, save
 from harness_ext.run.plan import Plan
@@ -82,6 +82,7 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         take_over(cache)
         provenance.machine_description()  # meanwhile
         lm = worker.ready(run, later, cache)
+        calibrated = calibrate.calibrate(lm, run.asked) if spec.calibrate else None
         summary, tracker = evaluate_task(lm, run, cache, work)
         samples = summary.pop("samples")[run.asked.task.task_name]
         secrets = run.asked.secrets()
@@ -90,7 +91,7 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         account = worker.account()
         rows = outcomes.rows(samples, account.margins)
         total_s = time.perf_counter() - start
-        record = record_of(run, Evaluated(samples, rows, metrics, account, worker.size, started, total_s))
+        record = record_of(run, Evaluated(samples, rows, metrics, account, worker.size, started, total_s, calibrated))
         with writing_to(out):
             if rows:
                 outcomes.write(finished / outcomes.FILE, rows)

@@ -58,13 +58,29 @@ class Question:
             return show_messages
         return chat_renderer(self.tokenizer, self.settings.template_args) if self.settings else None
 
+    @property
+    def seed(self) -> int:
+        """What decides which rows of the train split are drawn."""
+        return self.spec.seed[0] or 0
+
+    @property
+    def seed_is_free(self) -> bool:
+        """Whether the seed decides about nothing but what is drawn while a model is asked, so that a table has to say it."""
+        asked = self.subject.adapter or self.subject.is_classifier or self.subject.is_baseline or self.subset
+        return not asked and not self.spec.calibrate
+
+    @cached_property
+    def train_labels(self) -> list[int | None]:
+        """The labels of the train split's rows; None of those that are not drawn from."""
+        return subsets.labels_of(self.task.dataset["train"], self.spec.rows or "all")
+
     @cached_property
     def subset(self) -> subsets.Subset | None:
-        """The rows that a baseline is fitted on: those that `finetune` trains on at the same SAMPLES and SEED."""
-        if not self.subject.is_baseline:
+        """The labelled rows that the method uses: those that `finetune` trains on at the same SAMPLES and SEED."""
+        samples = self.spec.shots or self.spec.train_samples or ("all" if self.subject.is_baseline else None)
+        if samples is None:
             return None
-        labels = subsets.labels_of(self.task.dataset["train"], self.spec.rows or "all")
-        return subsets.draw(labels, self.spec.train_samples or "all", self.spec.seed[0] or 0)
+        return subsets.draw(self.train_labels, samples, self.seed)
 
     def documents(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number."""
@@ -167,7 +183,7 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         "samples": spec.samples,
         "seeds": list(spec.seed),
         "train_rows": subset.hash if subset else None,
-        "train_data": data.fingerprint(task.dataset["train"]) if subset else None,
+        "train_data": data.fingerprint(task.dataset["train"]) if subset or spec.calibrate else None,
         "versions": provenance.versions(
             *([VLLM] if subject.backend == VLLM else []),
             *(provenance.KERNELS if settings and settings.quantisation else []),
@@ -176,6 +192,12 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
     }
     if shots:  # else it shows in the prompts, which here depend on the seed too
         parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
+    if spec.rows:
+        parts["rows"] = spec.rows
+    if spec.shots:
+        parts["shots"] = "the same"
+    if spec.calibrate:
+        parts["calibration"] = spec.calibrate
     return hide(parts, asked.secrets())
 
 

@@ -13,7 +13,7 @@ from harness_ext.run import provenance
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
 from harness_ext.run.spec import RunSpec
-from harness_ext.task import data, prompts
+from harness_ext.task import calibration, data, prompts
 
 # Of an adapter's own record, what stands in that of a run too.
 _MADE = ("base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed", "recipe_settings")
@@ -32,6 +32,7 @@ class Evaluated:
     procs: int
     started: datetime
     total_s: float
+    calibration: dict[str, Any] | None = None  # where the boundary of a forced choice was put
 
 
 def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
         "data_fingerprint": run.parts["data"],
         "prompt": _prompt(run),
         **_scores(run, done),
+        "calibration": done.calibration,
         "self_check": account.self_check,
         "engine": account.path or None,
         "batches": account.batches,
@@ -92,12 +94,19 @@ def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
         "train_overlap": data.overlap(run.asked.task),
         "counts": outcomes.counts(done.outcomes),
         "examples": advice.examples(samples),
+        "margins": _worth(done.outcomes),
         "metrics": done.metrics,
-        # Of answers from an earlier attempt no one knows how close they were.
-        "near_ties": account.near_ties if account.requests == answers else None,
+        # Of answers from an earlier attempt no one knows how close they were; nor how close to a boundary that was moved.
+        "near_ties": account.near_ties if account.requests == answers and done.calibration is None else None,
         "docs_per_s": account.requests / answers * n / account.answer_s if is_measured else None,
         "answers_resumed": answers - account.requests,
     }
+
+
+def _worth(rows: list[outcomes.Outcome]) -> dict[str, Any] | None:
+    """Say what a run's margins are worth, where all are known; see `calibration.worth`."""
+    margins = [row.margin for row in rows if row.margin is not None]
+    return calibration.worth(margins, [row.gold for row in rows]) if margins and len(margins) == len(rows) else None
 
 
 def _prompt(run: RunPlan) -> dict[str, Any]:
@@ -112,12 +121,12 @@ def _prompt(run: RunPlan) -> dict[str, Any]:
 
 
 def _training(run: RunPlan) -> dict[str, Any]:
-    """Say what the model was trained on: nothing, a baseline's rows, or what an adapter's own record says."""
+    """Say which labels were used: none, those of a subset, or what an adapter's own record says."""
     asked, adapter = run.asked, run.asked.subject.adapter
     if subset := asked.subset:
         description = asked.task.dataset["train"].info.description
         made = {"subset": subset.hash, "data": description, "data_fingerprint": run.parts["train_data"]}
-        return {"train_samples": subset.train_samples, "seed": asked.spec.seed[0], "training": made}
+        return {"train_samples": subset.train_samples, "seed": asked.seed, "training": made}
     if adapter is None:
         return {"train_samples": 0, "seed": None, "training": None}
     own = schema1.upgrade([adapter.manifest])[0] if adapter.manifest.get("schema") == 1 else adapter.manifest
@@ -134,6 +143,8 @@ def _not_default(run: RunPlan) -> dict[str, Any]:
     thinks = asked.settings is not None and asked.settings.thinking
     said = {
         "shots": asked.task.config.num_fewshot or None,
+        "calibrated": f"by {spec.calibrate}" if spec.calibrate else None,
+        "rows": spec.rows if spec.rows != "all" else None,
         "system": spec.system_instruction,
         "chat template": None if spec.apply_chat_template is None else asked.chat_template,
         "dtype": spec.dtype,
@@ -141,7 +152,7 @@ def _not_default(run: RunPlan) -> dict[str, Any]:
         "engine": spec.engine,
         "thinking": f"up to {spec.think_budget} tokens" if spec.think_budget and thinks else None,
         "tokenizer": asked.subject.args.get("tokenizer"),
-        "seed": list(spec.seed) if run.method in ("prompted", "examples") and spec.seed != RunSpec.seed else None,
+        "seed": list(spec.seed) if run.asked.seed_is_free and spec.seed != RunSpec.seed else None,
         **spec.gen_kwargs,
         **{name: value for name, value in spec.model_args.items() if name not in _NAMED_BY_COLUMNS},
     }

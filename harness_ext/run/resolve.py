@@ -60,10 +60,15 @@ def pinned(base: Checkpoint) -> Checkpoint:
 
 def _check_flags(spec: RunSpec, backend: str) -> None:
     quantisation.check_asked(spec.quantise)
-    if spec.train_samples is not None and backend not in BASELINES:
+    if spec.train_samples is not None and backend not in BASELINES and spec.calibrate != "labels":
         raise UserError(
-            f"SAMPLES is for the baselines (BACKEND={' or '.join(BASELINES)}); a model is fine-tuned with `make finetune`."
+            f"SAMPLES is for what is fitted on labels (BACKEND={', '.join(BASELINES)}, or CALIBRATE=labels); examples in "
+            "the prompt are SHOTS=, and a model is fine-tuned with `make finetune`."
         )
+    if spec.shots and (backend in BASELINES or backend == CLASSIFIER):
+        raise UserError(f"SHOTS puts examples into a prompt, and BACKEND={backend} reads none: leave it out.")
+    if spec.rows and not (spec.train_samples or spec.shots or spec.calibrate or backend in BASELINES):
+        raise UserError("ROWS says which train rows are drawn, and nothing is: add SAMPLES=, SHOTS= or CALIBRATE=.")
     if spec.procs > 1 and backend not in CHECKPOINT_BACKENDS:
         raise UserError(f"PROCS is for models that are loaded here; BACKEND={backend} runs in one: leave it out.")
     if spec.base_url is not None and backend not in SERVED:
@@ -208,6 +213,8 @@ def _with_checkpoint(
         raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={backend} out.")
     if not classifies and backend == CLASSIFIER and not args.get("trust_remote_code"):
         raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={backend} out, or give it an ADAPTER=.")
+    if classifies and spec.shots:
+        raise UserError(f"SHOTS puts examples into a prompt; the classifier {base.name!r} reads the sentence alone.")
     quantise = _quantise(spec, base, adapter, checks)
     _check_for_answer(spec, quantise, backend)
     if spec.engine is not None:

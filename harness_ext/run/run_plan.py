@@ -16,6 +16,7 @@ from harness_ext.model.checkpoints import is_generative, own_sampling
 from harness_ext.model.settings import Settings, choose
 from harness_ext.results import records
 from harness_ext.results.experiments import method_of
+from harness_ext.run import calibrate, examples
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import check_generation
 from harness_ext.run.question import Question, key_parts
@@ -52,7 +53,7 @@ class RunPlan:
         made = subject.adapter.manifest if subject.adapter else {}
         samples, seed = made.get("train_samples"), made.get("seed")
         if subset := asked.subset:
-            samples, seed = subset.train_samples, asked.spec.seed[0]
+            samples, seed = subset.train_samples, asked.seed
         method = subject.adapter.name if subject.adapter and samples is None else self.method
         label = records.run_label(subject.name, asked.task.task_name, method, samples, seed)
         return records.place(Path(asked.spec.output_path) / "runs", label, self.key)
@@ -60,6 +61,7 @@ class RunPlan:
 
 def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
     """Decide how a task is put, and render all of it; nothing where that cannot be decided."""
+    spec = asked.spec
     _apply_overrides(asked)
     if asked.subject.base:
         settings = _settings(asked, checks)
@@ -68,10 +70,15 @@ def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
         if settings.sampling:
             asked.task.set_config(key="generation_kwargs", value=settings.sampling, update=True)
         asked = replace(asked, settings=settings)
+    if spec.calibrate:
+        calibrate.check(asked)
     trained_on = asked.trained_on()
     if trained_on:
         checks.say("training", f"the adapter was trained on {trained_on['task']} ({trained_on['data']})", NOTE)
     prompts = asked.prompts()
+    if spec.shots and asked.subject.base:
+        budget = (asked.task.config.generation_kwargs or {}).get("max_gen_toks", 1)
+        examples.check_room(asked.subject.base, asked.tokenizer, prompts, budget, int(spec.shots))
     return [RunPlan(asked, prompts, asked.requests_hash(prompts), trained_on)]
 
 
@@ -84,7 +91,9 @@ def _apply_overrides(asked: Question) -> None:
         task.set_config(key="generation_kwargs", value={"max_gen_toks": budget}, update=True)
     if spec.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
         task.set_config(key="generation_kwargs", value=spec.gen_kwargs, update=True)
-    if task.get_config("num_fewshot") is None:
+    if spec.shots and asked.subset:
+        examples.put_before(task, asked.subset, asked.seed)
+    elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=spec.num_fewshot or 0)
     elif spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
         task.set_config(key="num_fewshot", value=spec.num_fewshot)

@@ -4,8 +4,11 @@ What was left open is None; `plan` decides it. Looks at no file and loads no lib
 """
 
 import argparse
+import glob
+import itertools
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError, did_you_mean, whole_number
@@ -13,6 +16,7 @@ from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
+CALIBRATIONS = ("context", "batch", "labels")  # what a forced choice's boundary may follow from; `task.calibration`
 _NOT_FOR_RECORDS = ("predict_only", "wandb_args", "trackio_args")
 
 
@@ -35,17 +39,19 @@ class RunSpec:
     include_path: str | None = None
     data_dir: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    num_fewshot: int | None = None
+    num_fewshot: int | None = None  # lm-eval's: others before each document
+    shots: str | None = None  # ours: the same before each document
     fewshot_as_multiturn: bool | None = None
     apply_chat_template: bool | str | None = None
     system_instruction: str | None = None
     gen_kwargs: dict[str, Any] = field(default_factory=dict)
     think_budget: int | None = None
+    calibrate: str | None = None  # how a forced choice's boundary is set
 
     limit: float | None = None  # documents, or a share of them
     samples: dict[str, list[int]] | None = None  # numbers of documents, by task
     seed: tuple[int | None, ...] = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot sampler
-    train_samples: str | None = None  # labelled rows of the train split: a baseline is fitted on them
+    train_samples: str | None = None  # labelled rows of the train split that the method is fitted on
     rows: str | None = None  # which rows of the train split these are drawn from: all or sentences
 
     batch_size: str | None = None
@@ -71,8 +77,15 @@ class RunSpec:
             raise UserError(f"num_fewshot {shots!r} is no whole number from 0 up.")
         if not all(seed is None or 0 <= seed < 2**32 for seed in self.seed):
             raise UserError(f"SEED {list(self.seed)} is not within 0 and {2**32 - 1}.")
+        for name, given in (("SAMPLES", self.train_samples), ("SHOTS", self.shots)):
+            for samples in given.split(",") if given else ():
+                subsets.check_samples(samples, name)
+        if self.shots == "all" or (self.shots and self.num_fewshot):
+            raise UserError("SHOTS is a number of examples, half of them of each class, and goes without --num_fewshot.")
         if self.rows is not None:
             subsets.check_rows(self.rows)
+        if self.calibrate is not None and self.calibrate not in CALIBRATIONS:
+            raise UserError(f"CALIBRATE {self.calibrate!r} is not one of {', '.join(CALIBRATIONS)}.")
         if self.engine is not None and self.engine not in ENGINES:
             raise UserError(f"ENGINE {self.engine!r} is not one of {', '.join(ENGINES)}.")
 
@@ -106,8 +119,11 @@ _FLAGS = (
     ("engine", "<engine>", "stock: run requests as lm-eval's HFLM does (default: shared)"),
     ("think_budget", "<n>", "Tokens that a thinking model may write (default: the task's)"),
     ("quantise", "<kind>", "nf4 or int8: quantise the weights while loading; or none"),
-    ("train_samples", "<n>", "for --model tfidf or majority: rows to fit on (default: all)"),
+    ("train_samples", "<n>", "Labelled rows to fit on, for --model probe, tfidf, majority or --calibrate labels"),
+    ("shots", "<n>", "Examples in front of every prompt, the rows that `make finetune SAMPLES=n` trains on"),
+    ("calibrate", "<how>", "Set the boundary of a forced choice: context, batch, or labels (with --train_samples)"),
     ("rows", "<which>", "Train rows to draw from: all, or sentences (of at least 10 words)"),
+    ("seeds", "<n>", "As --seed, for all four at once; several with commas make several runs"),
     ("procs", "<n>", "Processes that share the documents, each on its own GPU (default: 1)"),
 )
 _SWITCHES = (
@@ -144,13 +160,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def several_from_args(args: argparse.Namespace) -> list[RunSpec]:
+    """Read a parsed command line with lists in SAMPLES, SHOTS, SEED or a pattern in ADAPTER: a spec for each of all."""
+    seeds, spec = vars(args).pop("seeds", None), from_args(args)
+    lists: dict[str, list[Any]] = {}
+    for name in ("train_samples", "shots"):
+        if (given := getattr(spec, name)) and "," in given:
+            lists[name] = [part for part in given.split(",") if part]
+    if seeds:
+        if not all(seed.isascii() and seed.isdecimal() for seed in seeds.split(",")):
+            raise UserError(f"SEED {seeds!r} is no whole number from 0 up; several are given as 0,1,2.")
+        lists["seed"] = [(int(seed),) * 4 for seed in seeds.split(",")]
+    if spec.adapter and set(spec.adapter) & set("*?[") and not Path(spec.adapter).exists():
+        lists["adapter"] = _adapters(spec.adapter)
+    return [replace(spec, **dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
+
+
+def _adapters(pattern: str) -> list[str]:
+    found = sorted(file.rpartition("/")[0] for file in glob.glob(f"{pattern.rstrip('/')}/adapter_config.json"))
+    if not found:
+        raise UserError(f"ADAPTER {pattern!r} matches no adapter (a folder with an adapter_config.json).")
+    return found
+
+
 def from_args(args: argparse.Namespace) -> RunSpec:
     """Read a parsed command line; a `UserError` names a wrong value."""
     from lm_eval.config.evaluate_config import EvaluatorConfig  # most of a second, which --help need not wait for
 
     given = vars(args)
     processes = given.pop("launched", 1)
-    ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES)}
+    given.pop("seeds", None)
+    ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES) if name in given}
     named = {name for name, value in given.items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
     try:
@@ -188,7 +228,7 @@ def from_options(**options: Any) -> RunSpec:
         if name not in known:
             raise UserError(f"evaluate() takes no {name!r}.{did_you_mean(name, known)}")
     values = {called.get(name, name): value for name, value in options.items() if value is not None}
-    for name in ("batch_size", "train_samples", "pretrained", "adapter", "data_dir", "output_path"):
+    for name in ("batch_size", "train_samples", "shots", "pretrained", "adapter", "data_dir", "output_path"):
         if name in values:
             values[name] = str(values[name])
     if "tasks" in values:

@@ -22,7 +22,8 @@ DATA = (
     "custom_dataset", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split",
     "process_docs",
 )  # fmt: skip
-NOT_ASKED = ("metadata",)  # its version stands in the key by itself, and what else a task reads there shows in what it asks
+# They stand in the key by themselves: of metadata its version, and what else a task reads there shows in what it asks.
+NOT_ASKED = ("metadata", "num_fewshot")
 
 
 def task_content(config: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from harness_ext.errors import UserError
 HELD_OUT = 500  # rows at most, and a sixth of a small split: enough to see a collapse, few enough to score often
 SHARE_HELD_OUT = 6
 ROWS = ("all", "sentences")  # which rows of a train split subsets are drawn from
-SENTENCE = 10  # words that make a row a sentence: SST-2's evaluation is sentences, and 43% of its train rows have at most five
+# Words that make a row a sentence: SST-2's evaluation is sentences, and 43% of its train rows have at most five words.
+SENTENCE = 10
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Subset:
         return int(self.name) if self.name.isdecimal() else self.name
 
 
-def check_samples(samples: str) -> None:
-    """Check what the user typed after SAMPLES=, without any data."""
+def check_samples(samples: str, name: str = "SAMPLES") -> None:
+    """Check what the user typed after SAMPLES= or the like, without any data."""
     if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
-        raise UserError(f"SAMPLES {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
+        raise UserError(f"{name} {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
 
 
 def check_rows(rows: str) -> None:
@@ -52,8 +53,8 @@ def check_rows(rows: str) -> None:
 def labels_of(train: Any, rows: str = "all") -> list[int | None]:
     """Return the label of each row of a split with columns ``sentence`` and ``label``; None of those not to be drawn."""
     if rows == "all":
-        return list(train["label"])
-    texts = zip(train["sentence"], train["label"], strict=True)
+        return train["label"][:]
+    texts = zip(train["sentence"][:], train["label"][:], strict=True)
     return [label if len(text.split()) >= SENTENCE else None for text, label in texts]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness_ext.results.tables import markdown_table, visible
 
+NAMED = ("examples", "calibrated", "probe")  # methods that are said beside a model's name
 Scores = dict[tuple[str, str], dict[str, list[float]]]  # (model, data) -> samples -> a score per seed
 
 
@@ -30,7 +31,8 @@ def _names(firsts: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Name curves by model and data; where two are called the same by their settings too, and a hash is the last resort."""
     names = {}
     for row in firsts:
-        model = f"{row['model']} + {row['recipe']}" if row["recipe"] else row["model"]
+        how = row["recipe"] or (row["method"] if row["method"] in NAMED else None)
+        model = f"{row['model']} + {how}" if how else row["model"]
         names[row["curve"]] = (model, f"{row['task']} on {row['data']}")
     for more in ({row["curve"]: row["settings"] for row in firsts}, {row["curve"]: row["curve"][:6] for row in firsts}):
         twice = Counter(names.values())

@@ -44,10 +44,11 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
     score = None if is_partial else score_of(record, reported)
     training, quantisation = record.get("training") or {}, record.get("quantisation")
     as_they_are = ("adapter", "recipe", "train_samples", "seed", "task", "data", "n", "n_available", "near_ties",
-                   "docs_per_s", "experiment", "curve")  # fmt: skip
+                   "docs_per_s", "method", "experiment", "curve")  # fmt: skip
     return {
         **{name: record.get(name) for name in as_they_are},
         "model": f"{record['model']} ({quantisation})" if quantisation else record["model"],
+        "auroc": (record.get("margins") or {}).get("auroc"),
         "settings": settings_text(record.get("not_default") or {}),
         "optimiser_steps": training.get("optimiser_steps"),
         "collapsed": training.get("collapsed"),

@@ -9,15 +9,16 @@ from harness_ext.results import label_efficiency
 from harness_ext.results.tables import Column, csv_cell, markdown_table, show_table
 
 CSV_COLUMNS = (
-    "model", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
     "task", "data", "settings", "n", "n_available", "score", "low", "high",
-    "not_following", "near_ties", "strict_score", "docs_per_s", "reported", "reported_inside", "partial",
+    "not_following", "near_ties", "strict_score", "auroc", "docs_per_s", "reported", "reported_inside", "partial",
 )  # fmt: skip
 NOTE_N = (
     "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
     "the SST-2 validation split, which is what n = 872 is here."
 )
 Row = dict[str, Any]
+_OPTIONAL = ("method", "near ties", "settings", "AUROC")
 
 
 def markdown(board: list[Row]) -> str:
@@ -54,9 +55,10 @@ def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", wi
 
 
 def _columns(board: list[Row]) -> dict[Column, Callable[[Row], str]]:
-    """The columns; those of near ties and settings only where there are any."""
-    empty = {name.replace("_", " ") for name in ("near_ties", "settings") if not any(row[name] for row in board)}
-    return {column: cell for column, cell in _COLUMNS.items() if column.title not in empty}
+    """The columns; some only where there is anything in them."""
+    shown = {column: cell for column, cell in _COLUMNS.items() if column.title in _OPTIONAL}
+    empty = [column for column, cell in shown.items() if all(cell(row) in ("", "0") for row in board)]
+    return {column: cell for column, cell in _COLUMNS.items() if column not in empty}
 
 
 def _short_adapter(row: Row) -> str:
@@ -76,6 +78,7 @@ def _percent(field: str) -> Callable[[Row], str]:  # with two digits, as 1/872 i
 # Score, interval, outputs that do not follow and what was run are always shown; the rest gives way in this order.
 _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("model", is_name=True): _of("model"),
+    Column("method", dropped=15): lambda row: row["method"] if row["method"] in label_efficiency.NAMED else "",
     Column("adapter", is_name=True): _of("adapter"),
     Column("recipe", is_name=True, dropped=6): _of("recipe"),
     Column("train samples", dropped=9): lambda row: str(row["train_samples"] or ""),
@@ -91,6 +94,7 @@ _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("not following"): _of("not_following"),
     Column("near ties", dropped=12): _of("near_ties"),
     Column("strict %", dropped=11): _percent("strict_score"),
+    Column("AUROC", dropped=2): _of("auroc", "{:.3f}"),
     Column("docs/s", dropped=8): _of("docs_per_s", "{:.1f}"),
     Column("reported %", dropped=2): _percent("reported"),
     Column("inside", dropped=1): lambda row: {True: "yes", False: "no", None: ""}[row["reported_inside"]],

@@ -1,0 +1,95 @@
+"""`SHOTS=`: the rows that training uses, the same in front of every document, put as lm-eval puts examples."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from builders import CHAT_TEMPLATE, SENTENCES, answering_model, tsv_folder
+from lm_eval.api.samplers import FirstNSampler
+from stock import samples_of
+
+from harness_ext.task.find import build_tasks
+from harness_ext.task.subsets import draw
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    rows = [(f"{text} {number}", label) for number in range(6) for text, label in SENTENCES]
+    return tsv_folder(tmp_path_factory.mktemp("data") / "rows", SENTENCES[:4], rows)
+
+
+def _run(door, data: Path, model: Path, out: Path, *words: str) -> list[dict]:
+    done = door("run", f"--pretrained={model}", f"--data_dir={data}", f"--output_path={out}", *words)
+    assert done.code == 0, done.stderr
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("runs/*/run.json"))]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_examples_are_the_training_rows_and_stock_lm_eval_asks_the_same(chat, door, data, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    model = answering_model(tmp_path / "model", "llama", **({"chat_template": CHAT_TEMPLATE} if chat else {}))
+    (record,) = _run(door, data, model, tmp_path / "out", "--shots=2", "--seeds=3", "--dtype=float32")
+    ours = [sample for sample in samples_of(tmp_path / "out") if sample["filter"] == "lenient"]
+
+    (task,) = build_tasks(["sst2_01"], metadata={"data_dir": str(data)})
+    train = task.dataset["train"]
+    subset = draw(train["label"][:], "2", 3)
+    rows = list(subset.rows)
+    random.Random("examples 3").shuffle(rows)
+    task.sampler = FirstNSampler([train[row] for row in rows])
+    stock = simple_evaluate(
+        model="hf", model_args={"pretrained": str(model), "dtype": "float32"}, tasks=[task], device="cpu", batch_size=1,
+        num_fewshot=2, apply_chat_template=chat, fewshot_as_multiturn=chat, task_manager=TaskManager(include_defaults=False),
+    )["samples"]["sst2_01"]  # fmt: skip
+    expected = [sample for sample in stock if sample["filter"] == "lenient"]
+    assert [each["arguments"]["gen_args_0"]["arg_0"] for each in ours] == [each["arguments"][0][0] for each in expected]
+    assert [each["filtered_resps"] for each in ours] == [each["filtered_resps"] for each in expected]
+    assert sum(train[row]["label"] for row in rows) == 1
+    assert record["training"]["subset"] == subset.hash
+    assert (record["method"], record["train_samples"], record["seed"]) == ("examples", 2, 3)
+
+
+def test_examples_are_read_once_and_not_again_for_each_document(door, data, answering, tmp_path):
+    (record,) = _run(door, data, answering, tmp_path, "--shots=4")
+    assert record["engine"]["path"] == "shared prefix"
+    assert record["engine"]["prefix_tokens"] > 4 * 30
+
+
+def test_seeds_of_examples_are_one_experiment_and_sizes_one_curve(door, data, answering, tmp_path):
+    records = _run(door, data, answering, tmp_path, "--shots=2,4", "--seeds=0,1")
+    by_size = {size: {each["experiment"] for each in records if each["train_samples"] == size} for size in (2, 4)}
+    assert [len(found) for found in by_size.values()] == [1, 1]
+    assert by_size[2] != by_size[4]
+    assert len({each["curve"] for each in records}) == 1
+    assert len({each["key"] for each in records}) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shots=3"], "SHOTS '3' is neither an even number"),
+        (["--shots=all"], "SHOTS is a number of examples"),
+        (["--shots=2", "--num_fewshot=2"], "without --num_fewshot"),
+        (["--shots=48"], "more than the 40 balanced rows"),
+        (["--shots=40"], "does not fit"),
+        (["--shots=2", "--model=tfidf"], "reads none"),
+    ],
+)
+def test_examples_that_cannot_be_are_one_line(words, said, door, data, answering, tmp_path):
+    model = [] if "--model=tfidf" in words else [f"--pretrained={answering}"]
+    assert said in door("run", *model, f"--data_dir={data}", f"--output_path={tmp_path}", *words).error
+
+
+def test_pattern_names_several_adapters_and_must_match_one(door, tmp_path):
+    assert "matches no adapter" in door("run", f"--adapter={tmp_path}/*").error
+
+
+def test_list_of_sizes_is_several_runs_of_a_baseline(door, data, tmp_path):
+    done = door("run", "--model=tfidf", "--train_samples=4,8,all", f"--data_dir={data}", f"--output_path={tmp_path}")
+    assert done.code == 0, done.stderr
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("runs/*/run.json")]
+    assert {record["train_samples"] for record in records} == {4, 8, "all"}
+    assert "--train_samples=4,8" not in "".join(record["command"] for record in records)

@@ -1,6 +1,7 @@
 """Which rows are trained on: half of each class, nested, never those held out."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,7 +58,7 @@ def test_draw_from_too_few_rows_is_refused():
 
 def test_subsets_of_sentences_and_their_held_out_rows_have_ten_words_and_the_smaller_is_in_the_larger():
     texts = [("word " * (1 + row % 20)).strip() for row in range(400)]
-    train = {"sentence": texts, "label": [row // 7 % 2 for row in range(400)]}
+    train: dict[str, Any] = {"sentence": texts, "label": [row // 7 % 2 for row in range(400)]}
     small, large = (draw(labels_of(train, "sentences"), samples, 3) for samples in ("8", "64"))
     assert set(small.rows) < set(large.rows)
     assert min(len(texts[row].split()) for row in (*large.rows, *large.held_out)) >= 10

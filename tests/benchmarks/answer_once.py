@@ -1,4 +1,4 @@
-"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [system=yes]`.
+"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [system=yes] [shots=16]`.
 
 Runs the real command line of this project or of lm-eval, whole, and prints JSON: documents a second while requests are
 answered, seconds from the start of the process to the first answer and to the end, peak memory, and where the log is.
@@ -50,6 +50,22 @@ def watch(seen: dict) -> None:
         AnswerLM.generate_until = timed(AnswerLM.generate_until)  # type: ignore[method-assign]
 
 
+def give_stock_the_same_examples(shots: str) -> None:
+    """Let every task of lm-eval have our examples for SEED=0 before each document, instead of others before each."""
+    from lm_eval.api.task import ConfigurableTask
+
+    from harness_ext.run.examples import put_before
+    from harness_ext.task.subsets import draw
+
+    build = ConfigurableTask.__init__
+
+    def build_and_put(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        put_before(self, draw(self.dataset["train"]["label"][:], shots, 0), 0)
+
+    ConfigurableTask.__init__ = build_and_put
+
+
 def main() -> None:
     """Run one side."""
     side, model, data, out = sys.argv[1:5]
@@ -66,12 +82,16 @@ def main() -> None:
         batch = ["--batch_size", given["batch"]] if "batch" in given else []
         dtype = ["--dtype", given["dtype"]] if "dtype" in given else []
         watch(seen)
+        common += ["--shots", given["shots"], "--seeds", "0"] if "shots" in given else []
         sys.argv = ["harness_ext", "run", "--pretrained", model, "--data_dir", data, "--force", *common, *batch, *dtype]
         assert run() == 0
     else:
         from lm_eval.__main__ import cli_evaluate
 
         watch(seen)
+        if "shots" in given:
+            give_stock_the_same_examples(given["shots"])
+            common += ["--num_fewshot", given["shots"]]
         arguments = f"pretrained={model}" + (f",dtype={given['dtype']}" if "dtype" in given else "")
         sys.argv = [
             "lm-eval", "run", "--model", "hf", "--model_args", arguments, "--include_path", "tasks", "--device", "cpu",

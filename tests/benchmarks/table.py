@@ -40,6 +40,17 @@ def beside_stock(rows: list[dict]) -> list[str]:
     return lines
 
 
+def examples_beside_stock(rows: list[dict]) -> list[str]:
+    """Ours against stock lm-eval with the same 16 examples before every document."""
+    lines = _head(("docs", "docs/s stock", "ours", "ratio", "labels equal"))
+    for row in rows:
+        info = row["extra_info"]
+        theirs, ours = info["stock"]["docs_per_s"], info["ours"]["docs_per_s"]
+        equal = f"{info['labels_equal']} of {info['labels']}"
+        lines.append(_line(info["documents"], f"{theirs:.2f}", f"{ours:.2f}", f"{ours / theirs:.2f}", equal))
+    return lines
+
+
 def beside_inspect_ai(rows: list[dict]) -> list[str]:
     """Ours against inspect_ai."""
     lines = _head(("docs", "docs/s inspect_ai", "ours", "ratio", "labels equal"))
@@ -102,6 +113,7 @@ def training(rows: list[dict]) -> list[str]:
 
 TABLES = {
     "test_answers_beside_stock": beside_stock,
+    "test_examples_beside_stock": examples_beside_stock,
     "test_answers_beside_inspect_ai": beside_inspect_ai,
     "test_tiny_on_872": tiny,
     "test_share_of_the_machines_matrix_product_rate": share,

@@ -88,6 +88,16 @@ def test_answers_beside_stock(benchmark, models, sst2, tmp_path, size, variant, 
         assert same == 2 * limit
 
 
+def test_examples_beside_stock(benchmark, models, sst2, tmp_path):
+    model, limit = models(), 40
+    settings = {"limit": limit, "shots": "16"}
+    stock = measure("stock", model, sst2, tmp_path / "stock", batch="8", **settings)
+    ours = benchmark.pedantic(measure, ("ours", model, sst2, tmp_path / "ours"), settings, rounds=1)
+    same = sum(a == b for a, b in zip(labels(tmp_path / "ours"), labels(tmp_path / "stock"), strict=True))
+    benchmark.extra_info |= {"documents": limit, "labels_equal": same, "labels": 2 * limit, "stock": stock, "ours": ours}
+    assert same == 2 * limit
+
+
 def test_answers_beside_inspect_ai(benchmark, models, sst2, tmp_path):
     if importlib.util.find_spec("inspect_ai") is None:
         pytest.skip("needs inspect_ai: .venv/bin/pip install -c constraints.txt inspect_ai")

@@ -142,7 +142,7 @@ def _not_default(run: RunPlan) -> dict[str, Any]:
     spec, asked = run.asked.spec, run.asked
     thinks = asked.settings is not None and asked.settings.thinking
     said = {
-        "shots": asked.task.config.num_fewshot or None,
+        "shots": None if spec.shots else asked.task.config.num_fewshot or None,  # SHOTS are labels, which are counted
         "calibrated": f"by {spec.calibrate}" if spec.calibrate else None,
         "rows": spec.rows if spec.rows != "all" else None,
         "system": spec.system_instruction,

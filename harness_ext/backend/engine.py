@@ -169,7 +169,10 @@ def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:
 
 
 def last_states(model: Any, layers: Sequence[int], **inputs: Any) -> torch.Tensor:
-    """Run a model but for its output layer; 0 is the embedding, and returned is ``(rows, layers, hidden)`` of the last tokens."""
+    """Run a model but for its output layer; returns layers' states after the last tokens, ``(rows, layers, hidden)``.
+
+    Layer 0 is the embedding; behind the last one there is the final norm.
+    """
     states = inner_model(model).base_model(**inputs, output_hidden_states=True).hidden_states
     return torch.stack([states[layer][:, -1] for layer in layers], dim=1)
 

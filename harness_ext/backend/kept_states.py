@@ -1,8 +1,8 @@
 """States of a frozen model, kept from one run to the next: ten probes of one model read each sentence once.
 
-A SQLite file for each model in the user's cache folder, beside the hashes of weights; a row a text. It saves time and nothing
-else: it may be deleted at any time, a damaged or foreign one is made anew, and where nothing can be written the states are
-held in memory. Knows numpy; nothing of models.
+A SQLite file for each model in the user's cache folder, beside the hashes of weights; a row a text. It saves time and
+nothing else: it may be deleted at any time, a damaged or foreign one is made anew, and where nothing can be written the
+states are held in memory. Knows numpy; nothing of models.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class KeptStates:
 
     def flush(self) -> None:
         """Write what has come in the meantime."""
-        rows = [(name, state.tobytes(), zlib.crc32(state)) for name, state in self._waiting.items()]
+        rows = [(name, state.tobytes(), zlib.crc32(state.data)) for name, state in self._waiting.items()]
         if rows and self.problem is None:
             with self._quietly():
                 if connection := self._connection():
@@ -93,7 +93,7 @@ class KeptStates:
 
     @contextlib.contextmanager
     def _quietly(self) -> Any:
-        """Go on without the file where it cannot be read or written; a damaged one is removed, and the next time made anew."""
+        """Go on without the file where it cannot be read or written; a damaged one is removed, and made anew next time."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:

@@ -5,7 +5,7 @@ Knows torch and transformers; nothing of lm-eval, labels or files.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -201,5 +201,7 @@ class Decoder(FrozenModel):
 
 def _finite(states: torch.Tensor) -> torch.Tensor:
     if not states.isfinite().all():
-        raise UserError("The model's states are not finite. Try DTYPE=float32; else its weights are damaged: download them again.")
+        raise UserError(
+            "The model's states are not finite. Try DTYPE=float32; else its weights are damaged: download them again."
+        )
     return states

@@ -1,4 +1,4 @@
-"""Which states of a frozen model a probe reads: an encoder's, pooled over a sentence, or a decoder's after a prompt's last token.
+"""Which states of a frozen model a probe reads: an encoder's, pooled over a sentence, or a decoder's behind a prompt.
 
 Read off the config; no weights are loaded. That the middle layers of decoders say more than the last is an old finding (Liu
 et al. 2019, https://arxiv.org/abs/1903.08855).
@@ -54,7 +54,7 @@ def frozen(base: Checkpoint) -> Frozen:
         UserError: It is an encoder-decoder, its depth is unknown, or its makers pool in a way that is unknown here.
     """
     if base.config.get("is_encoder_decoder"):
-        raise UserError(f"Model {base.name!r} is an encoder-decoder, which BACKEND=probe cannot read. Take an encoder or a decoder.")
+        raise UserError(f"Model {base.name!r} is an encoder-decoder, which a probe cannot read: take one or the other.")
     if is_classifier(base) or not is_generative(base):
         return Frozen(pooling_of(base))
     depth = getattr(text_config(base.config) or object(), "num_hidden_layers", None) or base.config.get("num_hidden_layers")

@@ -22,7 +22,7 @@ class Fitted:
     log_loss: float | None  # cross-validated; None where nothing was chosen
     chosen_on: int | None  # by so many of the labels
 
-    def log_odds(self, layers: Sequence[Any]) -> Any:
+    def log_odds(self, layers: Any) -> Any:
         """Return log p(1) - log p(0) of rows whose states are offered as they were to `fit`."""
         return self.model.decision_function(_exact(layers[self.layer]))
 
@@ -32,9 +32,7 @@ def record() -> dict[str, Any]:
     return {"enough": ENOUGH, "strengths": list(STRENGTHS), "folds": FOLDS, "most": MOST, "tolerance": TOLERANCE}
 
 
-def fit(
-    layers: Sequence[Any], labels: Sequence[int], *, default: int = 0, standardise: bool = False, seed: int = 0
-) -> Fitted:
+def fit(layers: Any, labels: Sequence[int], *, default: int = 0, standardise: bool = False, seed: int = 0) -> Fitted:
     """Fit labels, 0 or 1, on states ``(rows, hidden)``, of which several layers may be offered.
 
     From `ENOUGH` labels on the layer and C are those of the least log-loss in a stratified cross-validation of `FOLDS`
@@ -51,21 +49,21 @@ def fit(
         regression = LogisticRegression(C=strength, max_iter=1000, tol=TOLERANCE)
         return make_pipeline(StandardScaler(), regression) if standardise else regression
 
-    labels = np.asarray(labels)
+    classes: Any = np.asarray(labels)
     loss, layer, strength, some = None, default, 1.0, None
-    if len(labels) >= ENOUGH:
-        some = np.arange(len(labels))
-        if len(labels) > MOST:
-            some, _ = train_test_split(some, train_size=MOST, random_state=seed, stratify=labels)
+    if len(classes) >= ENOUGH:
+        some = np.arange(len(classes))
+        if len(classes) > MOST:
+            some, _ = train_test_split(some, train_size=MOST, random_state=seed, stratify=classes)
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         tried = []
         for number, states in enumerate(layers):
             offered = _exact(states[some])
             for each in STRENGTHS:
-                scores = cross_val_score(unfitted(each), offered, labels[some], cv=folds, scoring="neg_log_loss")
+                scores = cross_val_score(unfitted(each), offered, classes[some], cv=folds, scoring="neg_log_loss")
                 tried.append((-float(scores.mean()), number, each))
         loss, layer, strength = min(tried)
-    model = unfitted(strength).fit(_exact(layers[layer]), labels)
+    model = unfitted(strength).fit(_exact(layers[layer]), classes)
     return Fitted(model, layer, strength, loss, None if some is None else len(some))
 
 

@@ -17,7 +17,7 @@ _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the
 
 
 def method_of(parts: Mapping[str, Any]) -> str:
-    """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, ``probe``, or a baseline's name.
+    """Name how a model is made to answer: ``prompted``, ``examples``, ``lora``, ``classifier``, ``probe`` or a baseline.
 
     Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """

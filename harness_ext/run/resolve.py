@@ -10,7 +10,7 @@ from typing import Any
 from harness_ext.backend import server, vllm
 from harness_ext.backend.subject import ANSWER, BASELINES, CHECKPOINT_BACKENDS, CLASSIFIER, PROBE, SERVED, VLLM, Subject
 from harness_ext.errors import UserError, did_you_mean
-from harness_ext.model import adapters, files, presets, quantisation
+from harness_ext.model import adapters, presets, quantisation
 from harness_ext.model.checkpoints import (
     Checkpoint,
     inspect_model,
@@ -69,15 +69,22 @@ def _check_flags(spec: RunSpec, backend: str) -> None:
             f"SAMPLES is for what is fitted here (BACKEND={PROBE} or {' or '.join(BASELINES)}); "
             "a model is fine-tuned with `make finetune`."
         )
-    if backend == PROBE and (spec.adapter or spec.model_args.get("peft")):
-        raise UserError(f"ADAPTER is not for BACKEND={PROBE}, which reads a model as it is: leave one of them out.")
-    if backend == PROBE and spec.num_fewshot:
-        raise UserError(f"--num_fewshot is for prompts; BACKEND={PROBE} learns from SAMPLES={spec.num_fewshot} labels instead.")
+    if backend == PROBE:
+        _check_probe(spec)
     if spec.procs > 1 and (backend not in CHECKPOINT_BACKENDS or backend == PROBE):
-        raise UserError(f"PROCS is for models that answer prompt by prompt; BACKEND={backend} runs in one process: leave it out.")
+        raise UserError(f"PROCS is for models that are prompted here; BACKEND={backend} runs in one: leave it out.")
     if spec.base_url is not None and backend not in SERVED:
         asks = " or ".join(SERVED)
         raise UserError(f"BASE_URL is for BACKEND={asks}; {backend} asks no server. Leave it out, or set BACKEND=.")
+
+
+def _check_probe(spec: RunSpec) -> None:
+    if spec.adapter or spec.model_args.get("peft"):
+        raise UserError(f"ADAPTER is not for BACKEND={PROBE}, which reads a model as it is: leave one of them out.")
+    if spec.num_fewshot:
+        raise UserError(
+            f"--num_fewshot is not for BACKEND={PROBE}, which learns from labels: give their number with SAMPLES=."
+        )
 
 
 def _check_backend(name: str) -> None:
@@ -188,8 +195,7 @@ def _check_architecture(
             called = (base.config.get("architectures") or [kind])[0]
             raise UserError(
                 f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such "
-                "as Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune); BACKEND=probe reads it "
-                "as it is."
+                "as Qwen/Qwen2.5-0.5B, a classifier, an adapter that makes it one (make finetune), or a probe (BACKEND=probe)."
             )
         writes = "writes its answer" if is_generative(base) else "an encoder"
         checks.say("architecture", f"{kind}, {'names a class' if is_classifier(base, adapter) else writes}")

@@ -59,9 +59,8 @@ class LocalWorker:
             _adjust(self._lm, run, later)
         account.watch(self._lm).reset()
         if asked.subject.frozen and asked.subset:
-            rows = asked.labelled()
-            labels = [row["label"] for row in rows]
-            self._lm.fit(asked.read(rows), labels, asked.read([row for _, row in asked.documents()]), asked.spec.seed[0] or 0)
+            rows, asks = asked.labelled(), [document for _, document in asked.documents()]
+            self._lm.fit(asked.read(rows), [row["label"] for row in rows], asked.read(asks), asked.spec.seed[0] or 0)
         return self._lm
 
     def account(self) -> Account:

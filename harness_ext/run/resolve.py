@@ -195,7 +195,7 @@ def _check_architecture(
             called = (base.config.get("architectures") or [kind])[0]
             raise UserError(
                 f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such "
-                "as Qwen/Qwen2.5-0.5B, a classifier, an adapter that makes it one (make finetune), or a probe (BACKEND=probe)."
+                "as Qwen/Qwen2.5-0.5B, a classifier, an adapter that makes it one (make finetune), or BACKEND=probe."
             )
         writes = "writes its answer" if is_generative(base) else "an encoder"
         checks.say("architecture", f"{kind}, {'names a class' if is_classifier(base, adapter) else writes}")

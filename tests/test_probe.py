@@ -120,7 +120,7 @@ def losses(layers, labels, standardise=False):
             regression(strength, standardise, 1e-4), layer, labels, cv=folds, scoring="neg_log_loss"
         ).mean()
         for number, layer in enumerate(layers)
-        for strength in logistic.STRENGTHS
+        for strength in (logistic.STANDARDISED if standardise else logistic.STRENGTHS)
     }
 
 
@@ -145,7 +145,7 @@ def test_probe_of_an_encoder_is_scikit_learns_on_the_mean_of_its_last_states(pro
 def test_probe_of_a_decoder_reads_the_last_token_of_the_prompt_at_two_thirds_of_the_depth(probe, decoder):
     found = probe(decoder)
     texts, labels = labelled(16)
-    fitted = regression(standardise=True).fit(prompt_states(decoder, texts)[4], labels)
+    fitted = regression(0.1, standardise=True).fit(prompt_states(decoder, texts)[4], labels)
     theirs = fitted.predict_proba(prompt_states(decoder, [text for text, _ in DEV])[4])
     assert probabilities(found.margins) == pytest.approx(theirs[:, 1], abs=1e-5)
     assert {name: found.record["training"][name] for name in ("layer", "depth")} == {"layer": 4, "depth": 6}
@@ -167,7 +167,7 @@ def test_from_64_labels_on_strength_is_chosen_by_the_labels_alone(probe, encoder
 
 
 def test_from_64_labels_on_a_decoders_layer_is_chosen_too(probe, decoder, monkeypatch):
-    monkeypatch.setattr(logistic, "STRENGTHS", (0.1, 1.0))
+    monkeypatch.setattr(logistic, "STANDARDISED", (0.01, 0.1))
     texts, labels = labelled(64)
     offered = [2, 3, 4, 5, 6]
     found = losses(prompt_states(decoder, texts)[offered], labels, standardise=True)

@@ -26,13 +26,13 @@ class Account:
     near_ties: int | None = None  # documents whose answers rounding could have turned; None: not counted
     path: dict[str, Any] = dataclasses.field(default_factory=dict)  # which way requests were run, and why
     self_check: dict[str, Any] | None = None  # how the model compares with itself asked plainly
-    fitted: dict[str, Any] | None = None  # what was chosen on the labels, where the model was fitted on some
     # log p("1") - log p("0") after the prompt, by document; of a choice between two texts, of the second and the first.
     margins: dict[int, float] = dataclasses.field(default_factory=dict)
     # How often each shape was run, "rows x tokens"; a shared prefix is not counted.
     batches: Counter[str] = dataclasses.field(default_factory=Counter)
     load_s: float = 0.0
     peak_memory: dict[str, int] = dataclasses.field(default_factory=dict)
+    fitted: dict[str, Any] | None = None  # what was chosen on the labels, where the model was fitted on some
 
     def reset(self) -> None:
         """Start a new run with the same model."""

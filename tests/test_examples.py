@@ -75,7 +75,7 @@ def test_seeds_of_examples_are_one_experiment_and_sizes_one_curve(door, data, an
         (["--shots=2", "--num_fewshot=2"], "without --num_fewshot"),
         (["--shots=48"], "more than the 40 balanced rows"),
         (["--shots=40"], "does not fit"),
-        (["--shots=2", "--model=tfidf"], "reads none"),
+        (["--shots=2", "--model=tfidf"], "takes none"),
     ],
 )
 def test_examples_that_cannot_be_are_one_line(words, said, door, data, answering, tmp_path):

@@ -6,6 +6,7 @@ for _name, _place in {
     "hf-answer": "answer:AnswerLM",
     "hf-classifier": "classifier:ClassifierLM",
     "majority": "baseline:MajorityLM",
+    "probe": "probe:ProbeLM",
     "tfidf": "baseline:TfidfLM",
 }.items():
     if _name not in model_registry:

@@ -32,6 +32,7 @@ class Account:
     batches: Counter[str] = dataclasses.field(default_factory=Counter)
     load_s: float = 0.0
     peak_memory: dict[str, int] = dataclasses.field(default_factory=dict)
+    fitted: dict[str, Any] | None = None  # what was chosen on the labels, where the model was fitted on some
 
     def reset(self) -> None:
         """Start a new run with the same model."""

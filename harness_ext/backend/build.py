@@ -6,6 +6,7 @@ from typing import Any
 
 from harness_ext.backend.subject import HF, VLLM, Subject
 from harness_ext.model import adapters, memory
+from harness_ext.model.checkpoints import pinned
 from harness_ext.model.loading import NO_ADAPTER, load_tokenizer, quieten_libraries
 from harness_ext.model.settings import Settings
 
@@ -72,7 +73,12 @@ def _checkpoint_args(subject: Subject, settings: Settings) -> dict[str, Any]:
         args["tokenizer"] = load_tokenizer(subject.tokenizer, remote_code=subject.remote_code)
     elif adapters.brings_tokenizer(subject.adapter):
         args["tokenizer"] = load_tokenizer(base, remote_code=subject.remote_code, adapter=subject.adapter)
-    if subject.is_classifier:
+    if subject.frozen:
+        tokenizer = args.get("tokenizer") or load_tokenizer(base, remote_code=subject.remote_code)
+        version = f"{pinned(base).version} {subject.tokenizer.version if subject.tokenizer else ''}"
+        args |= {"frozen": subject.frozen, "name": base.name, "version": version, "tokenizer": tokenizer}
+        args.pop("chat_template_args", None)  # the prompts that it is given have been rendered
+    elif subject.is_classifier:
         args.pop("positive", None)
         args["classes"] = settings.classes
         args["head"] = list(adapters.whole_tensors(subject.adapter)) if subject.adapter else None

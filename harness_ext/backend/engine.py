@@ -56,6 +56,19 @@ class PrefixReader:
 
     def read(self, rows: Sequence[Sequence[int]], keep: int = 1) -> "Batch":
         """Read rows of tokens behind the prefix, padded on their left; logits are wanted at the last `keep` positions."""
+        return Batch(self, *self._lay_out(rows), keep)
+
+    def states(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> torch.Tensor:
+        """Read rows likewise, and return some layers' states after the last token, ``(rows, layers, hidden)``."""
+        cache, ids, mask = self._lay_out(rows)
+        return last_states(self.model, layers, **self._inputs(ids, mask, cache))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
+        """Run the model over new tokens ``(batch, new)``, given the mask ``(batch, all)``; see `last_logits`."""
+        return last_logits(self.model, keep, **self._inputs(ids, mask, cache))
+
+    def _lay_out(self, rows: Sequence[Sequence[int]]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
+        """Return the prefix's cache once for each row, the rows' tokens ``(rows, new)``, and the mask ``(rows, all)``."""
         before, width = len(self.prefix), max(map(len, rows))
         ids = torch.full((len(rows), width), self._pad)
         mask = torch.ones((len(rows), before + width), dtype=torch.long)
@@ -65,14 +78,13 @@ class PrefixReader:
         cache = copy.deepcopy(self._cache)
         if before:
             _take(cache, torch.zeros(len(rows), dtype=torch.long, device=self.device))
-        return Batch(self, cache, ids.to(self.device), mask.to(self.device), keep)
+        return cache, ids.to(self.device), mask.to(self.device)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, keep: int) -> torch.Tensor:
-        """Run the model over new tokens ``(batch, new)``, given the mask ``(batch, all)``; see `last_logits`."""
+    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> dict[str, Any]:
         inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
         if self._positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return last_logits(self.model, keep, **inputs)
+        return inputs
 
 
 class Batch:
@@ -154,6 +166,15 @@ def last_logits(model: Any, keep: int, **inputs: Any) -> torch.Tensor:
         return model(**inputs).logits[:, -keep:]
     finally:
         handle.remove()
+
+
+def last_states(model: Any, layers: Sequence[int], **inputs: Any) -> torch.Tensor:
+    """Run a model but for its output layer; returns layers' states after the last tokens, ``(rows, layers, hidden)``.
+
+    Layer 0 is the embedding; behind the last one there is the final norm.
+    """
+    states = inner_model(model).base_model(**inputs, output_hidden_states=True).hidden_states
+    return torch.stack([states[layer][:, -1] for layer in layers], dim=1)
 
 
 def inner_model(model: Any) -> Any:

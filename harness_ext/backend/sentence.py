@@ -50,7 +50,11 @@ class SentenceLM(LM):
         """Refuse."""
         raise UserError("A classifier has no likelihood of a text. Choose a task of 0/1 questions.")
 
+    def _texts_of(self, requests: list) -> list[str]:
+        """Return what is classified."""
+        return sentences_of([request.doc for request in requests])
+
     def _answer(self, requests: list) -> list[tuple[float, float]]:
-        rows = self.classify(sentences_of([request.doc for request in requests]))
+        rows = self.classify(self._texts_of(requests))
         self.account.margins |= {request.doc_id: one - zero for request, (zero, one) in zip(requests, rows, strict=True)}
         return rows

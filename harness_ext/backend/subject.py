@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.model.frozen import Frozen
 
-ANSWER, CLASSIFIER, HF, VLLM = "hf-answer", "hf-classifier", "hf", "vllm"
-CHECKPOINT_BACKENDS = (ANSWER, CLASSIFIER, HF, VLLM)  # they load a checkpoint, which we find, check and choose for
+ANSWER, CLASSIFIER, PROBE, HF, VLLM = "hf-answer", "hf-classifier", "probe", "hf", "vllm"
+CHECKPOINT_BACKENDS = (ANSWER, CLASSIFIER, PROBE, HF, VLLM)  # they load a checkpoint, which we find, check and choose for
 BASELINES = ("majority", "tfidf")  # they are fitted on the task's train split
 CHAT, COMPLETIONS = "local-chat-completions", "local-completions"
 SERVED = (CHAT, COMPLETIONS)  # a server of the OpenAI protocol answers
@@ -27,6 +28,7 @@ class Subject:
     tokenizer: Checkpoint | None = None  # one that the user names in place of the model's own
     quantise: str | None = None  # how bitsandbytes quantises the base while it loads
     allow_pickle: bool = False  # weights may be pickled
+    frozen: Frozen | None = None  # what a probe reads of the base
 
     @property
     def name(self) -> str:
@@ -51,6 +53,16 @@ class Subject:
     def is_baseline(self) -> bool:
         """Whether the model is fitted on the task's train split."""
         return self.backend in BASELINES
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether rows of the train split are needed: by a baseline, or by a probe."""
+        return self.is_baseline or self.backend == PROBE
+
+    @property
+    def reads_sentence(self) -> bool:
+        """Whether the sentence alone is read, whatever the prompt around it."""
+        return self.is_classifier or self.is_baseline or bool(self.frozen and not self.frozen.is_prompted)
 
     @property
     def remote_code(self) -> bool:

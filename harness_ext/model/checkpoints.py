@@ -71,8 +71,7 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
     found = inspect_model(text, revision, allow_pickle=allow_pickle)
     if found.problems:
         raise UserError(next(iter(found.problems.values())))
-    model = found.checkpoint
-    return model if model.version else replace(model, version=files.hash_folder(Path(model.path)))
+    return pinned(found.checkpoint)
 
 
 def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Inspection:
@@ -86,6 +85,11 @@ def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = Fal
         return _inspect_on_hub(text, revision, allow_pickle)
     kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
     raise UserError(f"Model {text!r} is {kind}.{near_folders(folder)}")
+
+
+def pinned(model: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with its version: of a folder, the hash of all that is read when it is loaded."""
+    return model if model.version else replace(model, version=files.hash_folder(Path(model.path)))
 
 
 def is_generative(checkpoint: Checkpoint) -> bool:

@@ -21,7 +21,8 @@ SETTLED_NS = 2 * 10**9
 def hash_file(path: Path) -> str:
     """Return SHA-256 over a file's bytes, 64 hex digits, without reading a large one again that has not changed."""
     found = path.stat()
-    kept_in = _kept_in() if found.st_size >= LARGE else None
+    folder = cache_folder() if found.st_size >= LARGE else None
+    kept_in = folder and folder / "hashes.json"
     if kept_in and (kept := _read(kept_in).get(_state(path, found))):
         return kept
     begun = time.time_ns()
@@ -35,18 +36,19 @@ def hash_file(path: Path) -> str:
     return digest
 
 
-def _state(path: Path, found: os.stat_result) -> str:
-    # Nobody can set the last one, the time of any change, back.
-    return f"{path.resolve()} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-
-
-def _kept_in() -> Path | None:
+def cache_folder() -> Path | None:
+    """Return where the user's cache keeps what is ours; None where the user has no home."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         folder = folder if folder.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # the user has no home
+    except RuntimeError:
         return None
-    return folder / "prompt-or-finetune" / "hashes.json"
+    return folder / "prompt-or-finetune"
+
+
+def _state(path: Path, found: os.stat_result) -> str:
+    # Nobody can set the last one, the time of any change, back.
+    return f"{path.resolve()} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _read(file: Path) -> dict[str, str]:

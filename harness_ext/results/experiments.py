@@ -10,14 +10,14 @@ from typing import Any
 from harness_ext.keys import hash_of
 
 CLASSIFIER = "hf-classifier"
-_METHODS = {CLASSIFIER: "classifier", "tfidf": "tfidf", "majority": "majority"}  # by backend
+_METHODS = {CLASSIFIER: "classifier", "probe": "probe", "tfidf": "tfidf", "majority": "majority"}  # by backend
 # An adapter's version is a hash of its weights, and so of the seed.
 _OF_THE_SEED = ("seeds", "train_rows", "adapter")
 _OF_AN_ADAPTERS_SEED = ("seed", "subset", "texts")  # the texts are those of the subset
 
 
 def method_of(parts: Mapping[str, Any]) -> str:
-    """Name how a model answers: ``prompted``, ``examples``, ``calibrated``, ``lora``, ``classifier`` or a baseline's name.
+    """Name how a model answers: ``prompted``, ``examples``, ``calibrated``, ``lora``, ``classifier``, ``probe``, a baseline.
 
     Whatever has an adapter is ``lora``; a ``classifier`` is one that was made elsewhere. `parts` are those of the run's key.
     """

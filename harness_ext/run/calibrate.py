@@ -22,7 +22,7 @@ def check(asked: Question) -> None:
     """Check that there is a boundary to move, and the rows to do it by."""
     spec, subject, task = asked.spec, asked.subject, asked.task
     how = f"CALIBRATE={spec.calibrate}"
-    if subject.is_classifier or not (subject.base or subject.is_served):
+    if subject.is_classifier or subject.is_fitted or not (subject.base or subject.is_served):
         raise UserError(f"{how} is for a prompted model; {subject.name!r} is fitted on labels already. Leave it out.")
     if task.OUTPUT_TYPE != "multiple_choice":
         raise UserError(f"{how} moves the boundary of a forced choice, and {task.task_name} writes: TASK=sst2_01_choice.")

@@ -31,7 +31,7 @@ def examine(args: argparse.Namespace) -> None:
     planned = plan(spec)
     memory = estimate(planned)
     checks, problems = planned.checks.lines, planned.checks.problems
-    prompts = [run.prompts[0] for run in planned.runs if not run.asked.subject.is_classifier]
+    prompts = [run.prompts[0] for run in planned.runs if not run.asked.subject.reads_sentence]
     named = ", ".join(check.name for check in problems)
     verdict = f"would not run: {len(problems)} problem{'s'[: len(problems) > 1]} ({named})" if problems else "would run"
     for run in [] if problems else planned.runs:

@@ -42,7 +42,7 @@ def _run(run: RunPlan, checks: Checks) -> dict[str, int]:
     asked, longest = run.asked, 0
     kind = "fast" if getattr(asked.tokenizer, "is_fast", False) else "slow"
     checks.say("tokenizer", f"{kind}, {len(asked.tokenizer)} tokens")
-    if asked.subject.is_classifier:
+    if asked.subject.reads_sentence:
         with checks.problem("context"):
             _check_sentences(run, checks)
     else:
@@ -99,7 +99,8 @@ def _check_sentences(run: RunPlan, checks: Checks) -> None:
 
 def _check_context(run: RunPlan, longest: int, checks: Checks) -> None:
     """Compare the context with what a run needs of it, as HFLM finds it."""
-    subject, budget = run.asked.subject, _budget(run.asked.task)
+    subject = run.asked.subject
+    budget = 0 if subject.frozen else _budget(run.asked.task)
     text = memory.text_config(subject.base.config)  # type: ignore[union-attr]
     room = subject.args.get("max_length") or getattr(text, "max_position_embeddings", None)
     if room is None:
@@ -124,7 +125,7 @@ def _memory(run: RunPlan, longest: int, checks: Checks) -> dict[str, int]:
     batch = f"a batch of {rows}" if isinstance(settings.batch_size, int) else "each row of a batch"
     weights = memory.weights_bytes(config, sum(subject.base.weights.values()), settings.dtype, subject.quantise)
     row = memory.logits_bytes(config, 1, 1 if task.OUTPUT_TYPE == "generate_until" else longest)
-    if not subject.is_classifier:  # it reads a sentence once and keeps nothing of it
+    if not subject.reads_sentence:  # it reads a sentence once and keeps nothing of it
         row += memory.cache_bytes(config, longest + _budget(task), settings.dtype)
     total, free = memory.total(settings.device), memory.available(settings.device)
     fitting = (free - weights) // max(row, 1)

@@ -11,6 +11,7 @@ from harness_ext.backend.server import check_task
 from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
 from harness_ext.model.loading import load_tokenizer
+from harness_ext.paths import SHIPPED
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import unexamined
 from harness_ext.run.resolve import Resolved, resolve
@@ -110,6 +111,8 @@ def _default_task(spec: RunSpec, subject: Subject) -> str:
     """An adapter is scored on the task that it was made on, everything else on SST-2."""
     if not (spec.pretrained or spec.adapter or spec.data_dir or spec.model or spec.model_args):
         return "sst2_01_mini"
+    if subject.frozen and subject.name in SHIPPED and not (spec.data_dir or spec.metadata.get("dataset")):
+        return "sst2_01_mini"  # as in training: it needs labelled rows, and these ship too
     made = subject.adapter.manifest if subject.adapter else {}
     task, data = str(made.get("task") or "sst2_01"), str(made.get("data", ""))
     if spec.data_dir or spec.metadata.get("dataset"):

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backend.server import NOT_IN_KEY
-from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, VLLM, Subject
+from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, PROBE, VLLM, Subject
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
+from harness_ext.model import logistic
 from harness_ext.model.files import hash_folder
+from harness_ext.model.lengths import sentences_of
 from harness_ext.model.settings import Settings
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide, secrets_in
@@ -66,7 +68,7 @@ class Question:
     @property
     def seed_is_free(self) -> bool:
         """Whether the seed decides about nothing but what is drawn while a model is asked, so that a table has to say it."""
-        asked = self.subject.adapter or self.subject.is_classifier or self.subject.is_baseline or self.subset
+        asked = self.subject.adapter or self.subject.is_classifier or self.subject.is_fitted or self.subset
         return not asked and not self.spec.calibrate
 
     @cached_property
@@ -77,7 +79,7 @@ class Question:
     @cached_property
     def subset(self) -> subsets.Subset | None:
         """The labelled rows that the method uses: those that `finetune` trains on at the same SAMPLES and SEED."""
-        samples = self.spec.shots or self.spec.train_samples or ("all" if self.subject.is_baseline else None)
+        samples = self.spec.shots or self.spec.train_samples or ("all" if self.subject.is_fitted else None)
         if samples is None:
             return None
         return subsets.draw(self.train_labels, samples, self.seed)
@@ -98,30 +100,42 @@ class Question:
         Raises:
             UserError: One cannot be rendered, lacks its sentence, or comes out otherwise a second time.
         """
-        task, template = self.task, self.renderer
-        what = f"{self.subject.name!r}'s chat template" if template else "the task's own template"
+        task, what = self.task, self._rendered_by
         shots = task.config.num_fewshot
         if shots and shots > (examples := len(task.fewshot_docs())):
             raise UserError(f"--num_fewshot {shots} asks for more examples than the {examples} there are.")
-        reads_prompt = not (self.subject.is_classifier or self.subject.is_baseline)
-
-        def render(document: dict[str, Any]) -> str:
-            try:
-                return render_prompt(task, document, template, self.spec.system_instruction, self.multiturn)
-            except Exception as error:  # a template may raise anything
-                raise UserError(f"The prompt of {task.task_name} cannot be rendered by {what}: {error}") from error
+        reads_prompt = not self.subject.reads_sentence
 
         prompts: list[str] = []
         documents = [document for _, document in self.documents()]
         for document in (*documents[:1], *documents):  # the first one twice
             if len(prompts) < 2:
                 task.set_fewshot_seed(self.spec.seed[3])
-            prompts.append(render(document))
+            prompts.append(self._render(document))
             if reads_prompt and task.config.custom_dataset and isinstance(sentence := document.get("sentence"), str):
                 check_sentence(prompts[-1], sentence, what)
         if prompts[:1] != prompts[1:2]:
             raise UserError(f"The same prompt of {task.task_name} comes out differently each time: {what} draws at random.")
         return prompts[1:]
+
+    @property
+    def _rendered_by(self) -> str:
+        return f"{self.subject.name!r}'s chat template" if self.renderer else "the task's own template"
+
+    def _render(self, document: dict[str, Any]) -> str:
+        try:
+            return render_prompt(self.task, document, self.renderer, self.spec.system_instruction, self.multiturn)
+        except Exception as error:  # a template may raise anything
+            what = f"The prompt of {self.task.task_name} cannot be rendered by {self._rendered_by}"
+            raise UserError(f"{what}: {error}") from error
+
+    def labelled(self) -> list[dict[str, Any]]:
+        """Return the rows of `subset`."""
+        return self.task.dataset["train"].select(self.subset.rows).to_list() if self.subset else []
+
+    def read(self, rows: list[dict[str, Any]]) -> list[str]:
+        """Return what a probe reads of rows, labelled or to be asked: sentences, or prompts as they are asked."""
+        return sentences_of(rows) if self.subject.reads_sentence else list(map(self._render, rows))
 
     def requests_hash(self, prompts: list[str]) -> str:
         """Build all that a model will be asked, and what would be right, as far as their hash."""
@@ -187,9 +201,11 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         "versions": provenance.versions(
             *([VLLM] if subject.backend == VLLM else []),
             *(provenance.KERNELS if settings and settings.quantisation else []),
-            *(["scikit-learn"] if subject.is_baseline else []),
+            *(["scikit-learn"] if subject.is_fitted else []),
         ),
     }
+    if subject.frozen:
+        parts["probe"] = {**subject.frozen.record(), **logistic.record()}
     if shots:  # else it shows in the prompts, which here depend on the seed too
         parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
     if spec.rows:
@@ -217,7 +233,7 @@ def _batch(asked: Question) -> dict[str, Any] | None:
     if settings is None:
         return None
     drawn = (asked.task.config.generation_kwargs or {}).get("do_sample")
-    is_stock = subject.args.get("engine") == "stock" or subject.backend not in (ANSWER, CLASSIFIER)
+    is_stock = subject.args.get("engine") == "stock" or subject.backend not in (ANSWER, CLASSIFIER, PROBE)
     if settings.dtype == "float32" and not (is_stock or drawn or settings.quantisation):
         return None
     return {"size": settings.batch_size, "largest": asked.spec.max_batch_size, "procs": asked.spec.procs}

@@ -40,6 +40,8 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
     asked, settings, account = run.asked, run.asked.settings, done.account
     subject, task, secrets = asked.subject, asked.task, asked.secrets()
     training = _training(run)
+    if account.fitted and training["training"]:
+        training["training"] |= account.fitted
     adapter = subject.adapter.name if subject.adapter else None
     experiment, curve = experiments.experiment_of(run.parts, training["training"], training["train_samples"], adapter)
     return {
@@ -87,7 +89,7 @@ def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
     account, samples = done.account, done.samples
     n = len({sample["doc_id"] for sample in samples})
     answers = n * len(samples[0]["arguments"])
-    is_measured = account.requests and not account.path.get("from_generation")
+    is_measured = account.requests and not (account.path.get("from_generation") or account.path.get("documents_kept"))
     return {
         "n": n,
         "n_available": len(run.asked.task.eval_docs),

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backend import server, vllm
-from harness_ext.backend.subject import ANSWER, BASELINES, CHECKPOINT_BACKENDS, CLASSIFIER, SERVED, VLLM, Subject
+from harness_ext.backend.subject import ANSWER, BASELINES, CHECKPOINT_BACKENDS, CLASSIFIER, PROBE, SERVED, VLLM, Subject
 from harness_ext.errors import UserError, did_you_mean
-from harness_ext.model import adapters, files, presets, quantisation
-from harness_ext.model.checkpoints import Checkpoint, inspect_model, is_classifier, is_generative, is_version, leftover
+from harness_ext.model import adapters, presets, quantisation
+from harness_ext.model.checkpoints import (
+    Checkpoint,
+    inspect_model,
+    is_classifier,
+    is_generative,
+    is_version,
+    leftover,
+    pinned,
+)
+from harness_ext.model.frozen import frozen
 from harness_ext.model.loading import find_tokenizer
 from harness_ext.model.memory import in_words
 from harness_ext.run.checks import NOTE, PROBLEM, Checks
@@ -48,32 +57,39 @@ def resolve(spec: RunSpec, checks: Checks) -> Resolved:
     base = _find_base(found, args, adapter, checks)
     if base is None or not base.config:
         return found
-    _check_architecture(base, adapter, args, checks)
+    _check_architecture(base, adapter, args, checks, may_be_encoder=backend == PROBE)
     found.subject = _with_checkpoint(spec, backend, args, base, adapter, checks)
     return found
 
 
-def pinned(base: Checkpoint) -> Checkpoint:
-    """Return a checkpoint with its version: of a folder, the hash of all that is read when it is loaded."""
-    return base if base.version else replace(base, version=files.hash_folder(Path(base.path)))
-
-
 def _check_flags(spec: RunSpec, backend: str) -> None:
     quantisation.check_asked(spec.quantise)
-    if spec.train_samples is not None and backend not in BASELINES and spec.calibrate != "labels":
+    fitted = backend in (PROBE, *BASELINES)
+    if spec.train_samples is not None and not fitted and spec.calibrate != "labels":
         raise UserError(
-            f"SAMPLES is for what is fitted on labels (BACKEND={', '.join(BASELINES)}, or CALIBRATE=labels); examples in "
-            "the prompt are SHOTS=, and a model is fine-tuned with `make finetune`."
+            f"SAMPLES is for what is fitted on labels (BACKEND={', '.join((PROBE, *BASELINES))}, or CALIBRATE=labels); "
+            "examples in the prompt are SHOTS=, and a model is fine-tuned with `make finetune`."
         )
-    if spec.shots and (backend in BASELINES or backend == CLASSIFIER):
-        raise UserError(f"SHOTS puts examples into a prompt, and BACKEND={backend} reads none: leave it out.")
-    if spec.rows and not (spec.train_samples or spec.shots or spec.calibrate or backend in BASELINES):
+    if spec.shots and (fitted or backend == CLASSIFIER):
+        raise UserError(f"SHOTS puts examples into a prompt, and BACKEND={backend} takes none: leave it out.")
+    if spec.rows and not (spec.train_samples or spec.shots or spec.calibrate or fitted):
         raise UserError("ROWS says which train rows are drawn, and nothing is: add SAMPLES=, SHOTS= or CALIBRATE=.")
-    if spec.procs > 1 and backend not in CHECKPOINT_BACKENDS:
-        raise UserError(f"PROCS is for models that are loaded here; BACKEND={backend} runs in one: leave it out.")
+    if backend == PROBE:
+        _check_probe(spec)
+    if spec.procs > 1 and (backend not in CHECKPOINT_BACKENDS or backend == PROBE):
+        raise UserError(f"PROCS is for models that are prompted here; BACKEND={backend} runs in one: leave it out.")
     if spec.base_url is not None and backend not in SERVED:
         asks = " or ".join(SERVED)
         raise UserError(f"BASE_URL is for BACKEND={asks}; {backend} asks no server. Leave it out, or set BACKEND=.")
+
+
+def _check_probe(spec: RunSpec) -> None:
+    if spec.adapter or spec.model_args.get("peft"):
+        raise UserError(f"ADAPTER is not for BACKEND={PROBE}, which reads a model as it is: leave one of them out.")
+    if spec.num_fewshot:
+        raise UserError(
+            f"--num_fewshot is not for BACKEND={PROBE}, which learns from labels: give their number with SAMPLES=."
+        )
 
 
 def _check_backend(name: str) -> None:
@@ -166,7 +182,9 @@ def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None
     return base
 
 
-def _check_architecture(base: Checkpoint, adapter: Checkpoint | None, args: dict[str, Any], checks: Checks) -> None:
+def _check_architecture(
+    base: Checkpoint, adapter: Checkpoint | None, args: dict[str, Any], checks: Checks, may_be_encoder: bool
+) -> None:
     """Check that transformers knows the architecture, that base and adapter fit, and that they can answer the task."""
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -178,13 +196,14 @@ def _check_architecture(base: Checkpoint, adapter: Checkpoint | None, args: dict
             library = f"transformers {transformers.__version__}"
             raise UserError(f"Model {base.name!r}: {library} does not know {kind!r}: {brought}take a newer transformers.")
         _check_belong(base, adapter)
-        if not (is_classifier(base, adapter) or is_generative(base) or remote_code):
+        if not (is_classifier(base, adapter) or is_generative(base) or remote_code or may_be_encoder):
             called = (base.config.get("architectures") or [kind])[0]
             raise UserError(
                 f"Model {base.name!r} is a {called}, which cannot generate text; the 0/1 task needs a generative model such "
-                "as Qwen/Qwen2.5-0.5B, a classifier, or an adapter that makes it one (make finetune)."
+                "as Qwen/Qwen2.5-0.5B, a classifier, an adapter that makes it one (make finetune), or BACKEND=probe."
             )
-        checks.say("architecture", f"{kind}, {'names a class' if is_classifier(base, adapter) else 'writes its answer'}")
+        writes = "writes its answer" if is_generative(base) else "an encoder"
+        checks.say("architecture", f"{kind}, {'names a class' if is_classifier(base, adapter) else writes}")
 
 
 def _check_belong(base: Checkpoint, adapter: Checkpoint | None) -> None:
@@ -209,7 +228,7 @@ def _with_checkpoint(
         vllm.check(base, adapter)
     if spec.model is None and classifies:
         backend = CLASSIFIER
-    if classifies and backend != CLASSIFIER:
+    if classifies and backend not in (CLASSIFIER, PROBE):
         raise UserError(f"Model {base.name!r} names a class and cannot be prompted: leave BACKEND={backend} out.")
     if not classifies and backend == CLASSIFIER and not args.get("trust_remote_code"):
         raise UserError(f"Model {base.name!r} is no classifier: leave BACKEND={backend} out, or give it an ADAPTER=.")
@@ -220,7 +239,11 @@ def _with_checkpoint(
     if spec.engine is not None:
         args = {**args, "engine": spec.engine}
     other = find_tokenizer(str(args["tokenizer"])) if args.get("tokenizer") else None
-    return Subject(backend, args, base, adapter, other, quantise, spec.allow_pickle)
+    read = None
+    if backend == PROBE:
+        read = frozen(base)
+        checks.say("probe", f"reads {read.line()}")
+    return Subject(backend, args, base, adapter, other, quantise, spec.allow_pickle, read)
 
 
 def _quantise(spec: RunSpec, base: Checkpoint, adapter: Checkpoint | None, checks: Checks) -> str | None:

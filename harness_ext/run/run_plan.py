@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backend.subject import ANSWER, CLASSIFIER, HF, VLLM, Subject
+from harness_ext.backend.subject import ANSWER, CLASSIFIER, HF, PROBE, VLLM, Subject
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.keys import hash_of
 from harness_ext.model import adapters, classes, generation_config
@@ -72,6 +72,10 @@ def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
         asked = replace(asked, settings=settings)
     if spec.calibrate:
         calibrate.check(asked)
+    if asked.subject.frozen:
+        with checks.problem("labels"):
+            rows, source = len(asked.subset.rows if asked.subset else ()), asked.task.dataset["train"].info.description
+            checks.say("labels", f"{rows} rows of {source}, seed {asked.spec.seed[0]}")
     trained_on = asked.trained_on()
     if trained_on:
         checks.say("training", f"the adapter was trained on {trained_on['task']} ({trained_on['data']})", NOTE)
@@ -119,7 +123,7 @@ def _settings(asked: Question, checks: Checks) -> Settings | None:
 def _choose(asked: Question, thinking: bool | None) -> Settings:
     spec, subject = asked.spec, asked.subject
     assert subject.base is not None
-    if is_generative(subject.base) and not subject.is_classifier:
+    if is_generative(subject.base) and not subject.reads_sentence:
         own = generation_config.read_own(subject.base.path, subject.base.revision)
         generation_config.check_own(own, subject.base.name)
         generation_config.give_end_token(asked.tokenizer, own, subject.base.config)
@@ -129,7 +133,7 @@ def _choose(asked: Question, thinking: bool | None) -> Settings:
     template = _yes_or_no(spec.apply_chat_template)
     dtype = spec.dtype or subject.args.get("dtype")
     if thinking is None:
-        wanted = bool((asked.task.config.metadata or {}).get("thinking")) and not subject.is_classifier
+        wanted = bool((asked.task.config.metadata or {}).get("thinking")) and not subject.reads_sentence
         thinking = bool(subject.args.get("enable_thinking", wanted))
     chosen = choose(
         asked.tokenizer,
@@ -137,13 +141,13 @@ def _choose(asked: Question, thinking: bool | None) -> Settings:
         thinking=thinking,
         device=spec.device,
         # DeBERTa-v3 overflows in its stored float16. An adapter's weights fit the base's as they were in training.
-        dtype=dtype or ("float32" if subject.is_classifier else made.get("dtype")),
+        dtype=dtype or ("float32" if subject.is_classifier or subject.frozen else made.get("dtype")),
         dtype_of_adapter=dtype is None and made.get("dtype") is not None and not subject.is_classifier,
         # As the adapter was trained, unless told otherwise.
-        chat_template=False if subject.is_classifier else made.get("chat_template") if template is None else template,
+        chat_template=False if subject.reads_sentence else made.get("chat_template") if template is None else template,
         template_args=subject.args.get("chat_template_args"),
         batch_size=spec.batch_size or ("auto" if subject.backend == VLLM else None),
-        batches_itself=subject.backend in (ANSWER, CLASSIFIER),
+        batches_itself=subject.backend in (ANSWER, CLASSIFIER, PROBE),
         sampling=_sampling(asked),
         quantise=subject.quantise,
     )

@@ -58,6 +58,9 @@ class LocalWorker:
                 self._lm.apply_chat_template = asked.renderer
             _adjust(self._lm, run, later)
         account.watch(self._lm).reset()
+        if asked.subject.frozen and asked.subset:
+            rows, asks = asked.labelled(), [document for _, document in asked.documents()]
+            self._lm.fit(asked.read(rows), [row["label"] for row in rows], asked.read(asks), asked.spec.seed[0] or 0)
         return self._lm
 
     def account(self) -> Account:
@@ -87,7 +90,7 @@ class LocalWorker:
     def _load(self, run: RunPlan, tokens: int) -> None:
         asked, spec, start = run.asked, run.asked.spec, time.perf_counter()
         self.close()
-        rows = asked.task.dataset["train"].select(asked.subset.rows).to_list() if asked.subset else []
+        rows = asked.labelled() if asked.subject.is_baseline else []
         load = Load(batch_size(spec.batch_size), spec.device or "cuda:0", spec.max_batch_size, rows, tokens)
         adapter = f" with adapter {asked.subject.adapter.name!r}" if asked.subject.adapter else ""
         with one_line_errors(loading=f"Model {asked.subject.name!r}{adapter} does not load: "):

@@ -47,7 +47,7 @@ class AnswerLM(VerifiedLM):
         choices: Sequence[str] = (),  # whose log-probabilities will be asked for after the same prompts
         answers: Sequence[str] = (),  # the two, such as " 0" and " 1", that are read, and between which margins are told
     ) -> None:
-        """Say what the next requests are for; what was seen of choices is kept until they have been asked for, and longer."""
+        """Say what the next requests are for; what was seen of choices is kept until they were asked for."""
         if choices and self._forced.is_read:
             self._forced = ForcedChoice(self.softmax_dtype)
         self._wanted = Wanted(settled, tuple(choices), tuple(answers))

@@ -20,7 +20,7 @@ def record(positive=0, negative=0, missing=None, **more):
 def test_outputs_without_a_label_are_counted_by_kind_with_an_example_and_what_to_try():
     (line,) = advice.lines(record(1, 0, {"word": 37, "other": 2}, examples={"word": "The sentence\x1b[2J\nis " + "x" * 99}))
     assert line.startswith(
-        '39 of 40 outputs give no label (37 in words, 2 without a digit), such as "The sentence\\x1b[2J\\nis'
+        '39 of 40 outputs give no label (37 in words, 2 with neither answer), such as "The sentence\\x1b[2J\\nis'
     )
     assert line.endswith(
         "Try examples (ARGS='--num_fewshot 4') or a forced choice (TASK=sst2_01_choice) or fine-tuning (make finetune)."

@@ -179,7 +179,7 @@ def test_forced_choice_sees_continuations_of_several_tokens_as_far_as_they_are_w
     with torch.inference_mode():
         first = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
         choices = [[first, 20], [first, 21], [first + 1, 20], [22]]
-        forced = ForcedChoice(["a", "b", "c", "d"])
+        forced = ForcedChoice()
         reader = PrefixReader(model, torch.device("cpu"), prompt[:2])
         watch = forced.watcher(reader.prefix, choices)
         write(reader, [Row(0, prompt[2:])], lambda row: len(row.written) == 3, watch=watch)

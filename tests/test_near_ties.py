@@ -58,8 +58,20 @@ def test_near_ties_are_counted_per_document_where_16_bits_cannot_tell_two_tokens
     assert lm.account.near_ties == 0
 
 
-@pytest.mark.parametrize(("pair", "counted"), [((" 0", " 1"), 5), ((" 1", " the"), 5), ((" the", " film"), 0)])
-def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, counted, tmp_path):
+@pytest.mark.parametrize(
+    ("pair", "answers", "counted"),
+    [
+        ((" 0", " 1"), (), 5),
+        ((" 1", " the"), (), 5),
+        ((" the", " film"), (), 0),
+        ((" 0", " 1"), (" 1", " 0"), 5),
+        ((" negative", " positive"), (" negative", " positive"), 5),
+        ((" positive", " the"), (" negative", " positive"), 5),
+        ((" 0", " 1"), (" negative", " positive"), 0),
+        ((" negative", " positive"), (" 0", " 1"), 0),
+    ],
+)
+def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, answers, counted, tmp_path):
     folder = build_model(tmp_path / "model", "llama", spread=0.02)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -70,7 +82,7 @@ def test_near_ties_are_those_between_tokens_that_decide_the_label(pair, counted,
         model.lm_head.weight[first, 0], model.lm_head.weight[second, 0] = 1, 1 - 2**-8
     model.bfloat16().save_pretrained(folder)
     lm = answer_lm(folder, dtype="bfloat16")
-    lm.prepare(lambda text: False)
+    lm.prepare(lambda text: False, answers=answers)
     texts(lm, tokens=1)
     assert lm.account.near_ties == counted
 

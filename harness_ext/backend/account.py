@@ -26,7 +26,7 @@ class Account:
     near_ties: int | None = None  # documents whose answers rounding could have turned; None: not counted
     path: dict[str, Any] = dataclasses.field(default_factory=dict)  # which way requests were run, and why
     self_check: dict[str, Any] | None = None  # how the model compares with itself asked plainly
-    # log p("1") - log p("0") after the prompt, by document; of a choice between two texts, of the second and the first.
+    # log p(answer 1) - log p(answer 0) after the prompt, by document; the answers are "0" and "1", or a task's own.
     margins: dict[int, float] = dataclasses.field(default_factory=dict)
     # How often each shape was run, "rows x tokens"; a shared prefix is not counted.
     batches: Counter[str] = dataclasses.field(default_factory=Counter)

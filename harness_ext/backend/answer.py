@@ -39,20 +39,23 @@ class AnswerLM(VerifiedLM):
         """Load the model as HFLM does; `engine` is ``shared``, or ``stock`` for HFLM's own way of running requests."""
         super().__init__(*args, **kwargs)
         self._engine, self._prefix, self._wanted = engine, SharedPrefix(self), Wanted()
+        self._forced = ForcedChoice(self.softmax_dtype)
 
     def prepare(
         self,
         settled: Callable[[str], bool] | None,  # whether all filters have read enough of a response; None: never
         choices: Sequence[str] = (),  # whose log-probabilities will be asked for after the same prompts
-        answers: Sequence[str] = (),  # the two, such as " 0" and " 1", between which margins are told
+        answers: Sequence[str] = (),  # the two, such as " 0" and " 1", that are read, and between which margins are told
     ) -> None:
-        """Say what the next requests are for."""
-        forced = ForcedChoice(choices, self.softmax_dtype) if choices else self._wanted.forced
-        self._wanted = Wanted(settled, tuple(answers), forced)
+        """Say what the next requests are for; what was seen of choices is kept until they were asked for."""
+        if choices and self._forced.is_read:
+            self._forced = ForcedChoice(self.softmax_dtype)
+        self._wanted = Wanted(settled, tuple(choices), tuple(answers))
 
     def swap_adapter(self, adapter: str) -> bool:
         """Put another adapter on the base that is loaded; see `verified.VerifiedLM.swap_adapter`."""
         self._prefix, self._wanted = SharedPrefix(self), Wanted()
+        self._forced = ForcedChoice(self.softmax_dtype)
         return super().swap_adapter(adapter)
 
     @property
@@ -76,7 +79,7 @@ class AnswerLM(VerifiedLM):
             self._check_covered([request.args[1] for request in requests])
             with self._at_work(len(requests), disable_tqdm) as bar:
                 self.merge_adapter(samples)
-                return Writer(self, self._prefix, self._wanted, bar).answer(requests)
+                return Writer(self, self._prefix, self._wanted, self._forced, bar).answer(requests)
         except NotCovered as reason:
             why = str(reason)
         way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer)
@@ -92,7 +95,7 @@ class AnswerLM(VerifiedLM):
             self._check_covered()
             with self._at_work(len(requests), disable_tqdm) as bar:
                 self.merge_adapter(samples)
-                found = score(self, self._prefix, self._wanted.forced, requests, bar)
+                found = score(self, self._prefix, self._forced, requests, bar)
             self.account.tokens_in += sum(len(context) + len(answer) for _, context, answer in requests)
             return found
         except NotCovered as reason:

@@ -1,6 +1,6 @@
 """When an answer that is being written is at its end: at an end token, a stop string, its budget, or settled.
 
-Knows tokenizers; nothing of models, batches or labels.
+Knows tokenizers, and what a token may be telling; nothing of models or batches.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -9,7 +9,9 @@ from typing import Any
 
 from lm_eval.models.utils import postprocess_generated_text
 
-SETTLES_WITHIN = 8  # tokens after a digit in which a row is looked at; one that needs more only stops later
+from harness_ext.task.labels import ANSWERS, said_by
+
+SETTLES_WITHIN = 8  # tokens after an answer in which a row is looked at; one that needs more only stops later
 
 
 class Ending:
@@ -24,17 +26,18 @@ class Ending:
         stops: list[str],
         limit: int,  # tokens an answer may have
         settled: Callable[[str], bool] | None = None,  # whether nothing behind this beginning could change how it is read
+        answers: Sequence[str] = ANSWERS,  # what is asked for label 0 and for label 1
     ) -> None:
         self.limit = limit
         self._tokenizer, self._decode, self._ends, self._stops, self._settled = tokenizer, decode, ends, stops, settled
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1
-        self._digit = lru_cache(maxsize=None)(self._digit_in)
+        self._said = lru_cache(maxsize=None)(lambda token: said_by(tokenizer.decode([token]), answers))
 
     def is_reached(self, head: list[int], written: list[int]) -> bool:
         """Tell whether an answer is complete; `head` are tokens of the prompt that belong to it."""
         if self.is_plain(written) or self._is_stopped(written):
             return True
-        if self._settled is None or not any(map(self._digit, written[-SETTLES_WITHIN:])):
+        if self._settled is None or not any(map(self._said, written[-SETTLES_WITHIN:])):
             return False
         text = self._decode(head + written)
         return self._settled(text[: _begun(text, self._stops)])
@@ -44,8 +47,8 @@ class Ending:
         return written[-1] in self._ends or len(written) >= self.limit
 
     def decides(self, token: int) -> Hashable:
-        """Return what a token says about the label: its first 0 or 1, or nothing; itself where labels are unknown."""
-        return token if self._settled is None else self._digit(token)
+        """Return what a token says about the label (`labels.said_by`); itself where labels are unknown."""
+        return token if self._settled is None else self._said(token)
 
     def text(self, head: list[int], written: list[int]) -> str:
         """Return the answer as it is logged."""
@@ -57,9 +60,6 @@ class Ending:
             return False
         text = self._tokenizer.decode(written[-self._tail :])
         return any(stop in text for stop in self._stops)
-
-    def _digit_in(self, token: int) -> str:
-        return next((letter for letter in self._tokenizer.decode([token]) if letter in "01"), "")
 
 
 def _begun(text: str, stops: list[str]) -> int:

@@ -18,19 +18,20 @@ Result = tuple[float, bool]  # log-probability, and whether it is the greedy con
 
 
 class ForcedChoice:
-    """Collects the log-probabilities of a few continuations after each prompt.
+    """Collects the log-probabilities of a few continuations after each prompt, task after task.
 
     A continuation of several tokens is seen as far as the model itself writes it: its last token may be any.
     """
 
-    def __init__(self, choices: Sequence[str] = (), softmax_dtype: torch.dtype | None = None) -> None:
-        self.choices = tuple(choices)
+    def __init__(self, softmax_dtype: torch.dtype | None = None) -> None:
+        self.is_read = False  # whether what was collected has been asked for
         self._softmax_dtype = softmax_dtype
         self._seen: dict[tuple[tuple[int, ...], tuple[int, ...]], Result] = {}
         self._largest: dict[tuple[int, ...], float] = {}
 
     def found(self, context: Sequence[int], continuation: Sequence[int]) -> Result | None:
         """Return what HFLM would compute for a continuation of a prompt, if it has been seen."""
+        self.is_read = True
         return self._seen.get((tuple(context), tuple(continuation)))
 
     def largest(self, context: Sequence[int]) -> float:

@@ -1,16 +1,19 @@
 """What answers a 0/1 task from the sentence itself, whatever the prompt around it says.
 
-A question to be generated is answered with "0" or "1", a choice with the log-probability of that class, so every variant
-of the task works unchanged. Knows lm-eval's interface; how a sentence is classified is its subclasses' matter.
+A question to be generated is answered with what the task asks for that class, such as "0" or "positive", a choice with the
+log-probability of the class, so every variant of the task works unchanged. Knows lm-eval's interface; how a sentence is
+classified is its subclasses' matter.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 
 from lm_eval.api.model import LM
 
 from harness_ext.backend.account import Account, answers_requests
 from harness_ext.errors import UserError
 from harness_ext.model.lengths import sentences_of
+from harness_ext.task.labels import ANSWERS
 
 
 class SentenceLM(LM):
@@ -19,6 +22,13 @@ class SentenceLM(LM):
     def __init__(self) -> None:
         super().__init__()
         self.account = Account()
+        self._answers: Sequence[str] = ANSWERS
+
+    def prepare(
+        self, settled: Callable[[str], bool] | None = None, choices: Sequence[str] = (), answers: Sequence[str] = ANSWERS
+    ) -> None:
+        """Say what the next task asks for class 0 and class 1; the rest is for models that write."""
+        self._answers = [answer.strip() for answer in answers]
 
     @abstractmethod
     def classify(self, sentences: list[str]) -> list[tuple[float, float]]:
@@ -26,8 +36,8 @@ class SentenceLM(LM):
 
     @answers_requests
     def generate_until(self, requests: list) -> list[str]:
-        """Answer each request with "0" or "1"."""
-        answers = [str(int(one > zero)) for zero, one in self._answer(requests)]
+        """Answer each request with what the task asks for its class."""
+        answers = [self._answers[one > zero] for zero, one in self._answer(requests)]
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
@@ -38,9 +48,10 @@ class SentenceLM(LM):
         results = []
         for request, row in zip(requests, self._answer(requests), strict=True):
             continuation = request.args[1].strip()
-            if continuation not in ("0", "1"):
-                raise UserError(f"A classifier answers 0 or 1; the task asks for the likelihood of {continuation!r}.")
-            named = int(continuation)
+            if continuation not in self._answers:
+                said = " or ".join(self._answers)
+                raise UserError(f"A classifier answers {said}; the task asks for the likelihood of {continuation!r}.")
+            named = self._answers.index(continuation)
             result = (row[named], row[named] > row[1 - named])
             self.cache_hook.add_partial("loglikelihood", request.args, result)
             results.append(result)

@@ -15,6 +15,7 @@ from harness_ext.backend.ending import Ending
 from harness_ext.backend.engine import PrefixReader, Row, Watch, write
 from harness_ext.backend.forced_choice import ForcedChoice, Margins
 from harness_ext.backend.shared_prefix import SharedPrefix
+from harness_ext.task.labels import ANSWERS
 
 CHUNK = 4096  # requests tokenised at a time, so that memory does not grow with their number
 
@@ -24,8 +25,8 @@ class Wanted:
     """What is to be known of answers; see `answer.AnswerLM.prepare`."""
 
     settled: Callable[[str], bool] | None = None
+    choices: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
-    forced: ForcedChoice = field(default_factory=ForcedChoice)  # collects the choices that will be asked for
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Writer:
     lm: Any  # `answer.AnswerLM`
     prefix: SharedPrefix
     wanted: Wanted
+    forced: ForcedChoice  # collects the choices that are wanted
     bar: tqdm
     close: set[int] = field(default_factory=set)  # the documents whose answer rounding could have turned
 
@@ -60,6 +62,7 @@ class Writer:
             stops=handle_stop_sequences(kwargs.get("until"), eos=lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)),
             limit=int(kwargs["max_gen_toks"]),
             settled=self.wanted.settled,
+            answers=[answer.strip() for answer in self.wanted.answers] or ANSWERS,
         )
 
     def _chunk(self, requests: list, ending: Ending) -> list[str]:
@@ -101,9 +104,9 @@ class Writer:
     def _watch(self, reader: PrefixReader, prompt: str, margins: Margins) -> Watch:
         """Return what is shown the logits before each token: what collects margins and choices, and the progress bar."""
         watches: list[Watch] = [margins.collect]
-        if (forced := self.wanted.forced).choices:
-            continuations = [self.lm._encode_pair(prompt, choice)[1] for choice in forced.choices]
-            watches.append(forced.watcher(reader.prefix, continuations))
+        if self.wanted.choices:
+            continuations = [self.lm._encode_pair(prompt, choice)[1] for choice in self.wanted.choices]
+            watches.append(self.forced.watcher(reader.prefix, continuations))
 
         def watch(rows: list[Row], logits: torch.Tensor) -> None:
             if not self.bar.disable and len(rows[0].written) % 32 == 0:

@@ -81,10 +81,14 @@ def of_checkpoint(base: Checkpoint, adapter: Checkpoint | None = None) -> list[s
 
 
 def words_of(task: Any) -> list[str] | None:
-    """Return a task's own words for 0 and 1, where its filters name some."""
+    """Return a task's own words for 0 and 1, where its filters name some, be it as the answers that they read."""
     steps = [step for chain in task.config.filter_list or [] for step in chain.get("filter", [])]
-    named = [words for step in steps if isinstance(words := step.get("words"), list) and len(words) == 2]
+    named = [words for step in steps for words in (step.get("words"), step.get("answers")) if _are_words(words)]
     return list(map(str, named[0])) if named else None
+
+
+def _are_words(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and not any(str(word).isdecimal() for word in pair)
 
 
 def _says(name: str, beginnings: Sequence[str]) -> bool:

@@ -14,11 +14,12 @@ NOTABLE = 0.1  # share of outputs without a label from which on something is sai
 LEAK = 0.01  # share of evaluation texts that also stand in the train split; of SST-2's 872 two do
 FEW = 10  # so few answers may be alike by chance
 LENGTH = 60  # characters of an example
+_SAME = ("model", "method", "seed", "data", "n")  # of runs between which the task alone differs
 KINDS = {
     "word": "in words",
     "empty": "empty",
     "unfinished_thinking": "with thinking that does not end",
-    "other": "without a digit",
+    "other": "with neither answer",
 }
 
 
@@ -36,6 +37,29 @@ def lines(record: dict[str, Any]) -> list[str]:
     """Say what should be known about a run's score; nothing where there is nothing to say."""
     said = [_not_following(record), _one_answer(record), _overlap(record)]
     return [line for line in said if line]
+
+
+def format_tax(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Say what the digits cost: of runs of one command, by how much a model scores more where it chooses between words.
+
+    That is said of a model that is prompted and writes digits for ``TASK``, and chooses for ``TASK_words_choice``.
+    """
+    prompted = [record for record in records if record.get("method") in ("prompted", "examples")]
+    by_task = {(*(record[field] for field in _SAME), record["task"]): _score(record) for record in prompted}
+    said = []
+    for (model, *same, task), digits in by_task.items():
+        words = by_task.get((model, *same, f"{task}_words_choice"))
+        if words is not None and digits is not None:
+            said.append(
+                f"Format tax: {100 * (words - digits):+.1f} points ({model} scores {100 * words:.1f} where it chooses "
+                f"between the words, {100 * digits:.1f} where it writes digits, {task})."
+            )
+    return said
+
+
+def _score(record: dict[str, Any]) -> float | None:
+    counts = main_counts(record)
+    return counts["correct"] / record["n"] if counts else None
 
 
 def _not_following(record: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ class Outcome:
     gold: int  # 0 or 1
     labels: dict[str, int | None]  # by rule; None where the output has no label
     kinds: dict[str, str]  # by rule: "label", or why there is none (task.labels.KINDS)
-    margin: float | None = None  # log p("1") - log p("0") after the prompt; None where it is not known
+    margin: float | None = None  # log p(answer 1) - log p(answer 0) after the prompt; None where it is not known
 
 
 def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> list[Outcome]:

@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
     for record in records:
         for line in advice.lines(record):
             print(f"{record['task']}: {line}" if len(records) > 1 else line)
+    for line in advice.format_tax(records):
+        print(line)
 
 
 def quieten(verbosity: str | None) -> None:

@@ -167,6 +167,8 @@ def _say_how(run: RunPlan, say: Callable[[str], None]) -> None:
         say(run.asked.settings.line())
     elif run.asked.subject.is_served:
         say(server.line(run.asked.subject.backend, run.asked.subject.args))
+    for note in run.notes:
+        say(f"{note[:1].upper()}{note[1:]}.")
     if made := run.trained_on:
         say(f"The adapter was trained on {made['task']} ({made['data']}).")
 

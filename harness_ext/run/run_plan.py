@@ -20,6 +20,8 @@ from harness_ext.run import calibrate, examples
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import check_generation
 from harness_ext.run.question import Question, key_parts
+from harness_ext.task.filters import answers_of
+from harness_ext.task.prompts import encode_completions
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class RunPlan:
     prompts: list[str] = field(repr=False)  # of every document, in lm-eval's order
     requests: str  # a hash over all that is asked and what would be right
     trained_on: dict[str, str] | None  # where an adapter was trained on another task or other data: which
+    notes: tuple[str, ...] = ()  # what is particular about it
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
@@ -83,7 +86,29 @@ def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
     if spec.shots and asked.subject.base:
         budget = (asked.task.config.generation_kwargs or {}).get("max_gen_toks", 1)
         examples.check_room(asked.subject.base, asked.tokenizer, prompts, budget, int(spec.shots))
-    return [RunPlan(asked, prompts, asked.requests_hash(prompts), trained_on)]
+    notes = _notes(asked, prompts)
+    for note in notes:
+        checks.say("answers", note, NOTE)
+    return [RunPlan(asked, prompts, asked.requests_hash(prompts), trained_on, tuple(notes))]
+
+
+def _notes(asked: Question, prompts: list[str]) -> list[str]:
+    """Say where the two answers, as the model reads them, begin with the same part of a word."""
+    if asked.settings is None or asked.subject.is_classifier or not prompts:
+        return []
+    answers, delimiter = answers_of(asked.task), "" if asked.chat_template else asked.task.config.target_delimiter
+    texts = [f"{delimiter}{answer}" for answer in answers]
+    try:
+        zero, one = encode_completions(asked.tokenizer, prompts[:1] * 2, texts)
+    except UserError:  # prompts that no model should read are found where they are looked at
+        return []
+    begun = asked.tokenizer.decode(zero[:1]).strip()  # a blank alone tells nothing anyway
+    if zero[0] != one[0] or not begun:
+        return []
+    return [
+        f"{answers[0]!r} and {answers[1]!r} begin with the same token ({begun!r}): a forced choice scores them whole, and "
+        "a written answer has a margin only where they differ in their last token"
+    ]
 
 
 def _apply_overrides(asked: Question) -> None:

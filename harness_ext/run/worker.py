@@ -51,12 +51,11 @@ class LocalWorker:
             self._load(run, tokens)
         if tokens:
             vllm.check_room(self._lm, tokens)
-        if asked.settings:
-            if asked.chat_template:
-                # What was checked is what is asked. lm-eval's own drops a system message that is refused, reads the clock,
-                # and (0.4.13, vllm) loses the thinking switch when it is off.
-                self._lm.apply_chat_template = asked.renderer
-            _adjust(self._lm, run, later)
+        if asked.settings and asked.chat_template:
+            # What was checked is what is asked. lm-eval's own drops a system message that is refused, reads the clock,
+            # and (0.4.13, vllm) loses the thinking switch when it is off.
+            self._lm.apply_chat_template = asked.renderer
+        _adjust(self._lm, run, later)
         account.watch(self._lm).reset()
         if asked.subject.frozen and asked.subset:
             rows, asks = asked.labelled(), [document for _, document in asked.documents()]
@@ -107,18 +106,18 @@ def _needs(subject: Subject, settings: Settings | None) -> tuple[Any, ...]:
 
 
 def _adjust(lm: Any, run: RunPlan, later: list[RunPlan]) -> None:
-    from harness_ext.task.filters import settled_test
+    from harness_ext.task.filters import answers_of, settled_test
 
-    asked = run.asked
-    assert asked.settings is not None
+    asked, prompts = run.asked, set(run.prompts)
     choices: dict[str, None] = {}
     for other in later if asked.task.OUTPUT_TYPE == "generate_until" else ():
-        if other.asked.task.OUTPUT_TYPE == "multiple_choice":
+        if other.asked.task.OUTPUT_TYPE == "multiple_choice" and not prompts.isdisjoint(other.prompts):
             document = other.asked.task.eval_docs[0]
             requests = other.asked.task.construct_requests(document, "", apply_chat_template=asked.chat_template)
             choices |= dict.fromkeys(request.args[1] for request in requests)
     delimiter = "" if asked.chat_template else asked.task.config.target_delimiter
-    adjust(lm, asked.settings, settled_test(asked.task), list(choices), [f"{delimiter}{digit}" for digit in "01"])
+    answers = [f"{delimiter}{answer}" for answer in answers_of(asked.task)]
+    adjust(lm, asked.settings, settled_test(asked.task), list(choices), answers)
 
 
 def _tokens_of(run: RunPlan) -> int:

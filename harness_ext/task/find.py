@@ -21,6 +21,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from harness_ext.errors import UserError, did_you_mean
 from harness_ext.paths import TASKS_DIR
+from harness_ext.task.filters import answers_of
 from harness_ext.task.prompts import render_completion, render_prompt
 
 
@@ -35,7 +36,10 @@ def build_tasks(
     try:
         # lm-eval advises on every custom dataset how to pass arguments to it; ours need none.
         logging.getLogger("lm_eval.api.task").addFilter(_is_no_advice)
-        return list(manager.load(wanted)["tasks"].values())
+        tasks = list(manager.load(wanted)["tasks"].values())
+        for task in tasks:
+            answers_of(task)  # checks them
+        return tasks
     except UserError:
         raise
     except Exception as error:  # whatever a task file does wrong, its author needs to know what and where

@@ -5,22 +5,27 @@ Pure functions over strings; knows nothing of models, tasks or lm-eval. Two rule
 * ``lenient`` (the original experiment's): the first character ``0`` or ``1`` outside any thinking.
 * ``strict``: the stripped answer is the digit alone, at most followed by punctuation.
 
+A task may ask for other answers (`ANSWERS`), such as ``negative`` and ``positive``: words are read whole, whatever their
+case. The label is 0 or 1 all the same.
+
 Thinking stands in blocks between tags (`THINKING_TAGS`) or in channels (`CHANNEL_MARKERS`): OpenAI's Harmony format, in
 which gpt-oss answers, sends messages such as ``<|channel|>analysis<|message|>…<|end|>``, and only those of the channel
 ``final``, or of no channel at all, are the answer.
 
-An answer that has a digit but is not strict is of kind ``other``, whatever else it says: so both rules are
-settled soon after the first digit, and a model need not write on (`is_settled`).
+A response that has an answer but is not strict is of kind ``other``, whatever else it says: so both rules are
+settled soon after the first answer, and a model need not write on (`is_settled`).
 
 Try it: ``python -c "from harness_ext.task.labels import read; print(read('<think>0?</think> 1.', 'strict'))"``
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 RULES = ("lenient", "strict")
+ANSWERS = ("0", "1")  # what is asked for label 0 and label 1, unless a task says otherwise
 KINDS = ("label", "empty", "word", "unfinished_thinking", "other")  # all but "label" are not following
 
 # Tags that models are known to wrap their thinking in; matched without regard to case.
@@ -61,7 +66,8 @@ _OPENING = re.compile(  # at the end of a prompt
     + r"|<\|channel>thought|<\|channel\|>(?:(?:analysis|commentary)(?:<\|message\|>)?)?)\s*\Z",
     re.IGNORECASE,
 )
-_DIGIT = re.compile("[01]")
+# What keeps a word apart from what is yet to come. A single space may not: decoders that tidy up take it out of " n't".
+_APART = re.compile(r"(?! )[\W_]| (?!n(?:'|\Z)).", re.DOTALL)
 
 
 class Reading(NamedTuple):
@@ -72,7 +78,12 @@ class Reading(NamedTuple):
 
 
 def read(
-    text: str, rule: str = "lenient", *, thinking: bool = False, words: Sequence[str] = ("negative", "positive")
+    text: str,
+    rule: str = "lenient",
+    *,
+    thinking: bool = False,
+    words: Sequence[str] = ("negative", "positive"),
+    answers: Sequence[str] = ANSWERS,
 ) -> Reading:
     """Read the label out of a response.
 
@@ -81,18 +92,19 @@ def read(
         rule: ``"lenient"`` or ``"strict"``.
         thinking: The response may begin inside a thinking block that the prompt opened, so that
             everything before a first, unmatched closing tag is thinking. Otherwise such a tag is plain text.
-        words: Names of the classes 0 and 1; a response with one of them instead of a digit is of kind ``word``.
+        words: Names of the classes 0 and 1; a response with one of them instead of an answer is of kind ``word``.
+        answers: What was asked for label 0 and for label 1 (`check_answers`).
 
     Returns:
-        The label and kind. Digits inside a thinking block, closed or not, are never read.
+        The label and kind. What stands inside a thinking block, closed or not, is never read.
     """
     if rule not in RULES:
         raise ValueError(f"Unknown rule {rule!r}: expected one of {', '.join(RULES)}.")
     answer, unfinished = split_thinking(text, thinking=thinking)
-    if found := _DIGIT.search(answer):
+    if found := _pattern(tuple(answers)).search(answer):
         before, after = answer[: found.start()].strip(), answer[found.end() :].rstrip()
         alone = not before and not unfinished and all(map(_is_punctuation, after))
-        return Reading(found[0], "label") if rule == "lenient" or alone else Reading(None, "other")
+        return Reading(_label(found), "label") if rule == "lenient" or alone else Reading(None, "other")
     if unfinished:
         return Reading(None, "unfinished_thinking")
     if not answer.strip():
@@ -101,7 +113,7 @@ def read(
     return Reading(None, "word" if has_word else "other")
 
 
-def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False) -> bool:
+def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False, answers: Sequence[str] = ANSWERS) -> bool:
     """Tell whether `read` gives the same of the beginning of a response, whatever text follows.
 
     Its last character may be incomplete (U+FFFD). True only if nothing that follows can change the reading; False may also
@@ -111,13 +123,41 @@ def is_settled(text: str, rule: str = "lenient", *, thinking: bool = False) -> b
     if thinking and not _MARKER.search(_with_markers(text)):
         return False  # a closing tag would turn all of it into thinking
     answer, _ = split_thinking(text, thinking=thinking)
-    found = _DIGIT.search(answer)
-    if not found:
-        return False
+    found = _pattern(tuple(answers)).search(answer)
+    if not found or not (_is_digit(found[0]) or _APART.match(answer, found.end())):
+        return False  # "positive" may go on to "positively"
     if rule == "lenient" or answer[: found.start()].strip():
         return True
     # Space is not enough: some tokenizers take it out again when punctuation follows.
     return any(not char.isspace() and not _is_punctuation(char) for char in answer[found.end() :])
+
+
+def said_by(part: str, answers: Sequence[str] = ANSWERS) -> frozenset[int]:
+    """Return the labels of which a part of a response, such as a token, may be telling: none of most parts.
+
+    Of digits the first counts; a word is told by itself, by its beginning and by its end.
+    """
+    if found := _pattern(tuple(answers)).search(part):
+        return frozenset({int(_label(found))})
+    word = part.strip().casefold()
+    whole = (answer.casefold() for answer in answers)
+    told = (label for label, answer in enumerate(whole) if word and (answer.startswith(word) or answer.endswith(word)))
+    return frozenset(told)
+
+
+def check_answers(answers: Sequence[str]) -> None:
+    """Check that two answers can be told apart as they are written: neither may stand in the other, but at its end.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if len(answers) != 2 or not all(isinstance(answer, str) and answer.strip() == answer != "" for answer in answers):
+        raise ValueError(f"answers {answers!r}: give the texts of label 0 and of label 1, in quotes.")
+    first, second = answers
+    for one, other in ((first, second), (second, first)):
+        found = _pattern((one, one)).search(other)
+        if first.casefold() == second.casefold() or (found and found.end() < len(other)):
+            raise ValueError(f"answers {one!r} and {other!r} cannot be told apart: one stands in the other.")
 
 
 def split_thinking(text: str, *, thinking: bool = False) -> tuple[str, bool]:
@@ -170,6 +210,21 @@ def markers_in(vocabulary: Container[str]) -> list[str]:
     """
     channels = CHANNEL_MARKERS if _CHANNEL in vocabulary else ()
     return [tag for tag in (*(tag for pair in THINKING_TAGS for tag in pair), *channels) if tag in vocabulary]
+
+
+@functools.cache
+def _pattern(answers: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what finds either of two answers, the first group being label 0's: a digit anywhere, else a whole word."""
+    each = (f"({re.escape(one)})" if _is_digit(one) else rf"(?<![^\W_])({re.escape(one)})(?![^\W_])" for one in answers)
+    return re.compile("|".join(each), re.IGNORECASE)
+
+
+def _label(found: re.Match[str]) -> str:
+    return "0" if found[1] is not None else "1"
+
+
+def _is_digit(answer: str) -> bool:
+    return len(answer) == 1 and answer in "0123456789"
 
 
 def _after_marker(text: str, marker: str, end: int, depth: int) -> tuple[int, int]:

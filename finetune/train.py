@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from transformers import set_seed
+from transformers.utils import logging as transformers_logging
 
-from finetune import curves, record, reports
+from finetune import curves, record, reports, verdict
 from finetune.model import Base, add_lora, draw_new_weights, load_base
 from finetune.plan import Job, Plan
 from finetune.reload import check_saved
@@ -28,9 +29,11 @@ RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.
 def execute(plan: Plan) -> list[dict[str, Any]]:
     """Make the adapters of a plan, or find the finished ones of the same keys; return the record of each."""
     quieten_libraries()
+    transformers_logging.set_tqdm_hook(lambda bar, given, named: bar(*given, **named | {"disable": True}))  # of loading
     out = Path(plan.spec.out)
     base: Base | None = None  # loaded once, if at all
     made = []
+    warned: set[str] = set()
     for job in plan.jobs:
         with records.workspace(out, job.folder.name, keep="checkpoint-*") as work:
             if not plan.spec.force and records.is_complete(job.folder, job.key):
@@ -40,8 +43,9 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
             if plan.spec.force:
                 for left in (*work.glob("checkpoint-*"), work / reports.LOGS):
                     shutil.rmtree(left, ignore_errors=True)
-            if job.warning:
+            if job.warning and job.warning not in warned:
                 print(job.warning, file=sys.stderr)
+                warned.add(job.warning)
             reset_peak_memory()
             started, start = datetime.now(UTC), time.perf_counter()
             base = base or load_base(
@@ -54,7 +58,7 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
                 records.write_json(work / "done" / records.MANIFEST, about)
                 (work / "done" / record.README).write_text(record.readme(plan, job, about), encoding="utf-8")
                 records.publish(work, work / "done", job.folder)
-        print(f"Written: {job.folder}", file=sys.stderr)
+        print(*verdict.remarks(job.folder.name, about), f"Written: {job.folder}", sep="\n", file=sys.stderr)
         made.append(about)
     return made
 
@@ -78,6 +82,8 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
                 train_s = time.perf_counter() - begun
                 _save(plan, job, work, trainer)
             outcome = _outcome(trainer)
+            history = curves.history_of(trainer.state.log_history)
+            outcome |= verdict.verdict(plan.recipe.kind, history, outcome["held_out"])
             precision = trainer.accelerator.autocast  # what accelerate has put around the model's forward
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             apart = check_saved(model, work / "done", job.held_out, precision, plan.products)

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
@@ -22,8 +23,7 @@ class Bar(ProgressCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Name the adapter."""
-        super().on_train_begin(args, state, control, **kwargs)
-        self.training_bar.set_description(args.run_name)
+        self.training_bar, self.current_step = tqdm(total=state.max_steps, desc=args.run_name, dynamic_ncols=True), 0
         self.latest: dict[str, str] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -17,11 +17,10 @@ def verdict(kind: str, history: Sequence[dict[str, float]], final: dict[str, Any
     scored = [_scored(entry) for entry in history if "held_out_loss" in entry]
     before = next((_without_step(entry) for entry in scored if entry["step"] == 0), None)
     lowest = min(scored, key=lambda entry: entry["loss"], default=None)
-    is_comparable = kind == "generative" and before is not None
     return {
         "held_out_before": before,
         "held_out_lowest": lowest,
-        "no_better_than_base": is_comparable and final["loss"] >= before["loss"],
+        "no_better_than_base": kind == "generative" and before is not None and final["loss"] >= before["loss"],
     }
 
 

@@ -28,10 +28,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
-    trainer_callback,
 )
 
 import finetune.__main__
+from finetune import progress
 from finetune.plan import make_plan
 from finetune.record import identity, readme
 from finetune.spec import make_spec
@@ -468,7 +468,7 @@ def test_bar_shows_loss_and_score_on_a_terminal_alone_and_no_log_line(
     is_terminal, data, random_model, tmp_path, capfd, monkeypatch
 ):
     bar = functools.partial(tqdm.tqdm, disable=False, mininterval=0)  # the tests' environment has TQDM_DISABLE
-    monkeypatch.setattr(trainer_callback, "tqdm", bar)
+    monkeypatch.setattr(progress, "tqdm", bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     assert finetune.__main__.main(flags(random_model, data, tmp_path)) == 0
     said = capfd.readouterr()

@@ -166,8 +166,8 @@ def test_original_s_recipe_trains_on_transformers_own_loss_over_the_whole_text(r
     ))  # fmt: skip
     base = load_base(plan.base, plan.recipe, plan.dtype, "cpu", plan.tokenizer)
     (tmp_path / "work").mkdir()
-    trainer = build_trainer(plan, plan.jobs[0], tmp_path / "work", add_lora(base.model, plan.recipe), from_start=True)
-    batch = trainer.data_collator(list(trainer.train_dataset)[:8])
+    trainer: Any = build_trainer(plan, plan.jobs[0], tmp_path / "work", add_lora(base.model, plan.recipe), from_start=True)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     labels = batch["input_ids"].masked_fill(batch["attention_mask"].cumsum(1) < 2, -100)  # nothing predicts the first token
     theirs = trainer.model(**{name: batch[name] for name in ("input_ids", "attention_mask")}, labels=labels,
                            position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils import logging as transformers_logging
 
 _SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_score": "score"}
 
@@ -14,6 +15,11 @@ _SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_score": "score"}
 def progress() -> TrainerCallback:
     """Return what fits standard error."""
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def hide_other_bars() -> None:
+    """Keep transformers' bar of loading weights away, so that each bar is an adapter; downloads keep theirs."""
+    transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **options | {"disable": True}))
 
 
 class Bar(ProgressCallback):

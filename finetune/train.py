@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from finetune import curves, record, reports, verdict
 from finetune.model import Base, add_lora, draw_new_weights, load_base
@@ -29,7 +28,6 @@ RESUME_STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.
 def execute(plan: Plan) -> list[dict[str, Any]]:
     """Make the adapters of a plan, or find the finished ones of the same keys; return the record of each."""
     quieten_libraries()
-    transformers_logging.set_tqdm_hook(lambda bar, given, named: bar(*given, **named | {"disable": True}))  # of loading
     out = Path(plan.spec.out)
     base: Base | None = None  # loaded once, if at all
     made = []

@@ -35,7 +35,7 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "train_samples": job.subset.train_samples,
         "rows": len(job.subset.rows),
         "rows_from": plan.spec.rows,
-        "median_words": median_words(train.select([*job.subset.rows, *job.subset.held_out])["sentence"]),
+        "median_words": median_words(train.select([*job.subset.rows, *job.subset.held_out])["sentence"][:]),
         "subset": job.subset.hash,
         "seed": job.seed,
         "recipe": plan.recipe_name,

@@ -95,7 +95,7 @@ def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
         "n": n,
         "n_available": len(docs),
         "train_overlap": data.overlap(run.asked.task),
-        "median_words": data.median_words(docs["sentence"]) if "sentence" in getattr(docs, "column_names", ()) else None,
+        "median_words": data.median_words(docs["sentence"][:]) if "sentence" in getattr(docs, "column_names", ()) else None,
         "counts": outcomes.counts(done.outcomes),
         "examples": advice.examples(samples),
         "margins": _worth(done.outcomes),

@@ -46,8 +46,10 @@ def _train(args: argparse.Namespace) -> None:
     plan = make_plan(spec)
     print(*plan.notes, sep="\n", file=sys.stderr, flush=True)
     from finetune import summary
+    from finetune.progress import hide_other_bars
     from finetune.train import execute
 
+    hide_other_bars()
     summary.show(plan.base.name, execute(plan))
     print(*summary.next_steps([str(job.folder) for job in plan.jobs], spec), sep="\n", file=sys.stderr)
 

@@ -23,7 +23,8 @@ class Recipe:
     kind: str  # generative (the model writes the answer) or classifier (a head over the sentence)
     learning_rate: float  # of the LoRA weights, at its highest
     batch_size: int  # rows per optimiser step; no more than there are samples
-    steps: dict[int, int] | None = None  # optimiser steps by training rows; between two numbers, interpolated on a log scale
+    # Optimiser steps: a number, or one for each number of training rows; between two of these, interpolated on a log scale.
+    steps: int | dict[int, int] | None = None
     epochs: float | None = None  # passes over the rows, instead of steps
     head_learning_rate: float | None = None  # of a classifier's head; as learning_rate if left out
     schedule: str = "linear"  # one of SCHEDULES
@@ -34,7 +35,9 @@ class Recipe:
     dropout: float = 0.0  # on LoRA's input
     target_modules: list[str] | None = None  # linear layers that get LoRA, by name; all in the model's body if left out
     balanced_batches: bool = True  # every batch holds as many 0s as 1s
-    prompt_loss_weight: float = 0.0  # of a prompt token's loss; an answer token has 1
+    # Of the cross-entropy over the whole vocabulary, beside that between the two answers; null: the former is all the loss.
+    full_loss_weight: float | None = 0.1
+    prompt_loss_weight: float = 0.0  # of a prompt token's part in the former; an answer token has 1
     quantise: str | None = None  # nf4: base in 4 bits (QLoRA, https://arxiv.org/abs/2305.14314); int8: in 8
     evaluations: int = 10  # how often the rows held out are scored and a checkpoint is saved
     keep_checkpoints: int = 3  # how many of these checkpoints stay
@@ -51,12 +54,15 @@ class Recipe:
         for name in ("warmup_share", "dropout", "prompt_loss_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"Recipe: {name} {getattr(self, name)} is not within 0 and 1.")
+        if self.full_loss_weight is not None and self.full_loss_weight < 0:
+            raise UserError(f"Recipe: full_loss_weight {self.full_loss_weight} is below 0.")
         if self.weight_decay < 0 or self.keep_checkpoints < 1:
             raise UserError("Recipe: weight_decay must be 0 or more, keep_checkpoints 1 or more.")
         if (self.steps is None) == (self.epochs is None):
-            raise UserError("Recipe: exactly one of steps and epochs must be given (--set epochs=null steps='{16: 300}').")
-        if self.steps is not None and not (self.steps and all(rows > 0 and n > 0 for rows, n in self.steps.items())):
-            raise UserError(f"Recipe: steps {self.steps} must map numbers of rows to numbers of steps, all above 0.")
+            raise UserError("Recipe: exactly one of steps and epochs must be given (--set epochs=null --set steps=300).")
+        table = {1: self.steps} if isinstance(self.steps, int) else self.steps
+        if table is not None and not (table and all(rows > 0 and n > 0 for rows, n in table.items())):
+            raise UserError(f"Recipe: steps {self.steps} must be a number, or map numbers of rows to such, all above 0.")
         if self.balanced_batches and self.batch_size % 2:
             raise UserError(f"Recipe: batch_size {self.batch_size} is odd, so its batches cannot be balanced.")
         if self.kind == "classifier" and (self.quantise or self.prompt_loss_weight):
@@ -66,6 +72,8 @@ class Recipe:
         """Return the number of optimiser steps for so many training rows."""
         if self.epochs is not None:
             return max(1, math.ceil(self.epochs * math.ceil(rows / self.batch_size)))
+        if isinstance(self.steps, int):
+            return self.steps
         assert self.steps
         sizes, steps = zip(*sorted(self.steps.items()), strict=True)
         return round(float(np.interp(math.log(rows), [math.log(size) for size in sizes], steps)))
@@ -112,7 +120,8 @@ def _check_type(name: str, value: Any, type_: Any) -> None:
     elif list[str] in kinds:
         is_right = isinstance(value, list) and value != [] and all(isinstance(each, str) for each in value)
     elif dict[int, int] in kinds:
-        is_right = isinstance(value, dict) and {type(each) for pair in value.items() for each in pair} <= {int}
+        is_table = isinstance(value, dict) and {type(each) for pair in value.items() for each in pair} <= {int}
+        is_right = is_table or (int in kinds and type(value) is int)
     elif float in kinds:
         is_right = type(value) in (int, float) and math.isfinite(value)
     else:

@@ -42,21 +42,12 @@ class Job:
     folder: Path  # where the finished adapter lies
     examples: list[dict[str, Any]] = field(repr=False)  # the encoded rows it is trained on
     held_out: list[dict[str, Any]] = field(repr=False)  # those that it is scored on meanwhile
+    warning: str | None = None  # to be said before it is trained
 
     @property
     def key(self) -> str:
         """What `key_parts` come to."""
         return hash_of(self.key_parts)
-
-    @property
-    def warning(self) -> str | None:
-        """What is to be said before it is trained."""
-        if self.steps >= FEW_STEPS:
-            return None
-        return (
-            f"Warning: {self.steps} optimiser steps are planned. In the original experiment DeBERTa stayed at the majority "
-            "class (0.5091) in every run of up to 48 steps; a recipe that budgets by steps avoids that."
-        )
 
 
 @dataclass(frozen=True)
@@ -184,7 +175,7 @@ def _precision(asked: str | None, settings: Settings, base: Checkpoint, recipe: 
 def _jobs(plan: Plan) -> list[Job]:
     """Plan each adapter: which rows, how many steps, under which key. Each row is encoded once for all of them."""
     spec, recipe, train = plan.spec, plan.recipe, plan.task.dataset["train"]
-    labels = list(train["label"])
+    labels = subsets.labels_of(train, spec.rows)
     subset_of = {(seed, samples): subsets.draw(labels, samples, seed) for seed in spec.seeds for samples in spec.samples}
     encoded = _encode(plan, {row for subset in subset_of.values() for row in (*subset.rows, *subset.held_out)})
     shared = {
@@ -198,6 +189,7 @@ def _jobs(plan: Plan) -> list[Job]:
         "mixed": plan.mixed,
         "device": plan.settings.device.split(":")[0],
         "versions": provenance.versions(*(["bitsandbytes"] if recipe.quantise else [])),
+        **({"rows": spec.rows} if spec.rows != "all" else {}),
     }
     jobs = []
     for (seed, _), subset in subset_of.items():
@@ -211,8 +203,20 @@ def _jobs(plan: Plan) -> list[Job]:
         label = f"{records.plain(plan.base.name, 100)}--{subset.name}--s{seed}"
         folder = records.place(Path(spec.out) / "adapters", label, hash_of(parts))
         steps, batch_size = recipe.planned_steps(len(subset.rows)), min(recipe.batch_size, len(subset.rows))
-        jobs.append(Job(subset, seed, steps, batch_size, parts, folder, examples, held_out))
+        jobs.append(Job(subset, seed, steps, batch_size, parts, folder, examples, held_out, _few_steps(steps, plan.base)))
     return jobs
+
+
+def _few_steps(steps: int, base: Checkpoint) -> str | None:
+    if steps >= FEW_STEPS:
+        return None
+    planned = f"Warning: {steps} optimiser steps are planned"
+    if not str(base.config.get("model_type")).startswith("deberta"):
+        return f"{planned}, which may be too few for the adapter to learn the task (--set steps=300 plans more)."
+    return (
+        f"{planned}. In the original experiment DeBERTa stayed at the majority class (0.5091) in every run of up to 48 "
+        "steps; a recipe that budgets by steps avoids that."
+    )
 
 
 def _encode(plan: Plan, rows: set[int]) -> dict[int, dict[str, Any]]:

@@ -10,6 +10,7 @@ from harness_ext.results import records
 from harness_ext.results.experiments import adapter_experiment
 from harness_ext.results.tables import markdown_cell, markdown_table, visible
 from harness_ext.run import provenance
+from harness_ext.task.data import median_words
 
 README = "README.md"
 
@@ -17,6 +18,7 @@ README = "README.md"
 def identity(plan: Plan, job: Job) -> dict[str, Any]:
     """What the adapter is; `harness_ext` reads these fields from the ``run.json`` beside it."""
     experiment, curve = adapter_experiment(job.key_parts)
+    train = plan.task.dataset["train"]
     return {
         "schema": records.SCHEMA,
         "status": "complete",
@@ -26,12 +28,14 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "label_names": {"0": "negative", "1": "positive"},
         "task": plan.task.task_name,
         "task_version": plan.task.VERSION,
-        "prompt": {"first": plan.render(plan.task.dataset["train"][job.subset.rows[0]])},
+        "prompt": {"first": plan.render(train[job.subset.rows[0]])},
         "chat_template": plan.settings.chat_template,
-        "data": plan.task.dataset["train"].info.description,
+        "data": train.info.description,
         "data_fingerprint": job.key_parts["data"],
         "train_samples": job.subset.train_samples,
         "rows": len(job.subset.rows),
+        "rows_from": plan.spec.rows,
+        "median_words": median_words(train.select([*job.subset.rows, *job.subset.held_out])["sentence"][:]),
         "subset": job.subset.hash,
         "seed": job.seed,
         "recipe": plan.recipe_name,
@@ -53,14 +57,16 @@ def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
     front = {"library_name": "peft", "tags": ["lora", made["kind"], made["task"]]}
     if not made["base_version"].startswith("sha256:"):  # a folder: the Hub takes only its own ids
         front = {"base_model": made["base"], **front}
-    recipe, held_out = made["recipe_settings"], made["held_out"]
+    recipe, held_out, before = made["recipe_settings"], made["held_out"], made["held_out_before"]
+    source = "rows that are sentences" if made["rows_from"] == "sentences" else "rows"
     rows = {
         "base": f"{plan.base.name}, {made['base_version']}",
-        "data": f"{made['data']}: {made['train_samples']} samples ({made['rows']} rows), seed {made['seed']}",
+        "data": f"{made['data']}: {made['train_samples']} samples ({made['rows']} {source}), seed {made['seed']}",
         "recipe": f"{made['recipe']}: {made['optimiser_steps']} steps of {recipe['batch_size']} rows, learning rate "
         f"{recipe['learning_rate']:g}, rank {recipe['rank']}, {made['dtype']}, products in {made['products']}",
         "held out": f"{held_out['n']} rows: loss {held_out['loss']:.3f}, score {100 * held_out['score']:.1f}%"
-        + ", COLLAPSED to one class" * made["collapsed"],
+        + ", COLLAPSED to one class" * made["collapsed"]
+        + (f", NO BETTER THAN ITS BASE (loss {before['loss']:.3f})" if made["no_better_than_base"] else ""),
         "made": f"{made['started']}, commit {made['commit']}, {made['hardware']}",
     }
     return "\n".join([

@@ -27,6 +27,7 @@ class TrainSpec:
     overrides: tuple[str, ...] = ()
     task: str | None = None
     data_dir: str | None = None
+    rows: str = "all"
     include_path: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -60,6 +61,7 @@ def make_spec(**wanted: Any) -> TrainSpec:
     spec = TrainSpec(**wanted | several | plain | {"overrides": tuple(wanted.get("overrides", ()))})
     for samples in spec.samples:
         subsets.check_samples(samples)
+    subsets.check_rows(spec.rows)
     if spec.recipe:
         read_recipe(spec.recipe, spec.overrides)
     return spec
@@ -81,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", dest="overrides", help="replace one setting of the recipe; repeatable", **often)
     add("--task", metavar="<task>", help="whose prompt and train split (default: sst2_01; sst2_01_mini for shipped models)")
     add("--data_dir", metavar="<dir>", help="folder with GLUE's train.tsv, instead of the Hub")
+    add("--rows", metavar="<rows>", help="drawn from all rows, or from sentences: rows of at least ten words (default: all)")
     add("--include_path", metavar="<dir>", help="a further folder of tasks")
     add("--device", metavar="<device>", help="cpu, cuda, cuda:1, mps (default: found)")
     add("--dtype", metavar="<dtype>", help="of the base's weights: float32 or bfloat16 (default: by device and recipe)")

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.spec import TrainSpec
 from harness_ext.paths import ROOT
+from harness_ext.results.render import verdict_of_training
 from harness_ext.results.tables import Column, show_table
 from harness_ext.run.provenance import without_folders
 
@@ -27,7 +28,7 @@ def show(base: str, manifests: Sequence[dict[str, Any]]) -> None:
             f"{made['held_out']['loss']:.3f}",
             f"{100 * made['held_out']['score']:.1f}",
             f"{made['samples_per_s']:.0f}",
-            "YES" if made["collapsed"] else "no",
+            verdict_of_training(made) or "no",
         ]
         for made in manifests
     ]

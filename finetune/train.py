@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import set_seed
 
-from finetune import curves, record, reports
+from finetune import curves, record, reports, verdict
 from finetune.model import Base, add_lora, draw_new_weights, load_base
 from finetune.plan import Job, Plan
 from finetune.reload import check_saved
@@ -31,6 +31,7 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
     out = Path(plan.spec.out)
     base: Base | None = None  # loaded once, if at all
     made = []
+    warned: set[str] = set()
     for job in plan.jobs:
         with records.workspace(out, job.folder.name, keep="checkpoint-*") as work:
             if not plan.spec.force and records.is_complete(job.folder, job.key):
@@ -40,8 +41,9 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
             if plan.spec.force:
                 for left in (*work.glob("checkpoint-*"), work / reports.LOGS):
                     shutil.rmtree(left, ignore_errors=True)
-            if job.warning:
+            if job.warning and job.warning not in warned:
                 print(job.warning, file=sys.stderr)
+                warned.add(job.warning)
             reset_peak_memory()
             started, start = datetime.now(UTC), time.perf_counter()
             base = base or load_base(
@@ -54,7 +56,7 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
                 records.write_json(work / "done" / records.MANIFEST, about)
                 (work / "done" / record.README).write_text(record.readme(plan, job, about), encoding="utf-8")
                 records.publish(work, work / "done", job.folder)
-        print(f"Written: {job.folder}", file=sys.stderr)
+        print(*verdict.remarks(job.folder.name, about), f"Written: {job.folder}", sep="\n", file=sys.stderr)
         made.append(about)
     return made
 
@@ -78,6 +80,8 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
                 train_s = time.perf_counter() - begun
                 _save(plan, job, work, trainer)
             outcome = _outcome(trainer)
+            history = curves.history_of(trainer.state.log_history)
+            outcome |= verdict.verdict(plan.recipe.kind, history, outcome["held_out"])
             precision = trainer.accelerator.autocast  # what accelerate has put around the model's forward
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             apart = check_saved(model, work / "done", job.held_out, precision, plan.products)

@@ -11,19 +11,18 @@ import accelerate.utils
 import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
 
 from finetune import data, reports
 from finetune.config import Recipe
 from finetune.model import heads_of
 from finetune.plan import Job, Plan
+from finetune.progress import progress
 from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
 from harness_ext.errors import UserError
 from harness_ext.task.prompts import common_prefix
 
 LOGS = 50  # points of the training loss's curve
 FIRST_STEPS = 10  # the learning rate is above 0 from the second on
-_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "eval_score": "score"}
 
 
 def build_trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: bool) -> CheckedTrainer:
@@ -44,13 +43,13 @@ def build_trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: b
         optimizers=(_optimizer(model, recipe), None),
         callbacks=[
             _Movement([] if is_generative else heads_of(model.get_base_model())),
-            *([_Progress()] if sys.stderr.isatty() else []),
+            progress(),
         ],
     )
-    trainer.remove_callback(PrinterCallback)  # it prints every log entry, as the bar and the history have them
+    trainer.remove_callback(PrinterCallback)  # it prints every log entry, as the progress and the history have them
     reports.place(trainer, work, job.folder.name)
     if isinstance(trainer, PromptTrainer):
-        trainer.prompt_loss_weight = recipe.prompt_loss_weight
+        trainer.full_loss_weight, trainer.prompt_loss_weight = recipe.full_loss_weight, recipe.prompt_loss_weight
         _share_prefix(trainer, collate, examples + job.held_out)
     return trainer
 
@@ -89,7 +88,7 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
             label_names=["labels"],
             report_to=list(plan.spec.report_to) or "none",
             run_name=job.folder.name,
-            disable_tqdm=True,  # `_Progress` stands in
+            disable_tqdm=True,  # `progress` stands in
         )
     # TrainingArguments has no field for the device: it takes the first GPU, all of them with DataParallel, or MPS.
     if device.type == "cuda":
@@ -97,22 +96,6 @@ def training_arguments(plan: Plan, job: Job, work: Path, *, from_start: bool) ->
     arguments.__dict__["_setup_devices"] = device  # a cached property: `device` reads it
     arguments._n_gpu = int(device.type != "cpu")
     return arguments
-
-
-class _Progress(ProgressCallback):
-    """transformers' bar, with the latest losses on it in place of log lines above it."""
-
-    training_bar: Any
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        self.training_bar.set_description(args.run_name)
-        self.latest: dict[str, str] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None:
-            self.latest |= {said: f"{logs[name]:.3f}" for name, said in _SHOWN.items() if name in logs}
-            self.training_bar.set_postfix(self.latest)
 
 
 class _Movement(TrainerCallback):

@@ -37,8 +37,10 @@ class CheckedTrainer(Trainer):
         return bool(self.args.bf16 or next(self.model.parameters()).dtype != torch.float32)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss as `loss_of` does, and name the likely cause where it is NaN or infinite."""
+        """Compute the loss that is trained, or that of rows held out; name the likely cause where it is NaN or infinite."""
         loss, logits = self.loss_of(model, inputs)
+        if return_outputs:  # rows held out are scored: by the two answers alone, which every method gives
+            loss = F.cross_entropy(logits, inputs["labels"])
         if not torch.isfinite(loss):
             rate = self.args.learning_rate
             cause = (
@@ -56,17 +58,22 @@ class CheckedTrainer(Trainer):
 
 
 class PromptTrainer(CheckedTrainer):
-    """A Trainer for prompts with a common beginning, which is run once per batch, gradients and all.
+    """A Trainer for prompts: loss between the two answers, and a part of that over the whole vocabulary.
 
+    The latter is the former minus log p("0" or "1") where the answers part, so its share is what teaches to follow
+    (and to end); without it, ``full_loss_weight`` 0, a model learns which answer is the likelier and not to give one.
+
+    What all prompts begin with is run once per batch, gradients and all.
     Keys and values of the beginning are repeated over the batch, so its gradient is the sum over the rows, exactly as
     if every row had been read whole; logits are computed only where there is a target.
     """
 
     prefix: torch.Tensor | None = None
+    full_loss_weight: float | None = None  # None: the cross-entropy over the whole vocabulary is all the loss
     prompt_loss_weight = 0.0
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weighted mean cross-entropy of the next tokens, and the logits of "0" and "1", ``(batch, 2)``."""
+        """Return the loss that is trained, and the logits of "0" and "1" where the answers part, ``(batch, 2)``."""
         targets, is_answer = inputs["targets"], inputs["is_answer"]
         keep = targets.shape[1]
         if not self.prompt_loss_weight:
@@ -78,7 +85,10 @@ class PromptTrainer(CheckedTrainer):
         each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
         rows = torch.arange(len(targets), device=logits.device)
         chosen = logits[rows, keep - inputs["choice_at"]].gather(1, inputs["choices"])
-        return (each * weights).sum() / weights.sum(), chosen
+        full = (each * weights).sum() / weights.sum()
+        if self.full_loss_weight is None:
+            return full, chosen
+        return F.cross_entropy(chosen, inputs["labels"]) + self.full_loss_weight * full, chosen
 
 
 def last_logits(

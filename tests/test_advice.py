@@ -86,6 +86,19 @@ def test_texts_that_were_seen_in_training_are_counted(shared, more, said):
     assert not said or found[0].startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "evaluated_on", "is_said"),
+    [(7, 19, True), (10, 19, False), (19, 7, False), (None, 19, False), (7, None, False)],
+)
+def test_held_out_score_of_phrases_is_called_no_forecast_of_sentences(trained_on, evaluated_on, is_said):
+    training = {"median_words": trained_on, "held_out": {"score": 0.764, "loss": 0.5}}
+    found = advice.lines(record(50, 50, training=training, median_words=evaluated_on))
+    expected = (
+        "The adapter was trained on phrases (median 7 words), the evaluation is sentences (19): its held-out score 76.4"
+    )
+    assert [line.partition(" is no forecast")[0] for line in found] == [expected] * is_said
+
+
 def test_overlap_sees_through_capitals_and_punctuation(tmp_path):
     dev = [("A fine film!", 1), ("it 's dull .", 0), ("something new", 1), ("!!!", 0)]
     train = [("a fine film", 1), ("It's dull", 0), ("other", 1), ("...", 0)]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,10 +28,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
-    trainer_callback,
 )
 
 import finetune.__main__
+from finetune import progress
 from finetune.plan import make_plan
 from finetune.record import identity, readme
 from finetune.spec import make_spec
@@ -101,6 +102,8 @@ def test_adapter_is_made_saved_and_scored(architecture, data, made, door, cli, t
     assert final["key"] == checkpoint["key"]
     assert final["train_samples"] == 8
     assert final["training"]["optimiser_steps"] == 4
+    assert final["training"]["held_out"] == manifest["held_out"]
+    assert (manifest["median_words"], final["training"]["median_words"], final["median_words"]) == (4, 4, 5.5)
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter
 
 
@@ -260,12 +263,86 @@ def test_rows_held_out_are_neither_trained_on_nor_of_another_seed(data, random_m
     assert (manifest["train_samples"], manifest["rows"], manifest["held_out"]["n"]) == ("all", 54, 10)  # 64 // 6 // 2 * 2
 
 
-def test_few_steps_are_said_and_enough_are_not(made, data, random_model):
-    _, done = made
-    assert "Warning: 4 optimiser steps are planned" in done.stderr
-    assert "0.5091" in done.stderr
-    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data), overrides=["steps={2: 100}"]))
-    assert [job.warning for job in plan.jobs] == [None]
+def test_few_steps_are_said_once_a_command_in_words_that_fit_the_model(data, random_model, tmp_path):
+    done = train(*flags(random_model, data, tmp_path, "--seed=0,1"))
+    assert done.stderr.count("Warning: 4 optimiser steps are planned, which may be too few") == 1
+    assert "DeBERTa" not in done.stderr
+
+    def warnings(model, steps):
+        spec = make_spec(samples=8, model=str(model), data_dir=str(data), overrides=[f"steps={steps}"])
+        return [job.warning for job in make_plan(spec).jobs]
+
+    assert "DeBERTa stayed at the majority class (0.5091)" in warnings(build_model(tmp_path / "d", "deberta-v2"), 99)[0]
+    assert warnings(random_model, 100) == [None]
+
+
+def test_loss_before_training_is_the_base_s_own(made, random_model, data):
+    """Of the forced choice that plain transformers make over the rows held out."""
+    folder, manifest = only_adapter(made[0])
+    plan = make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data)))
+    plain: Any = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32).eval()
+    losses = []
+    for example in plan.jobs[0].held_out:
+        zeros, ones = example["completions"]
+        at, (zero, one) = next((n, pair) for n, pair in enumerate(zip(zeros, ones, strict=True)) if len(set(pair)) == 2)
+        with torch.inference_mode():
+            logits = plain(torch.tensor([example["prompt"] + zeros[:at]])).logits[0, -1]
+        losses.append(-logits[[zero, one]].log_softmax(-1)[example["labels"]].item())
+    assert manifest["held_out_before"]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    first = json.loads((folder / "history.json").read_text())["history"][0]
+    assert (first["step"], first["held_out_loss"]) == (0, manifest["held_out_before"]["loss"])
+
+
+def test_resumed_training_keeps_the_loss_before_it(made, data, random_model, tmp_path, monkeypatch):
+    from finetune.trainers import PromptTrainer
+
+    plain, done = PromptTrainer.training_step, []
+
+    def interrupted(*args, **kwargs):
+        done.append(1)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(PromptTrainer, "training_step", interrupted)
+    assert train(*flags(random_model, data, tmp_path)).code == 1
+    again = train(*flags(random_model, data, tmp_path))
+    assert again.code == 0, again.stderr
+    assert "4 steps, from step 2 on" in again.stderr
+    (whole,), (resumed,) = manifests(made[0]), manifests(tmp_path)
+    assert resumed["steps_resumed"] == 2
+    for name in ("held_out_before", "held_out_lowest", "held_out", "no_better_than_base"):
+        assert resumed[name] == whole[name]
+
+
+def test_rows_that_are_sentences_are_drawn_and_held_out_when_asked_for(random_model, tmp_path):
+    texts = [(f"a film of {'many ' * (n % 2 * 9)}words {n} {label}", label) for n in range(24) for label in (0, 1)]
+    data = tsv_folder(tmp_path / "data", texts[:4], texts)
+    done = train(*flags(random_model, data, tmp_path / "out", "--rows=sentences"))
+    assert done.code == 0, done.stderr
+    folder, manifest = only_adapter(tmp_path / "out")
+    assert (manifest["rows_from"], manifest["median_words"], manifest["held_out"]["n"]) == ("sentences", 15, 4)
+    assert "8 samples (8 rows that are sentences)" in (folder / "README.md").read_text()
+    plain, sentences = (make_plan(make_spec(samples=8, model=str(random_model), data_dir=str(data), rows=rows)).jobs[0]
+                        for rows in ("all", "sentences"))  # fmt: skip
+    assert plain.key != sentences.key
+    drawn = sentences.subset.rows + sentences.subset.held_out
+    assert all(len(texts[row][0].split()) >= 10 for row in drawn)
+
+
+def test_adapter_that_is_no_better_than_its_base_is_marked(made, random_model, door, tmp_path):
+    """Of one sentence with both labels no margin is better than none, and a high rate makes a wide one."""
+    rows = [("a film", label) for _ in range(16) for label in (0, 1)]
+    data = tsv_folder(tmp_path / "data", rows[:4], rows)
+    done = train(*flags(random_model, data, tmp_path, "--set=learning_rate=0.1"))
+    folder, manifest = only_adapter(tmp_path)
+    assert manifest["held_out"]["loss"] > manifest["held_out_before"]["loss"]
+    assert manifest["no_better_than_base"] is True
+    assert f"Warning: {folder.name} is no better than its base: held-out log-loss" in done.stderr
+    assert "NO BETTER THAN ITS BASE (loss " in (folder / "README.md").read_text()
+    scored = door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path}")
+    assert "The adapter is no better than its base: log-loss" in scored.stdout
+    assert only_adapter(made[0])[1]["no_better_than_base"] is False
 
 
 def test_collapse_is_said_and_reaches_record_and_leaderboard(random_model, door, tmp_path):
@@ -391,15 +468,34 @@ def test_bar_shows_loss_and_score_on_a_terminal_alone_and_no_log_line(
     is_terminal, data, random_model, tmp_path, capfd, monkeypatch
 ):
     bar = functools.partial(tqdm.tqdm, disable=False, mininterval=0)  # the tests' environment has TQDM_DISABLE
-    monkeypatch.setattr(trainer_callback, "tqdm", bar)
+    monkeypatch.setattr(progress, "tqdm", bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     assert finetune.__main__.main(flags(random_model, data, tmp_path)) == 0
     said = capfd.readouterr()
     assert "{'" not in said.out + said.err
-    last = next((part for part in reversed(said.err.replace("\n", "\r").split("\r")) if "4/4" in part), "")
+    parts = said.err.replace("\n", "\r").split("\r")
+    last = next((part for part in reversed(parts) if "4/4" in part), "")
     (folder,) = adapters(tmp_path)
     for shown in (f"{folder.name}: 100%", ", loss=", "held-out loss=", "score="):
         assert (shown in f", {last}".replace("[", ", ")) == is_terminal, last
+    bars = {part.strip().partition(":")[0] for part in parts if "%|" in part}
+    assert bars == ({folder.name} if is_terminal else set())
+
+
+def test_log_file_shows_how_far_training_is_line_by_line(made):
+    _, done = made
+    (folder,) = adapters(made[0])
+    lines = done.stderr.splitlines()
+    start = lines.index(f"Training {folder.name}: 4 steps")
+    numbers = r"held-out loss \d+\.\d{3}, score \d+\.\d"
+    for line, pattern in zip(
+        lines[start + 1 : start + 4],
+        [rf"step 0 of 4: {numbers}", rf"step 2 of 4: {numbers}, \d+ s left", rf"step 4 of 4: {numbers}"],
+        strict=True,
+    ):
+        assert re.fullmatch(pattern, line)
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
 
 
 def test_interrupt_says_how_to_go_on(data, random_model, tmp_path, monkeypatch):

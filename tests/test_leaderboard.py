@@ -57,6 +57,12 @@ def test_rows_are_sorted_by_score_and_carry_the_interval():
     assert board[0]["not_following"] == 3
 
 
+def test_adapter_no_better_than_its_base_is_shown_where_collapse_is():
+    board = rows([manifest("a", 436, training={"collapsed": False, "no_better_than_base": True})], [])
+    assert "| no better |" in render.markdown(board)
+    assert ",False,True," in render.as_csv(board).splitlines()[1]
+
+
 def test_rows_set_the_reported_score_beside_and_say_whether_it_lies_inside():
     scores = reported.scores()
     name = "Qwen/Qwen2.5-0.5B"

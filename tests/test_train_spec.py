@@ -25,12 +25,12 @@ def test_command_line_and_python_give_the_same_spec():
     said = read(
         "--samples=16,all", "--seed=0,3", "--model=m", "--recipe=tiny", "--set=rank=4", "--set=alpha=8", "--task=t",
         "--data_dir=d", "--include_path=i", "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio",
-        "--allow_pickle", "--force",
+        "--allow_pickle", "--force", "--rows=sentences",
     )  # fmt: skip
     given = make_spec(
         samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data_dir="d",
         include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True,
-        force=True,
+        force=True, rows="sentences",
     )  # fmt: skip
     assert said == given
     assert (said.samples, said.seeds, said.report_to) == (("16", "all"), (0, 3), ("wandb", "trackio"))
@@ -54,7 +54,8 @@ def test_spec_is_json_and_back():
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"samples": 15}, "SAMPLES '15'"), ({"seeds": -1}, "SEED '-1'"), ({"seeds": 2**32}, "SEED '4294967296'"),
+    [({"samples": 15}, "SAMPLES '15'"), ({"seeds": -1}, "SEED '-1'"),
+     ({"rows": "long"}, "ROWS 'long' is not one of all, sentences"), ({"seeds": 2**32}, "SEED '4294967296'"),
      ({"samples": (4, "many")}, "SAMPLES 'many'"), ({"recipe": "qwn"}, "Did you mean qwen"),
      ({"recipe": "qwen", "overrides": ["rnk=1"]}, "Did you mean rank")],
     ids=str,

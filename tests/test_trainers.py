@@ -1,4 +1,4 @@
-"""The shared-prefix pass: loss and gradients of the plain one, and of transformers' own loss."""
+"""The losses, against their closed forms and transformers' own; the shared-prefix pass, against the plain one."""
 
 import functools
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 import torch
 from builders import SENTENCES, build_model
+from training import words_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples
-from finetune.model import add_lora
+from finetune.model import add_lora, load_base
+from finetune.plan import make_plan
+from finetune.spec import make_spec
+from finetune.trainer_setup import build_trainer
 from finetune.trainers import PromptTrainer, why_prefix_is_not_shared
 from harness_ext.task.find import build_tasks
 from harness_ext.task.prompts import common_prefix, render_prompt
@@ -123,6 +127,51 @@ def test_loss_equals_transformers_own(weight, eight_rows, tmp_path):
     theirs = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
                            position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss  # fmt: skip
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def closed_form(trainer, examples):
+    """Mean losses over rows read one by one by the plain model: the two answers', the whole answer's, and -log p({0, 1})."""
+    two_way, full, following = [], [], []
+    for example in examples:
+        answer, other = (example["completions"][label] for label in (example["labels"], 1 - example["labels"]))
+        ids = torch.tensor([example["prompt"] + answer])
+        log_p = trainer.model(input_ids=ids).logits[0, len(example["prompt"]) - 1 : -1].log_softmax(-1)
+        at = next(n for n, tokens in enumerate(zip(answer, other, strict=True)) if len(set(tokens)) == 2)
+        of_both = torch.stack([log_p[at, answer[at]], log_p[at, other[at]]])
+        two_way.append(torch.logsumexp(of_both, 0) - of_both[0])
+        following.append(-torch.logsumexp(of_both, 0))
+        full.append(-log_p[range(len(answer)), answer])
+        torch.testing.assert_close(full[-1][at], two_way[-1] + following[-1])  # CE_vocab = CE_2way - log p({0, 1})
+    return torch.stack(two_way).mean(), torch.cat(full).mean()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_loss_is_that_between_the_answers_and_a_share_of_the_full_one(share, shared, eight_rows, tmp_path):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    two_way, full = closed_form(trainer, examples)
+    trainer.full_loss_weight = share
+    prefix = shared_prefix(examples) if shared else []
+    trainer.prefix = torch.tensor(prefix) if shared else None
+    batch = collate(examples, prefix_length=len(prefix))
+    loss, _ = trainer.loss_of(trainer.model, batch)
+    assert loss.item() == pytest.approx((two_way + share * full).item(), rel=1e-5)
+    scored = trainer.compute_loss(trainer.model, batch, return_outputs=True)[0]
+    assert scored.item() == pytest.approx(two_way.item(), rel=1e-5)  # whatever is trained
+
+
+def test_original_s_recipe_trains_on_transformers_own_loss_over_the_whole_text(random_model, tmp_path):
+    plan = make_plan(make_spec(
+        samples=16, model=str(random_model), recipe="paper-qwen", data_dir=str(words_folder(tmp_path / "data")),
+    ))  # fmt: skip
+    base = load_base(plan.base, plan.recipe, plan.dtype, "cpu", plan.tokenizer)
+    (tmp_path / "work").mkdir()
+    trainer: Any = build_trainer(plan, plan.jobs[0], tmp_path / "work", add_lora(base.model, plan.recipe), from_start=True)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"].cumsum(1) < 2, -100)  # nothing predicts the first token
+    theirs = trainer.model(**{name: batch[name] for name in ("input_ids", "attention_mask")}, labels=labels,
+                           position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss  # fmt: skip
+    assert trainer.loss_of(trainer.model, batch)[0].item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
 def test_prompt_loss_weight_lies_between(eight_rows, tmp_path):

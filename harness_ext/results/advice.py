@@ -13,6 +13,7 @@ from harness_ext.results.tables import visible
 NOTABLE = 0.1  # share of outputs without a label from which on something is said
 LEAK = 0.01  # share of evaluation texts that also stand in the train split; of SST-2's 872 two do
 FEW = 10  # so few answers may be alike by chance
+LONGER = 2  # times the median words of what was trained on: SST-2's train rows have 7, its evaluation 19
 LENGTH = 60  # characters of an example
 _SAME = ("model", "method", "seed", "data", "n")  # of runs between which the task alone differs
 KINDS = {
@@ -35,7 +36,7 @@ def examples(samples: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Say what should be known about a run's score; nothing where there is nothing to say."""
-    said = [_not_following(record), _one_answer(record), _overlap(record)]
+    said = [_not_following(record), _one_answer(record), _overlap(record), _no_better(record), _no_forecast(record)]
     return [line for line in said if line]
 
 
@@ -103,6 +104,26 @@ def _overlap(record: dict[str, Any]) -> str:  # said only where rows of the trai
         return ""
     found = f"{shared} of {n} evaluation texts ({100 * shared / n:.1f}%) stand in the train split too"
     return f"Warning: {found}: the score is too high for new texts." if shared >= LEAK * n else f"{found}."
+
+
+def _no_better(record: dict[str, Any]) -> str:
+    made = record.get("training") or {}
+    if not made.get("no_better_than_base"):
+        return ""
+    after, before = (made[name]["loss"] for name in ("held_out", "held_out_before"))
+    return f"The adapter is no better than its base: log-loss {after:.2f} on the rows held out, the base's {before:.2f}."
+
+
+def _no_forecast(record: dict[str, Any]) -> str:
+    made = record.get("training") or {}
+    words, here = made.get("median_words"), record.get("median_words")
+    if not words or not here or here < LONGER * words or not made.get("held_out"):
+        return ""
+    score = 100 * made["held_out"]["score"]
+    return (
+        f"The adapter was trained on phrases (median {words:g} words), the evaluation is sentences ({here:g}): its "
+        f"held-out score {score:.1f} is no forecast. ROWS=sentences trains on sentences."
+    )
 
 
 def _shots(record: dict[str, Any]) -> int:

@@ -52,6 +52,7 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
         "settings": settings_text(record.get("not_default") or {}),
         "optimiser_steps": training.get("optimiser_steps"),
         "collapsed": training.get("collapsed"),
+        "no_better_than_base": training.get("no_better_than_base"),
         "score": main["correct"] / n,
         "low": low,
         "high": high,

@@ -9,7 +9,7 @@ from harness_ext.results import label_efficiency
 from harness_ext.results.tables import Column, csv_cell, markdown_table, show_table
 
 CSV_COLUMNS = (
-    "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed", "no_better_than_base",
     "task", "data", "settings", "n", "n_available", "score", "low", "high",
     "not_following", "near_ties", "strict_score", "auroc", "docs_per_s", "reported", "reported_inside", "partial",
 )  # fmt: skip
@@ -54,6 +54,11 @@ def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", wi
     show_table(list(filled), list(zip(*filled.values(), strict=True)), more, width)
 
 
+def verdict_of_training(made: dict[str, Any]) -> str | None:
+    """Say what is wrong with how an adapter answers the rows held out, given its row or record; None if nothing is."""
+    return "YES" if made.get("collapsed") else "no better" if made.get("no_better_than_base") else None
+
+
 def _columns(board: list[Row]) -> dict[Column, Callable[[Row], str]]:
     """The columns; some only where there is anything in them."""
     shown = {column: cell for column, cell in _COLUMNS.items() if column.title in _OPTIONAL}
@@ -84,7 +89,7 @@ _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("train samples", dropped=9): lambda row: str(row["train_samples"] or ""),
     Column("seed", dropped=5): _of("seed"),
     Column("steps", dropped=3): _of("optimiser_steps"),
-    Column("collapsed", dropped=13): lambda row: "YES" if row["collapsed"] else "",
+    Column("collapsed", dropped=13): lambda row: verdict_of_training(row) or "",
     Column("task", is_name=True, dropped=7): _of("task"),
     Column("data", is_name=True, dropped=4): _of("data"),
     Column("settings", is_name=True, dropped=14): _of("settings"),

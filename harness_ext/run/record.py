@@ -16,7 +16,10 @@ from harness_ext.run.spec import RunSpec
 from harness_ext.task import calibration, data, prompts
 
 # Of an adapter's own record, what stands in that of a run too.
-_MADE = ("base_version", "kind", "task", "data", "subset", "recipe", "optimiser_steps", "collapsed", "recipe_settings")
+_MADE = (
+    "base_version", "kind", "task", "data", "subset", "rows_from", "median_words", "recipe", "optimiser_steps",
+    "held_out", "held_out_before", "collapsed", "no_better_than_base", "recipe_settings",
+)  # fmt: skip
 # Arguments of a model that a table names in a column of their own.
 _NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "base_url", "model", "trust_remote_code")
 
@@ -86,14 +89,15 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
 
 
 def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
-    account, samples = done.account, done.samples
+    account, samples, docs = done.account, done.samples, run.asked.task.eval_docs
     n = len({sample["doc_id"] for sample in samples})
     answers = n * len(samples[0]["arguments"])
     is_measured = account.requests and not (account.path.get("from_generation") or account.path.get("documents_kept"))
     return {
         "n": n,
-        "n_available": len(run.asked.task.eval_docs),
+        "n_available": len(docs),
         "train_overlap": data.overlap(run.asked.task),
+        "median_words": data.median_words(docs["sentence"][:]) if "sentence" in getattr(docs, "column_names", ()) else None,
         "counts": outcomes.counts(done.outcomes),
         "examples": advice.examples(samples),
         "margins": _worth(done.outcomes),

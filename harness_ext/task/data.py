@@ -8,6 +8,7 @@ to another: a source that cannot be read is an error.
 import functools
 import hashlib
 import json
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def fingerprint(documents: Iterable[dict]) -> str:
     for document in documents:
         digest.update(json.dumps(document, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def median_words(texts: Iterable[str]) -> float:
+    """Return the median number of words of texts, at least one; white space parts words."""
+    return statistics.median(len(text.split()) for text in texts)
 
 
 def overlap(task: Any) -> int | None:

@@ -14,6 +14,7 @@ from harness_ext.backend.server import NOT_IN_KEY
 from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, VLLM, Subject
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
+from harness_ext.model import pooling
 from harness_ext.model.files import hash_folder
 from harness_ext.model.settings import Settings
 from harness_ext.run import provenance
@@ -190,6 +191,8 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
             *(["scikit-learn"] if subject.is_baseline else []),
         ),
     }
+    if pooled := pooling.of_adapter(subject.adapter):  # an adapter's version does not cover its record
+        parts["pooling"] = pooled.mode
     if shots:  # else it shows in the prompts, which here depend on the seed too
         parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
     if spec.rows:

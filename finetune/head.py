@@ -19,15 +19,23 @@ SOME = 1024  # rows that a head is fitted to before each evaluation in training;
 
 
 def fit(model: Any, plan: Plan, examples: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Fit a classifier's head to rows as it reads them now, under peft or not; say how, for the record."""
+    """Fit a classifier's head to rows as it reads them now, under peft or not; say how, for the record.
+
+    On vectors that were themselves trained on the rows' labels, cross-validation finds every C good: there it is 1, as in
+    SetFit.
+    """
     labels = [example["labels"] for example in examples]
-    found = logistic.fit([vectors(model, plan.tokenizer, examples).numpy()], labels, seed=seed)
+    found = logistic.fit(
+        [vectors(model, plan.tokenizer, examples).numpy()], labels, seed=seed, choose=not plan.recipe.contrastive
+    )
     _copy(found.model, _head(model))
     return {"rows": len(labels), "C": found.C, "log_loss": found.log_loss}
 
 
 def some(job: Job) -> list[dict[str, Any]]:
     """Return a job's rows, of many the first `SOME`, half of them of each class."""
+    if len(job.examples) <= SOME:
+        return job.examples
     classes = ((each for each in job.examples if each["labels"] == label) for label in (0, 1))
     return [example for each in classes for example in islice(each, SOME // 2)]
 

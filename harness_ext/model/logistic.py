@@ -20,12 +20,19 @@ class Fitted:
 
 
 def fit(
-    layers: Sequence[Any], labels: Sequence[int], *, default: int = 0, standardise: bool = False, seed: int = 0
+    layers: Sequence[Any],
+    labels: Sequence[int],
+    *,
+    default: int = 0,
+    standardise: bool = False,
+    seed: int = 0,
+    choose: bool = True,
 ) -> Fitted:
     """Fit labels, 0 or 1, on states ``(rows, hidden)``, of which several layers may be offered.
 
     From `ENOUGH` labels on the layer and C are those of the least log-loss in a stratified cross-validation of `FOLDS`
-    folds; with fewer labels, the `default` layer and scikit-learn's own C. Standardised columns have mean 0 and deviation 1.
+    folds; with fewer labels, or where nothing is to be chosen, the `default` layer and scikit-learn's own C. Standardised
+    columns have mean 0 and deviation 1.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -37,7 +44,7 @@ def fit(
         return make_pipeline(StandardScaler(), regression) if standardise else regression
 
     chosen: tuple[float | None, int, float] = (None, default, 1.0)
-    if len(labels) >= ENOUGH:
+    if choose and len(labels) >= ENOUGH:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         tried = []
         for layer, states in enumerate(layers):

@@ -53,7 +53,11 @@ def load_base(
     """
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
         weights = getattr(torch, dtype)
-        options = {"revision": checkpoint.revision, "use_safetensors": None if allow_pickle else True, "dtype": weights}
+        options: dict[str, Any] = {
+            "revision": checkpoint.revision,
+            "use_safetensors": None if allow_pickle else True,
+            "dtype": weights,
+        }
         classes = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
         if pooling:
             model, new = pooled.load(checkpoint.path, pooling, **options, **classes), pooled.NEW

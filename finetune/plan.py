@@ -166,7 +166,9 @@ def _pooling(recipe: Recipe, base: Checkpoint) -> Pooling | None:
     """Find out how a recipe wants states pooled; None where the model's own head reads them."""
     if recipe.pooling is None:
         return None
-    return pooling_of(base) if recipe.pooling == "own" else Pooling(recipe.pooling)
+    if recipe.pooling != "own":
+        return Pooling(recipe.pooling)
+    return pooling_of(base, default="last" if is_generative(base) else "mean")  # a decoder's last token has read them all
 
 
 def _task(spec: TrainSpec, base: Checkpoint) -> Any:

@@ -200,6 +200,23 @@ def test_how_the_makers_of_a_base_pool_is_followed_and_counts(data, encoder, tmp
     assert named.pooling == Pooling("cls")
 
 
+def test_decoder_is_pooled_at_its_last_token_and_scored_as_it_was_trained(data, answering, door, tmp_path):
+    done = train(*flags(answering, data, tmp_path, "--recipe=encoder", "--set=learning_rate=1.0e-3"))
+    assert done.code == 0, done.stderr
+    folder, manifest = only_adapter(tmp_path)
+    assert manifest["pooling"] == {"mode": "last"}
+    scored = door("run", f"--adapter={folder}", f"--data_dir={data}", f"-o{tmp_path}", "--tasks=sst2_01_choice")
+    assert scored.code == 0, scored.stderr
+    ours = [[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(tmp_path)]
+    model, tokenizer = with_lora(answering, folder), AutoTokenizer.from_pretrained(answering)
+    weights = load_file(folder / "adapter_model.safetensors")
+    head, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
+    with torch.no_grad():
+        last = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1] for text in TEXTS]
+        logits = torch.nn.functional.normalize(torch.stack(last), dim=-1) @ head.T + bias
+    assert ours == pytest.approx(logits.log_softmax(-1).numpy(), abs=1e-4)
+
+
 def test_another_pooling_in_an_adapters_record_is_another_run(made, data, door, tmp_path):
     folder = Path(shutil.copytree(made["encoder"][0], tmp_path / "adapter"))
     path = folder / "run.json"

@@ -46,14 +46,16 @@ class Pooling:
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-def pooling_of(checkpoint: Checkpoint) -> Pooling:
-    """Read how an encoder's makers pool; the mean where they do not say.
+def pooling_of(checkpoint: Checkpoint, default: str = "mean") -> Pooling:
+    """Read how a model's makers pool; the `default` where they do not say.
 
     Raises:
         UserError: They pool in a way that is not known here.
     """
     said = _read(checkpoint)
     modes = [name for name, is_on in said.items() if name.startswith("pooling_mode_") and is_on is True]
+    if not said:
+        return Pooling(default)
     modes = [name.removeprefix("pooling_mode_") for name in modes] or [str(said.get("pooling_mode", "mean_tokens"))]
     if len(modes) > 1 or (found := _MODES.get(modes[0], modes[0])) not in MODES:
         raise UserError(f"Model {checkpoint.name!r} pools by {' and '.join(modes)} ({FILE}); known are {', '.join(MODES)}.")

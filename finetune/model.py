@@ -58,7 +58,11 @@ def load_base(
             "use_safetensors": None if allow_pickle else True,
             "dtype": weights,
         }
-        classes = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
+        classes: dict[str, Any] = {
+            "num_labels": 2,
+            "id2label": ID2LABEL,
+            "label2id": {name: n for n, name in ID2LABEL.items()},
+        }
         if pooling:
             model, new = pooled.load(checkpoint.path, pooling, **options, **classes), pooled.NEW
         else:

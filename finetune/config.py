@@ -10,10 +10,12 @@ import numpy as np
 import yaml
 
 from harness_ext.errors import UserError, did_you_mean
+from harness_ext.model.pooling import MODES
 
 RECIPES = Path(__file__).parent / "recipes"
 FEW_STEPS = 100  # the original's DeBERTa stayed at the majority class up to 48 steps, and left it at 192
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+POOLINGS = ("own", *MODES)  # own: as the base's makers say, else the mean
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Recipe:
     steps: int | dict[int, int] | None = None
     epochs: float | None = None  # passes over the rows, instead of steps
     head_learning_rate: float | None = None  # of a classifier's head; as learning_rate if left out
+    pooling: str | None = None  # one of POOLINGS, under a head that starts as the probe; if left out, the model's own head
+    contrastive: bool = False  # train the pooled vectors on pairs of rows, and fit the head to them at the end
     schedule: str = "linear"  # one of SCHEDULES
     warmup_share: float = 0.06  # of the steps, over which the learning rate rises from 0
     weight_decay: float = 0.0  # of AdamW
@@ -48,6 +52,7 @@ class Recipe:
         _check_one_of("kind", self.kind, ("generative", "classifier"))
         _check_one_of("schedule", self.schedule, SCHEDULES)
         _check_one_of("quantise", self.quantise, (None, "nf4", "int8"))
+        _check_one_of("pooling", self.pooling, (None, *POOLINGS))
         for name in ("learning_rate", "head_learning_rate", "batch_size", "rank", "alpha", "epochs", "evaluations"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"Recipe: {name} {getattr(self, name)} is not above 0.")
@@ -67,6 +72,10 @@ class Recipe:
             raise UserError(f"Recipe: batch_size {self.batch_size} is odd, so its batches cannot be balanced.")
         if self.kind == "classifier" and (self.quantise or self.prompt_loss_weight):
             raise UserError("Recipe: quantise and prompt_loss_weight are for generative recipes.")
+        if self.kind == "generative" and (self.pooling or self.contrastive):
+            raise UserError("Recipe: pooling and contrastive are for classifiers; a generative recipe writes its answer.")
+        if self.contrastive and (self.pooling is None or not self.balanced_batches or self.batch_size < 4):
+            raise UserError("Recipe: contrastive needs a pooling, and balanced batches of 4 rows or more to find pairs in.")
 
     def planned_steps(self, rows: int) -> int:
         """Return the number of optimiser steps for so many training rows."""

@@ -15,9 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from finetune.config import Recipe
 from finetune.reload import checksum
 from harness_ext.errors import UserError, one_line_errors
+from harness_ext.model import pooled
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.loading import ID2LABEL, WholeModel, quantiser
 from harness_ext.model.memory import without_weights
+from harness_ext.model.pooling import Pooling
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,39 @@ class Base:
 
 
 def load_base(
-    checkpoint: Checkpoint, recipe: Recipe, dtype: str, device: str, tokenizer: Any, allow_pickle: bool = False
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    dtype: str,
+    device: str,
+    tokenizer: Any,
+    allow_pickle: bool = False,
+    pooling: Pooling | None = None,
 ) -> Base:
-    """Load a base model for training: whole, but for a classifier's head; the padding token goes into its config."""
+    """Load a base model for training: whole, but for a classifier's head; the padding token goes into its config.
+
+    With a `pooling`, a classifier's new head stands on pooled states, and not on a pooler of its own.
+    """
     with one_line_errors(loading=f"Base {checkpoint.name!r} does not load: "):
         weights = getattr(torch, dtype)
-        if recipe.kind == "generative":
-            loader = WholeModel(AutoModelForCausalLM)
-            more = quantiser(recipe.quantise, weights, device)
+        options: dict[str, Any] = {
+            "revision": checkpoint.revision,
+            "use_safetensors": None if allow_pickle else True,
+            "dtype": weights,
+        }
+        classes: dict[str, Any] = {
+            "num_labels": 2,
+            "id2label": ID2LABEL,
+            "label2id": {name: n for n, name in ID2LABEL.items()},
+        }
+        if pooling:
+            model, new = pooled.load(checkpoint.path, pooling, **options, **classes), pooled.NEW
         else:
-            loader = WholeModel(AutoModelForSequenceClassification, may_lack=_head_names(checkpoint))
-            more = {"num_labels": 2, "id2label": ID2LABEL, "label2id": {name: n for n, name in ID2LABEL.items()}}
-        safe = None if allow_pickle else True
-        model = loader.from_pretrained(
-            checkpoint.path, revision=checkpoint.revision, use_safetensors=safe, dtype=weights, **more
-        )
+            is_generative = recipe.kind == "generative"
+            auto = AutoModelForCausalLM if is_generative else AutoModelForSequenceClassification
+            loader = WholeModel(auto, may_lack=() if is_generative else _head_names(checkpoint))
+            more = quantiser(recipe.quantise, weights, device) if is_generative else classes
+            model = loader.from_pretrained(checkpoint.path, **options, **more)
+            new = loader.missing
         if not recipe.quantise:
             model.to(device)
     names: set[str] = set()
@@ -59,7 +79,7 @@ def load_base(
         names = set(heads_of(model))
         model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     heads = {name: weight.clone() for name, weight in model.state_dict().items() if set(name.split(".")) & names}
-    return Base(model, loader.missing, heads, checksum(model))
+    return Base(model, new, heads, checksum(model))
 
 
 def draw_new_weights(model: Any, new: list[str]) -> None:
@@ -99,7 +119,7 @@ def heads_of(model: Any) -> list[str]:
     peft itself saves a classifier but not its pooler (its issue 2171).
     """
     children = {name for name, child in model.named_children() if [*child.parameters()]}
-    poolers = {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")}
+    poolers = {"pooler" for name, child in model.named_modules() if name.endswith(".pooler") and [*child.parameters()]}
     return sorted(children - {model.base_model_prefix} | poolers)
 
 

@@ -18,6 +18,7 @@ from harness_ext.model import generation_config, memory, quantisation
 from harness_ext.model.checkpoints import Checkpoint, find_model, is_generative, leftover
 from harness_ext.model.lengths import context_length
 from harness_ext.model.loading import load_tokenizer
+from harness_ext.model.pooling import Pooling, pooling_of
 from harness_ext.model.settings import Settings, choose
 from harness_ext.paths import SHIPPED
 from harness_ext.results import records
@@ -64,6 +65,7 @@ class Plan:
     dtype: str  # of the base's weights
     mixed: bool  # products are computed in bfloat16
     notes: list[str]  # to be said before training
+    pooling: Pooling | None = None  # of a classifier whose head starts as the probe
     jobs: list[Job] = field(default_factory=list, repr=False)  # in the order in which they are done
 
     @property
@@ -94,6 +96,7 @@ def make_plan(spec: TrainSpec) -> Plan:
     """Find out, and check, all that training needs to know; reads the base's config and tokenizer, not its weights."""
     base = find_model(spec.model or DEFAULT_MODEL, allow_pickle=spec.allow_pickle)
     recipe_name, recipe = _recipe(spec, base)
+    pooling = _pooling(recipe, base)
     task = _task(spec, base)
     tokenizer = load_tokenizer(base)
     mended = _mend_tokenizer(tokenizer, base, recipe)
@@ -104,9 +107,10 @@ def make_plan(spec: TrainSpec) -> Plan:
     notes = [f"Note: {said}"] if (said := leftover(base)) else []
     notes.append(
         f"recipe {recipe_name} ({recipe.kind}) · task {task.task_name} · device {settings.device} · dtype {dtype}"
-        f"{', products in bfloat16' * mixed}{' · chat template on' * settings.chat_template}{mended}"
+        f"{', products in bfloat16' * mixed}{' · chat template on' * settings.chat_template}"
+        f"{f' · pooling {pooling.mode}' if pooling else ''}{mended}"
     )
-    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes)
+    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes, pooling)
     return replace(plan, jobs=_jobs(plan))
 
 
@@ -130,7 +134,7 @@ def _recipe(spec: TrainSpec, base: Checkpoint) -> tuple[str, Recipe]:
             f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "
             "from; `--set quantise=nf4` loads that in 4 bits."
         )
-    name = spec.recipe or ("tiny" if base.name in SHIPPED else "qwen" if is_generative(base) else "deberta")
+    name = spec.recipe or _default_recipe(base)
     recipe = read_recipe(name, spec.overrides)
     if recipe.kind == "generative" and not is_generative(base):
         fitting = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if read_recipe(path.stem).kind == "classifier"]
@@ -139,6 +143,23 @@ def _recipe(spec: TrainSpec, base: Checkpoint) -> tuple[str, Recipe]:
             f"Choose a classifier's recipe: {', '.join(fitting)}."
         )
     return name, recipe
+
+
+def _default_recipe(base: Checkpoint) -> str:
+    if base.name in SHIPPED:
+        return "tiny"
+    if is_generative(base):
+        return "qwen"
+    return "deberta" if str(base.config.get("model_type")).startswith("deberta") else "encoder"  # it has a pooler of its own
+
+
+def _pooling(recipe: Recipe, base: Checkpoint) -> Pooling | None:
+    """Find out how a recipe wants states pooled; None where the model's own head reads them."""
+    if recipe.pooling is None:
+        return None
+    if recipe.pooling != "own":
+        return Pooling(recipe.pooling)
+    return pooling_of(base, default="last" if is_generative(base) else "mean")  # a decoder's last token has read them all
 
 
 def _task(spec: TrainSpec, base: Checkpoint) -> Any:
@@ -185,14 +206,22 @@ def _jobs(plan: Plan) -> list[Job]:
         "task_version": plan.task.VERSION,
         "data": fingerprint(train),
         "recipe": asdict(recipe),
+        "pooling": asdict(plan.pooling) if plan.pooling else None,
         "dtype": plan.dtype,
         "mixed": plan.mixed,
         "device": plan.settings.device.split(":")[0],
-        "versions": provenance.versions(*(["bitsandbytes"] if recipe.quantise else [])),
+        "versions": provenance.versions(
+            *(["bitsandbytes"] if recipe.quantise else []), *(["scikit-learn"] if plan.pooling else [])
+        ),
         **({"rows": spec.rows} if spec.rows != "all" else {}),
     }
     jobs = []
     for (seed, _), subset in subset_of.items():
+        if recipe.contrastive and len(subset.rows) < 4:
+            raise UserError(
+                f"Recipe {plan.recipe_name!r} compares rows of one class, but SAMPLES={subset.name} holds one of each: "
+                "take 4 or more, or another recipe."
+            )
         examples, held_out = [encoded[row] for row in subset.rows], [encoded[row] for row in subset.held_out]
         parts = shared | {
             "texts": fingerprint(examples + held_out),  # as the model reads them: prompts, answers and tokenizer are in it

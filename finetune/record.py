@@ -40,6 +40,7 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "recipe": plan.recipe_name,
         "recipe_settings": asdict(plan.recipe) | {"batch_size": job.batch_size},
+        "pooling": asdict(plan.pooling) if plan.pooling else None,
         "dtype": plan.dtype,
         "products": plan.products,
         "key": job.key,

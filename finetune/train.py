@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import set_seed
 
-from finetune import curves, record, reports, verdict
+from finetune import curves, head, record, reports, verdict
 from finetune.model import Base, add_lora, draw_new_weights, load_base
 from finetune.plan import Job, Plan
 from finetune.reload import check_saved
@@ -47,7 +47,13 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
             reset_peak_memory()
             started, start = datetime.now(UTC), time.perf_counter()
             base = base or load_base(
-                plan.base, plan.recipe, plan.dtype, plan.settings.device, plan.tokenizer, plan.spec.allow_pickle
+                plan.base,
+                plan.recipe,
+                plan.dtype,
+                plan.settings.device,
+                plan.tokenizer,
+                plan.spec.allow_pickle,
+                plan.pooling,
             )
             measured = _train(plan, job, base, work)
             measured["time_s"]["total"] = time.perf_counter() - start
@@ -66,7 +72,11 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
     loggers = ",".join(plan.spec.report_to)
     with one_line_errors(running=f"Training with REPORT_TO={loggers} does not work: " if loggers else None):
         set_seed(job.seed)
-        draw_new_weights(base.model, base.new)
+        if plan.pooling:
+            fitted = head.fit(base.model, plan, job.examples, job.seed)
+        else:
+            fitted = None
+            draw_new_weights(base.model, base.new)
         model = add_lora(base.model, plan.recipe)
         trainable, _ = model.get_nb_trainable_parameters()
         with contextlib.ExitStack() as at_last:
@@ -77,6 +87,9 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
             begun = time.perf_counter()
             with writing_to(Path(plan.spec.out)):
                 trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+                if trainer.refit:
+                    trainer.refit = None
+                    fitted = head.fit(model, plan, job.examples, job.seed)
                 train_s = time.perf_counter() - begun
                 _save(plan, job, work, trainer)
             outcome = _outcome(trainer)
@@ -89,6 +102,7 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
     steps_resumed = _step(resumed) if resumed else 0
     return {
         **outcome,
+        "head": fitted,
         "reload_difference": apart,
         "optimiser_steps": trainer.state.global_step,
         "steps_resumed": steps_resumed,

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from finetune import data, reports
+from finetune import data, head, reports
 from finetune.config import Recipe
 from finetune.model import heads_of
 from finetune.plan import Job, Plan
 from finetune.progress import progress
-from finetune.trainers import CheckedTrainer, PromptTrainer, why_prefix_is_not_shared
+from finetune.trainers import CheckedTrainer, ContrastiveTrainer, PromptTrainer, why_prefix_is_not_shared
 from harness_ext.errors import UserError
 from harness_ext.task.prompts import common_prefix
 
@@ -33,21 +33,24 @@ def build_trainer(plan: Plan, job: Job, work: Path, model: Any, *, from_start: b
     order = data.plan_batches(labels, lengths, job.steps, job.batch_size, job.seed, balanced=balanced)
     is_generative = recipe.kind == "generative"
     collate = partial(data.collate_prompts, pad=plan.tokenizer.pad_token_id)
-    trainer = (PromptTrainer if is_generative else CheckedTrainer)(
+    kind = PromptTrainer if is_generative else ContrastiveTrainer if recipe.contrastive else CheckedTrainer
+    trainer = kind(
         model=model,
         args=training_arguments(plan, job, work, from_start=from_start),
         train_dataset=[examples[row] for row in order],
-        eval_dataset=job.held_out,
+        eval_dataset=sorted(job.held_out, key=data.length),  # little padding: unsorted, 500 phrases take three times as long
         data_collator=collate if is_generative else partial(data.collate_sentences, tokenizer=plan.tokenizer),
         compute_metrics=_score,
         optimizers=(_optimizer(model, recipe), None),
         callbacks=[
-            _Movement([] if is_generative else heads_of(model.get_base_model())),
+            _Movement([] if is_generative or recipe.contrastive else heads_of(model.get_base_model())),
             progress(),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log entry, as the progress and the history have them
     reports.place(trainer, work, job.folder.name)
+    if isinstance(trainer, ContrastiveTrainer):
+        trainer.refit = partial(head.fit, model, plan, head.some(job), job.seed)
     if isinstance(trainer, PromptTrainer):
         trainer.full_loss_weight, trainer.prompt_loss_weight = recipe.full_loss_weight, recipe.prompt_loss_weight
         _share_prefix(trainer, collate, examples + job.held_out)

@@ -25,6 +25,7 @@ class CheckedTrainer(Trainer):
 
     model: Any  # under peft
     shared: dict[str, Any] | None = None  # for the record: tokens that all prompts share, run once per batch, or why not
+    refit: Callable[[], Any] | None = None  # fits a head that is not trained
 
     @functools.cached_property
     def _columns(self) -> set[str]:
@@ -53,8 +54,40 @@ class CheckedTrainer(Trainer):
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a classifier's mean cross-entropy and its logits ``(batch, 2)``."""
-        logits = model(**{name: column for name, column in inputs.items() if name in self._columns}).logits.float()
+        logits = self._run(model, inputs).logits.float()
         return F.cross_entropy(logits, inputs["labels"]), logits
+
+    def _run(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return model(**{name: column for name, column in inputs.items() if name in self._columns})
+
+
+class ContrastiveTrainer(CheckedTrainer):
+    """A Trainer that brings the vectors of rows of one class together, and those of two apart (SetFit's first stage).
+
+    sentence-transformers' ``CosineSimilarityLoss`` over all pairs of a batch: the mean squared distance of their cosine
+    from 1 or 0 (https://arxiv.org/abs/2209.11055). The rows held out are scored by what such vectors are for: `refit` fits
+    the head to them first.
+    """
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Score rows as Trainer does, by a head that fits today's vectors."""
+        if self.refit:
+            self.refit()
+        return super().evaluation_loop(*args, **kwargs)
+
+    def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of a batch's pairs in training, else the head's cross-entropy; and the logits ``(batch, 2)``."""
+        if not model.training:
+            return super().loss_of(model, inputs)
+        output, labels = self._run(model, inputs), inputs["labels"]
+        return pair_loss(output.vectors, labels), output.logits
+
+
+def pair_loss(vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss of all pairs of vectors ``(batch, hidden)``, which are of length 1."""
+    first, second = torch.triu_indices(len(labels), len(labels), offset=1, device=labels.device)
+    cosines = (vectors[first] * vectors[second]).sum(-1)
+    return F.mse_loss(cosines, (labels[first] == labels[second]).to(cosines.dtype))
 
 
 class PromptTrainer(CheckedTrainer):

@@ -122,7 +122,7 @@ def test_what_a_task_asks_and_answers_counts(own, tmp_path):
         'doc_to_text: "{{sentence}}:"',
         'doc_to_target: "{{1 - label}}"',
         'target_delimiter: "  "',
-        'doc_to_choice: ["no", "yes"]',
+        'doc_to_choice: ["no", "yes"]\nfilter_list: null',
         'description: "Read."',
     ]
     for path in (own / "model").glob("*.jinja"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.backend.subject import HF, VLLM, Subject
-from harness_ext.model import adapters, memory
+from harness_ext.model import adapters, memory, pooling
 from harness_ext.model.checkpoints import pinned
 from harness_ext.model.loading import NO_ADAPTER, load_tokenizer, quieten_libraries
 from harness_ext.model.settings import Settings
@@ -83,6 +83,8 @@ def _checkpoint_args(subject: Subject, settings: Settings) -> dict[str, Any]:
         args.pop("positive", None)
         args["classes"] = settings.classes
         args["head"] = list(adapters.whole_tensors(subject.adapter)) if subject.adapter else None
+        pooled = pooling.of_adapter(subject.adapter)
+        args["pooling"] = pooled.mode if pooled else None
     else:
         args["chat_template_args"] = settings.template_args
     if base.holds_adapter and subject.backend == HF:  # ours never put it on

@@ -16,7 +16,9 @@ from harness_ext.backend import batches
 from harness_ext.backend.engine import finite, inner_model
 from harness_ext.backend.merging import can_merge
 from harness_ext.errors import UserError
+from harness_ext.model import pooled
 from harness_ext.model.loading import WholeModel, put_on
+from harness_ext.model.pooling import Pooling
 
 # How far apart logits may be, as a share of the largest of them: rounding that adds up over the layers. Measured on MiniLM
 # and SmolLM2, 24 sentences in batches of 8 against one at a time: 2e-6, 0.0014 and 0.021; MiniLM at wrong positions: 0.27.
@@ -122,13 +124,19 @@ class Classifier:
         return finite(self.model(**accepted).logits).float()
 
 
-def load(pretrained: str, adapter: str | None, head: list[str], **options: Any) -> Any:
-    """Load model and adapter, whose `head` are weights or modules that it brings whole, as transformers and peft do."""
+def load(pretrained: str, adapter: str | None, head: list[str], pooling: str | None = None, **options: Any) -> Any:
+    """Load model and adapter, whose `head` are weights or modules that it brings whole, as transformers and peft do.
+
+    With a `pooling` (`Pooling.mode`) the head stands on pooled states in place of the model's own.
+    """
     lacking = (
         "Neither the base nor the adapter holds them: they were not saved when it was trained (peft's issue 2171)."
         if adapter
         else "Download them again."
     )
-    loader = WholeModel(AutoModelForSequenceClassification, may_lack=head, lacking=lacking)
-    model = loader.from_pretrained(pretrained, **options, **({"num_labels": 2} if head else {}))
+    if pooling:
+        model = pooled.load(pretrained, Pooling(pooling), lacking=lacking, **options)
+    else:
+        loader = WholeModel(AutoModelForSequenceClassification, may_lack=head, lacking=lacking)
+        model = loader.from_pretrained(pretrained, **options, **({"num_labels": 2} if head else {}))
     return put_on(model, adapter, classifier=True) if adapter else model

@@ -37,6 +37,7 @@ class ClassifierLM(SentenceLM):
         dtype: str = "float32",
         peft: str | None = None,  # adapter folder
         head: list[str] | None = None,  # weights or modules that the adapter brings whole
+        pooling: str | None = None,  # of tokens' states (`Pooling.mode`); None: the model's own head reads them
         classes: dict[str, Any] | None = None,  # which one is 1 (`classes.Classes.record`); by their names if None
         tokenizer: Any = None,  # in place of its own, its id or its folder
         batch_size: int | str = 64,  # rows per batch at the most, or ``auto`` to go by memory alone
@@ -52,7 +53,7 @@ class ClassifierLM(SentenceLM):
         self.batch_size_per_gpu = batch_size
         self._device = torch.device(device)
         options = {"dtype": dtype, "use_safetensors": use_safetensors, "trust_remote_code": trust_remote_code}
-        loads = functools.partial(load, pretrained, peft, head or [], revision=revision, **options)
+        loads = functools.partial(load, pretrained, peft, head or [], pooling, revision=revision, **options)
         self._classifier = Classifier(loads, tokenizer, self._device)
         config = self._classifier.base.config
         if config.num_labels != 2 or classes is None:

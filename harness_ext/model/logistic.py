@@ -41,12 +41,20 @@ def record() -> dict[str, Any]:
     }
 
 
-def fit(layers: Any, labels: Sequence[int], *, default: int = 0, standardise: bool = False, seed: int = 0) -> Fitted:
+def fit(
+    layers: Any,
+    labels: Sequence[int],
+    *,
+    default: int = 0,
+    standardise: bool = False,
+    seed: int = 0,
+    choose: bool = True,
+) -> Fitted:
     """Fit labels, 0 or 1, on states ``(rows, hidden)``, of which several layers may be offered.
 
     From `ENOUGH` labels on the layer and C are those of the least log-loss in a stratified cross-validation of `FOLDS`
-    folds, by `MOST` of the labels at the most; with fewer labels, the `default` layer and C. Standardised columns have mean
-    0 and deviation 1.
+    folds, by `MOST` of the labels at the most; with fewer labels, or not to `choose`, the `default` layer and C.
+    Standardised columns have mean 0 and deviation 1.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -59,7 +67,7 @@ def fit(layers: Any, labels: Sequence[int], *, default: int = 0, standardise: bo
     classes: Any = np.asarray(labels)
     loss, layer, some = None, default, None
     strength = DEFAULT_STANDARDISED if standardise else DEFAULT
-    if len(classes) >= ENOUGH:
+    if choose and len(classes) >= ENOUGH:
         some = np.arange(len(classes))
         if len(classes) > MOST:
             some, _ = train_test_split(some, train_size=MOST, random_state=seed, stratify=classes)

@@ -18,6 +18,7 @@ _MODES = {
     "max_tokens": "max",
     "lasttoken": "last",
 }  # as that file says it
+MODES = tuple(_MODES.values())
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Pooling:
     mode: str = "mean"  # over the tokens that are no padding: mean, max, the first (cls) or the last
 
     def __post_init__(self) -> None:
-        if self.mode not in _MODES.values():
-            raise UserError(f"Pooling {self.mode!r} is not one of {', '.join(_MODES.values())}.")
+        if self.mode not in MODES:
+            raise UserError(f"Pooling {self.mode!r} is not one of {', '.join(MODES)}.")
 
     def __call__(self, states: Any, mask: Any) -> Any:
         """Pool states ``(batch, tokens, hidden)``, given which tokens are no padding ``(batch, tokens)``."""
@@ -45,20 +46,37 @@ class Pooling:
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
-def pooling_of(checkpoint: Checkpoint) -> Pooling:
-    """Read how an encoder's makers pool; the mean where they do not say.
+def pooling_of(checkpoint: Checkpoint, default: str = "mean") -> Pooling:
+    """Read how a model's makers pool; the `default` where they do not say.
 
     Raises:
         UserError: They pool in a way that is not known here.
     """
     said = _read(checkpoint)
     modes = [name for name, is_on in said.items() if name.startswith("pooling_mode_") and is_on is True]
+    if not said:
+        return Pooling(default)
     modes = [name.removeprefix("pooling_mode_") for name in modes] or [str(said.get("pooling_mode", "mean_tokens"))]
-    if len(modes) > 1 or (found := _MODES.get(modes[0], modes[0])) not in _MODES.values():
-        raise UserError(
-            f"Model {checkpoint.name!r} pools by {' and '.join(modes)} ({FILE}); known are {', '.join(_MODES.values())}."
-        )
+    if len(modes) > 1 or (found := _MODES.get(modes[0], modes[0])) not in MODES:
+        raise UserError(f"Model {checkpoint.name!r} pools by {' and '.join(modes)} ({FILE}); known are {', '.join(MODES)}.")
     return Pooling(found)
+
+
+def of_adapter(adapter: Checkpoint | None) -> Pooling | None:
+    """Return how an adapter's classifier pools, as the record beside it says; None where it uses its base's own head.
+
+    Raises:
+        UserError: Its weights are those of a pooling classifier, but the record that says how is not there.
+    """
+    said = adapter.manifest.get("pooling") if adapter else None
+    if said:
+        return Pooling(str(said.get("mode")))
+    if adapter and any(name.startswith("base_model.model.body.") for name in adapter.tensors):
+        raise UserError(
+            f"Adapter {adapter.name!r} pools the states of its base, but no run.json beside it says how: "
+            "copy that of the folder it was made in."
+        )
+    return None
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Any]:

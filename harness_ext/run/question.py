@@ -14,7 +14,7 @@ from harness_ext.backend.server import NOT_IN_KEY
 from harness_ext.backend.subject import ANSWER, CHAT, CLASSIFIER, PROBE, VLLM, Subject
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
-from harness_ext.model import logistic
+from harness_ext.model import logistic, pooling
 from harness_ext.model.files import hash_folder
 from harness_ext.model.lengths import sentences_of
 from harness_ext.model.settings import Settings
@@ -206,6 +206,8 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
     }
     if subject.frozen:
         parts["probe"] = {**subject.frozen.record(), **logistic.record()}
+    if pooled := pooling.of_adapter(subject.adapter):  # an adapter's version does not cover its record
+        parts["pooling"] = pooled.mode
     if shots:  # else it shows in the prompts, which here depend on the seed too
         parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
     if spec.rows:

@@ -82,7 +82,7 @@ FIELDS = {
     "doc_to_image": ("", "doc_to_image: label\n"),
     "doc_to_audio": ("", "doc_to_audio: label\n"),
     "unsafe_code": ("", "unsafe_code: true\n"),
-    "doc_to_choice": ("", 'doc_to_choice: ["no", "yes"]\n'),
+    "doc_to_choice": ("filter_list: null\n", 'filter_list: null\ndoc_to_choice: ["no", "yes"]\n'),
     "process_results": ("", "process_results: !function helper.results\n"),
     "description": ("", "description: 'Listen. '\n"),
     "target_delimiter": ("", "target_delimiter: '  '\n"),

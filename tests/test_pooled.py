@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from stock import samples_of
 from training import adapters, flags, only_adapter, train, words_folder
 from transformers import AutoModel, AutoTokenizer
 
+from finetune import head
+from finetune.config import read_recipe
 from finetune.plan import make_plan
 from finetune.spec import make_spec
 from finetune.trainers import pair_loss
@@ -109,9 +112,9 @@ def test_evaluation_gives_the_logits_of_states_pooled_by_hand(recipe, step, made
     assert scored.code == 0, scored.stderr
     ours = [[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(tmp_path)]
     weights = load_file(folder / "adapter_model.safetensors")
-    head, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
+    weight, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
     tuned = torch.from_numpy(mean_vectors(with_lora(encoder, folder), encoder, TEXTS))
-    assert ours == pytest.approx((tuned @ head.T + bias).log_softmax(-1).numpy(), abs=1e-4)
+    assert ours == pytest.approx((tuned @ weight.T + bias).log_softmax(-1).numpy(), abs=1e-4)
     plain = torch.from_numpy(mean_vectors(AutoModel.from_pretrained(encoder).eval(), encoder, TEXTS))
     assert (plain - tuned).abs().max() > 0.01  # or this test would prove nothing
     (path,) = tmp_path.glob("runs/*/run.json")
@@ -123,8 +126,8 @@ def test_contrastive_head_is_scikit_learns_regression_on_the_tuned_states(made, 
     rows, _ = rows_of(data)
     tuned = mean_vectors(with_lora(encoder, folder), encoder, [text for text, _ in rows])
     regression = LogisticRegression().fit(tuned, [label for _, label in rows])
-    head = load_file(folder / "adapter_model.safetensors")["base_model.model.classifier.weight"]
-    assert (head[1] - head[0]).numpy() == pytest.approx(regression.coef_[0], abs=1e-3)
+    weight = load_file(folder / "adapter_model.safetensors")["base_model.model.classifier.weight"]
+    assert (weight[1] - weight[0]).numpy() == pytest.approx(regression.coef_[0], abs=1e-3)
 
 
 def test_contrastive_stage_brings_rows_of_one_class_together(made, data, encoder):
@@ -172,6 +175,15 @@ def test_padding_changes_no_logits_of_a_pooled_classifier(mode, side, encoder):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(1024, 1024), (1500, 1024)])
+def test_head_between_steps_is_fitted_to_some_of_many_rows_half_of_each_class(rows, kept):
+    job: Any = SimpleNamespace(examples=[{"row": row, "labels": int(row % 3 == 0 or row > 1000)} for row in range(rows)])
+    some = head.some(job)
+    assert len(some) == len({each["row"] for each in some}) == kept
+    if rows > kept:
+        assert sum(each["labels"] for each in some) == kept / 2
+
+
 def test_final_adapter_of_the_contrastive_stage_is_its_last_checkpoint(made):
     folder, _ = made["setfit"]
     last, final = (load_file(each / "adapter_model.safetensors") for each in (folder / "checkpoint-4", folder))
@@ -210,10 +222,10 @@ def test_decoder_is_pooled_at_its_last_token_and_scored_as_it_was_trained(data, 
     ours = [[float(each[0]) for each in sample["filtered_resps"]] for sample in samples_of(tmp_path)]
     model, tokenizer = with_lora(answering, folder), AutoTokenizer.from_pretrained(answering)
     weights = load_file(folder / "adapter_model.safetensors")
-    head, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
+    weight, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
     with torch.no_grad():
         last = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1] for text in TEXTS]
-        logits = torch.nn.functional.normalize(torch.stack(last), dim=-1) @ head.T + bias
+        logits = torch.nn.functional.normalize(torch.stack(last), dim=-1) @ weight.T + bias
     assert ours == pytest.approx(logits.log_softmax(-1).numpy(), abs=1e-4)
 
 
@@ -247,6 +259,12 @@ def test_recipe_that_cannot_pool_is_refused_in_one_line(more, said):
         make_spec(samples=8, recipe="encoder", overrides=more)
 
 
+def test_steps_of_a_classifier_that_starts_from_the_probe_are_20_epochs_where_rows_are_few_and_one_where_they_are_all():
+    recipe = read_recipe("encoder")
+    assert [recipe.planned_steps(rows) for rows in (16, 64, 1024)] == [400, 400, 20 * 1024 // 16]
+    assert recipe.planned_steps(66_849) <= 67_349 / 16
+
+
 def test_two_rows_make_no_pairs(encoder, data):
     with pytest.raises(UserError, match="SAMPLES=2 holds one of each"):
         make_plan(make_spec(samples=2, model=str(encoder), data_dir=str(data), recipe="setfit"))
@@ -275,8 +293,9 @@ def test_minilm_starts_as_its_probe(real_models: Path, data: Path, tmp_path: Pat
     expected = log_loss([label for _, label in held_out], regression.predict_proba(states[1]))
     assert first["held_out_loss"] == pytest.approx(expected, abs=1e-5)
     assert manifest["reload_difference"] == 0
-    head = load_file(folder / "adapter_model.safetensors")
+    weights = load_file(folder / "adapter_model.safetensors")
     tuned = torch.from_numpy(mean_vectors(with_lora(base, folder), base, [text for text, _ in held_out]))
-    logits = tuned @ head["base_model.model.classifier.weight"].T + head["base_model.model.classifier.bias"]
+    weight, bias = (weights[f"base_model.model.classifier.{part}"] for part in ("weight", "bias"))
+    logits = tuned @ weight.T + bias
     after = torch.nn.functional.cross_entropy(logits, torch.tensor([label for _, label in held_out]))
     assert last["held_out_loss"] == pytest.approx(after.item(), abs=1e-5)

@@ -112,15 +112,17 @@ def regression(strength=1.0, standardise=False, tolerance=1e-8):
     return make_pipeline(StandardScaler(), model) if standardise else model
 
 
-def losses(layers, labels, standardise=False):
-    """The cross-validated log-loss of each layer and C."""
+def tried(layers, labels, standardise=False):
+    """What cross-validation makes of each layer and C: share of errors, log-loss."""
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     return {
-        (number, strength): -cross_val_score(
-            regression(strength, standardise, 1e-4), layer, labels, cv=folds, scoring="neg_log_loss"
-        ).mean()
+        (number, strength): tuple(
+            round(offset - cross_val_score(model, layer, labels, cv=folds, scoring=scoring).mean(), 9)
+            for offset, scoring in ((1, "accuracy"), (0, "neg_log_loss"))
+        )
         for number, layer in enumerate(layers)
         for strength in (logistic.STANDARDISED if standardise else logistic.STRENGTHS)
+        for model in [regression(strength, standardise, 1e-4)]
     }
 
 
@@ -138,7 +140,7 @@ def test_probe_of_an_encoder_is_scikit_learns_on_the_mean_of_its_last_states(pro
     assert found.record["counts"]["lenient"]["correct"] == sum(theirs.argmax(1) == [label for _, label in DEV])
     assert (found.record["method"], found.record["train_samples"], found.record["seed"]) == ("probe", 16, 0)
     made = found.record["training"]
-    assert (made["pooling"], made["C"], made["log_loss"]) == ("mean", 1.0, None)
+    assert (made["pooling"], made["C"], made["cv_log_loss"]) == ("mean", 1.0, None)
     assert (found.record["near_ties"], found.record["settings"]["dtype"]) == (0, "float32")
 
 
@@ -156,25 +158,30 @@ def test_probe_of_a_decoder_reads_the_last_token_of_the_prompt_at_two_thirds_of_
 def test_from_64_labels_on_strength_is_chosen_by_the_labels_alone(probe, encoder):
     texts, labels = labelled(64)
     states = embeddings(encoder, texts)
-    found = losses([states], labels)
-    (_, strength), least = min(found.items(), key=lambda each: each[1])
+    found = tried([states], labels)
+    (_, strength), (errors, loss) = min(found.items(), key=lambda each: each[1])
     said = probe(encoder, samples=64)
     made = said.record["training"]
     assert (made["C"], made["chosen_on"]) == (strength, 64)
-    assert made["log_loss"] == pytest.approx(least, abs=1e-3)
+    assert made["cv_log_loss"] == pytest.approx(loss, abs=1e-3)
+    assert made["cv_accuracy"] == pytest.approx(1 - errors)
     theirs = regression(strength).fit(states, labels).predict_proba(embeddings(encoder, [text for text, _ in DEV]))
     assert probabilities(said.margins) == pytest.approx(theirs[:, 1], abs=1e-5)
 
 
-def test_from_64_labels_on_a_decoders_layer_is_chosen_too(probe, decoder, monkeypatch):
+def test_with_labels_enough_a_decoders_layer_is_chosen_too(probe, decoder, monkeypatch):
+    few = probe(decoder, samples=64).record["training"]
+    assert (few["layer"], few["C"], few["chosen_on"]) == (4, 0.1, None)
+    monkeypatch.setattr(logistic, "ENOUGH_STANDARDISED", 64)
     monkeypatch.setattr(logistic, "STANDARDISED", (0.01, 0.1))
     texts, labels = labelled(64)
     offered = [2, 3, 4, 5, 6]
-    found = losses(prompt_states(decoder, texts)[offered], labels, standardise=True)
-    (place, strength), least = min(found.items(), key=lambda each: each[1])
+    found = tried(prompt_states(decoder, texts)[offered], labels, standardise=True)
+    (place, strength), (errors, loss) = min(found.items(), key=lambda each: each[1])
     made = probe(decoder, samples=64).record["training"]
     assert (made["layer"], made["C"]) == (offered[place], strength)
-    assert made["log_loss"] == pytest.approx(least, abs=1e-3)
+    assert made["cv_log_loss"] == pytest.approx(loss, abs=1e-3)
+    assert made["cv_accuracy"] == pytest.approx(1 - errors)
 
 
 def test_choice_is_made_by_a_bounded_number_of_labels_and_all_are_fitted(monkeypatch):

@@ -136,4 +136,10 @@ class ProbeLM(SentenceLM):
         if frozen.layers:
             layer = frozen.layers[fitted.layer]
             place = {"layer": layer, "depth": frozen.depth, "depth_share": layer / frozen.depth}
-        return {**place, "C": fitted.C, "log_loss": fitted.log_loss, "chosen_on": fitted.chosen_on}
+        chosen = {
+            "C": fitted.C,
+            "cv_accuracy": fitted.accuracy,
+            "cv_log_loss": fitted.log_loss,
+            "chosen_on": fitted.chosen_on,
+        }
+        return {**place, **chosen}

@@ -188,7 +188,7 @@ def test_choice_is_made_by_a_bounded_number_of_labels_and_all_are_fitted(monkeyp
     monkeypatch.setattr(logistic, "MOST", 100)
     states = np.random.default_rng(0).normal(size=(1, 400, 5))
     labels = (states[0, :, 0] + np.random.default_rng(1).normal(size=400) > 0).astype(int)
-    fitted = logistic.fit(states, labels)
+    fitted = logistic.fit(states, labels.tolist())
     assert fitted.chosen_on == 100
     theirs = regression(fitted.C).fit(states[0], labels).decision_function(states[0])
     assert fitted.log_odds(states) == pytest.approx(theirs, abs=1e-4)

@@ -329,6 +329,8 @@ BAD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "engine": (("--engine=stock",), ("ENGINE", "probe has one way only")),
     "processes": (("--procs=2",), ("PROCS", "BACKEND=probe")),
     "examples": (("--num_fewshot=2",), ("--num_fewshot", "SAMPLES=")),
+    "shots": (("--shots=2",), ("SHOTS", "BACKEND=probe")),
+    "calibrated": (("--calibrate=batch",), ("CALIBRATE", "BACKEND=probe")),
     "unknown argument": (("--model_args=nonsense=1",), ("nonsense",)),
 }
 

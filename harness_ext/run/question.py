@@ -204,11 +204,18 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
             *(["scikit-learn"] if subject.is_fitted else []),
         ),
     }
+    return hide(parts | _parts_of_some(asked), asked.secrets())
+
+
+def _parts_of_some(asked: Question) -> dict[str, Any]:
+    """Return what only some runs have: it stands in no other's key, so that a new method leaves theirs as they were."""
+    spec, subject = asked.spec, asked.subject
+    parts: dict[str, Any] = {}
     if subject.frozen:
         parts["probe"] = {**subject.frozen.record(), **logistic.record()}
     if pooled := pooling.of_adapter(subject.adapter):  # an adapter's version does not cover its record
         parts["pooling"] = pooled.mode
-    if shots:  # else it shows in the prompts, which here depend on the seed too
+    if asked.task.config.num_fewshot:  # else it shows in the prompts, which here depend on the seed too
         parts |= {"system_instruction": spec.system_instruction, "multiturn": asked.multiturn}
     if spec.rows:
         parts["rows"] = spec.rows
@@ -216,7 +223,7 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         parts["shots"] = "the same"
     if spec.calibrate:
         parts["calibration"] = spec.calibrate
-    return hide(parts, asked.secrets())
+    return parts
 
 
 def _model_args(subject: Subject) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def _check_flags(spec: RunSpec, backend: str) -> None:
 def _check_probe(spec: RunSpec) -> None:
     if spec.adapter or spec.model_args.get("peft"):
         raise UserError(f"ADAPTER is not for BACKEND={PROBE}, which reads a model as it is: leave one of them out.")
+    if spec.calibrate:
+        raise UserError(f"CALIBRATE moves the boundary of a forced choice; BACKEND={PROBE} fits its own: leave it out.")
     if spec.num_fewshot:
         raise UserError(
             f"--num_fewshot is not for BACKEND={PROBE}, which learns from labels: give their number with SAMPLES=."

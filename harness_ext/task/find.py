@@ -5,6 +5,7 @@ task file in silence, so that the mistake resurfaces as "Tasks not found". Here 
 indexed only when one of them is asked for, and a file that does not load is reported with its reason.
 """
 
+import functools
 import glob
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval.tasks
+import lm_eval.utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -23,6 +25,10 @@ from harness_ext.errors import UserError, did_you_mean
 from harness_ext.paths import TASKS_DIR
 from harness_ext.task.filters import answers_of
 from harness_ext.task.prompts import render_completion, render_prompt
+
+# lm-eval compiles a task's template anew for every document, which takes longer than a small model's answer; a compiled one
+# has no state.
+lm_eval.utils.env.from_string = functools.lru_cache(maxsize=512)(lm_eval.utils.env.from_string)
 
 
 def build_tasks(

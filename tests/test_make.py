@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 FLAGS = {  # make's variable: the flag of `run` that it becomes
     "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
     "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model",
-    "SEED": "--seed", "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget",
+    "SEED": "--seeds", "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget",
     "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args",
 }  # fmt: skip
 TRAINING_FLAGS = {  # the same of `make finetune`

@@ -65,12 +65,6 @@ class Question:
         """What decides which rows of the train split are drawn."""
         return self.spec.seed[0] or 0
 
-    @property
-    def seed_is_free(self) -> bool:
-        """Whether the seed decides about nothing but what is drawn while a model is asked, so that a table has to say it."""
-        asked = self.subject.adapter or self.subject.is_classifier or self.subject.is_fitted or self.subset
-        return not asked and not self.spec.calibrate
-
     @cached_property
     def train_labels(self) -> list[int | None]:
         """The labels of the train split's rows; None of those that are not drawn from."""
@@ -146,18 +140,6 @@ class Question:
             raise UserError(
                 f"Task {self.task.task_name} makes no request of a document: {type(error).__name__}: {said}"
             ) from error
-
-    def trained_on(self) -> dict[str, str] | None:
-        """Say which task and data an adapter was trained on, as far as they are others than those of this task."""
-        made = self.subject.adapter.manifest if self.subject.adapter else {}
-        if not made.get("task"):
-            return None
-        trained = made.get("data_fingerprint") or made.get("key_parts", {}).get("data")
-        has_train = self.task.config.custom_dataset and "train" in self.task.dataset
-        same_data = not has_train or trained in (None, data.fingerprint(self.task.dataset["train"]))
-        if made["task"] == self.task.task_name and same_data:
-            return None
-        return {"task": made["task"], "data": str(made.get("data"))}
 
     def secrets(self) -> frozenset[str]:
         """What the user gave that must not be written."""

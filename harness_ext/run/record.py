@@ -10,6 +10,7 @@ from typing import Any
 from harness_ext.backend.account import Account
 from harness_ext.results import advice, experiments, outcomes, records, schema1
 from harness_ext.run import provenance
+from harness_ext.run.question import Question
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
 from harness_ext.run.spec import RunSpec
@@ -143,6 +144,12 @@ def _training(run: RunPlan) -> dict[str, Any]:
     return {"train_samples": own.get("train_samples"), "seed": own.get("seed"), "training": made}
 
 
+def _draws_alone(asked: Question) -> bool:
+    """Tell whether the seed decides about nothing but what a model draws: no other column of a table says it then."""
+    subject = asked.subject
+    return not (subject.adapter or subject.is_classifier or subject.is_fitted or asked.subset or asked.spec.calibrate)
+
+
 def _not_default(run: RunPlan) -> dict[str, Any]:
     """Say what was asked for that is no default, by the word that a table has for it."""
     spec, asked = run.asked.spec, run.asked
@@ -158,7 +165,7 @@ def _not_default(run: RunPlan) -> dict[str, Any]:
         "engine": spec.engine,
         "thinking": f"up to {spec.think_budget} tokens" if spec.think_budget and thinks else None,
         "tokenizer": asked.subject.args.get("tokenizer"),
-        "seed": list(spec.seed) if run.asked.seed_is_free and spec.seed != RunSpec.seed else None,
+        "seed": list(spec.seed) if _draws_alone(asked) and spec.seed != RunSpec.seed else None,
         **spec.gen_kwargs,
         **{name: value for name, value in spec.model_args.items() if name not in _NAMED_BY_COLUMNS},
     }

@@ -20,6 +20,7 @@ from harness_ext.run import calibrate, examples
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import check_generation
 from harness_ext.run.question import Question, key_parts
+from harness_ext.task import data
 from harness_ext.task.filters import answers_of
 from harness_ext.task.prompts import encode_completions
 
@@ -79,7 +80,7 @@ def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
         with checks.problem("labels"):
             rows, source = len(asked.subset.rows if asked.subset else ()), asked.task.dataset["train"].info.description
             checks.say("labels", f"{rows} rows of {source}, seed {asked.spec.seed[0]}")
-    trained_on = asked.trained_on()
+    trained_on = _trained_on(asked)
     if trained_on:
         checks.say("training", f"the adapter was trained on {trained_on['task']} ({trained_on['data']})", NOTE)
     prompts = asked.prompts()
@@ -109,6 +110,19 @@ def _notes(asked: Question, prompts: list[str]) -> list[str]:
         f"{answers[0]!r} and {answers[1]!r} begin with the same token ({begun!r}): a forced choice scores them whole, and "
         "a written answer has a margin only where they differ in their last token"
     ]
+
+
+def _trained_on(asked: Question) -> dict[str, str] | None:
+    """Say which task and data an adapter was trained on, as far as they are others than those of this task."""
+    made = asked.subject.adapter.manifest if asked.subject.adapter else {}
+    if not made.get("task"):
+        return None
+    trained = made.get("data_fingerprint") or made.get("key_parts", {}).get("data")
+    has_train = asked.task.config.custom_dataset and "train" in asked.task.dataset
+    same_data = not has_train or trained in (None, data.fingerprint(asked.task.dataset["train"]))
+    if made["task"] == asked.task.task_name and same_data:
+        return None
+    return {"task": made["task"], "data": str(made.get("data"))}
 
 
 def _apply_overrides(asked: Question) -> None:

@@ -69,6 +69,7 @@ def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch)
     cuda = types.SimpleNamespace(
         is_available=lambda: True,
         device_count=lambda: 2,
+        is_initialized=lambda: True,
         max_memory_allocated=held.__getitem__,
         reset_peak_memory_stats=lambda gpu: held.__setitem__(gpu, 0),
     )
@@ -76,3 +77,16 @@ def test_peak_memory_is_that_of_all_gpus_and_begins_anew_with_a_run(monkeypatch)
     assert memory.peak_memory_bytes()["gpu"] == 12
     memory.reset_peak_memory()
     assert memory.peak_memory_bytes()["gpu"] == 0
+
+
+def test_peak_of_a_gpu_that_nothing_has_used_yet_is_not_reset(monkeypatch):
+    """torch refuses that ("Invalid device argument") until something has been on a GPU."""
+
+    def refuse(gpu: int) -> None:
+        raise RuntimeError("Invalid device argument")
+
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True, is_initialized=lambda: False, device_count=lambda: 1, reset_peak_memory_stats=refuse
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    memory.reset_peak_memory()

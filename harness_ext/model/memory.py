@@ -126,7 +126,7 @@ def peak_memory_bytes() -> dict[str, int]:
 def reset_peak_memory() -> None:
     """Forget what GPUs have held so far; what they hold now counts. A process's own peak cannot be reset."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():  # before, there is nothing to forget, and torch raises
         for gpu in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(gpu)
 

@@ -21,15 +21,14 @@ SOME = 1024  # rows that a head is fitted to before each evaluation in training;
 def fit(model: Any, plan: Plan, examples: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Fit a classifier's head to rows as it reads them now, under peft or not; say how, for the record.
 
-    On vectors that were themselves trained on the rows' labels, cross-validation finds every C good: there it is 1, as in
-    SetFit.
+    C is scikit-learn's own, 1: one chosen by cross-validation is a better probe, with weights so large that training on from
+    it ends worse (64 rows, 200 steps: 74.1 against 75.7, log-loss 0.92 against 0.74), and on vectors that were themselves
+    trained on these labels it finds every C good.
     """
     labels = [example["labels"] for example in examples]
-    found = logistic.fit(
-        [vectors(model, plan.tokenizer, examples).numpy()], labels, seed=seed, choose=not plan.recipe.contrastive
-    )
+    found = logistic.fit([vectors(model, plan.tokenizer, examples).numpy()], labels, seed=seed, choose=False)
     _copy(found.model[-1], _head(model))
-    return {"rows": len(labels), "C": found.C, "log_loss": found.log_loss}
+    return {"rows": len(labels), "C": found.C}
 
 
 def some(job: Job) -> list[dict[str, Any]]:

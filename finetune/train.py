@@ -41,7 +41,7 @@ def execute(plan: Plan) -> list[dict[str, Any]]:
             if plan.spec.force:
                 for left in (*work.glob("checkpoint-*"), work / reports.LOGS):
                     shutil.rmtree(left, ignore_errors=True)
-            if job.warning and job.warning not in warned:
+            if job.warning and job.warning not in warned and not plan.recipe.contrastive:  # 120 pairs a step: few are enough
                 print(job.warning, file=sys.stderr)
                 warned.add(job.warning)
             reset_peak_memory()

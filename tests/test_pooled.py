@@ -53,6 +53,7 @@ def made(data: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         asked = [] if recipe == "encoder" else ["--recipe=setfit"]
         done = train(*flags(encoder, data, out / recipe, "--set=learning_rate=1.0e-2", *asked))
         assert done.code == 0, done.stderr
+        assert ("optimiser steps are planned" in done.stderr) == (recipe == "encoder")  # of pairs 60 are enough
         found[recipe] = only_adapter(out / recipe)
     return found
 
@@ -259,9 +260,9 @@ def test_recipe_that_cannot_pool_is_refused_in_one_line(more, said):
         make_spec(samples=8, recipe="encoder", overrides=more)
 
 
-def test_steps_of_a_classifier_that_starts_from_the_probe_are_20_epochs_where_rows_are_few_and_one_where_they_are_all():
+def test_steps_of_a_classifier_that_starts_from_the_probe_are_200_where_rows_are_few_and_one_epoch_where_they_are_all():
     recipe = read_recipe("encoder")
-    assert [recipe.planned_steps(rows) for rows in (16, 64, 1024)] == [400, 400, 20 * 1024 // 16]
+    assert [recipe.planned_steps(rows) for rows in (16, 64, 1024)] == [200, 200, 20 * 1024 // 16]
     assert recipe.planned_steps(66_849) <= 67_349 / 16
 
 

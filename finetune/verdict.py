@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from harness_ext.results.experiments import is_no_better
+
 NOTABLE = 1.1  # times the lowest loss: of 500 rows, a mean log-loss has a standard error of about 5%
 
 
@@ -11,17 +13,13 @@ def verdict(kind: str, history: Sequence[dict[str, float]], final: dict[str, Any
 
     Returns:
         ``held_out_before`` (loss and score at step 0), ``held_out_lowest`` (the step, from 0 on, of the lowest loss, with
-        loss and score), and ``no_better_than_base``. A generative model at step 0 is its base, zero-shot; a classifier is
-        a head that its base has not, so that it cannot be said of one.
+        loss and score), and ``no_better_than_base`` (`is_no_better`).
     """
     scored = [_scored(entry) for entry in history if "held_out_loss" in entry]
     before = next((_without_step(entry) for entry in scored if entry["step"] == 0), None)
     lowest = min(scored, key=lambda entry: entry["loss"], default=None)
-    return {
-        "held_out_before": before,
-        "held_out_lowest": lowest,
-        "no_better_than_base": kind == "generative" and before is not None and final["loss"] >= before["loss"],
-    }
+    found = {"kind": kind, "held_out": final, "held_out_before": before}
+    return {"held_out_before": before, "held_out_lowest": lowest, "no_better_than_base": is_no_better(found)}
 
 
 def remarks(name: str, made: dict[str, Any]) -> list[str]:

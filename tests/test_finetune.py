@@ -341,7 +341,7 @@ def test_adapter_that_is_no_better_than_its_base_is_marked(made, random_model, d
     assert f"Warning: {folder.name} is no better than its base: held-out log-loss" in done.stderr
     assert "NO BETTER THAN ITS BASE (loss " in (folder / "README.md").read_text()
     scored = door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path}")
-    assert "The adapter is no better than its base: log-loss" in scored.stdout
+    assert "The adapter is no better than its base: on the rows held out log-loss" in scored.stdout
     assert only_adapter(made[0])[1]["no_better_than_base"] is False
 
 

@@ -58,7 +58,8 @@ def test_rows_are_sorted_by_score_and_carry_the_interval():
 
 
 def test_adapter_no_better_than_its_base_is_shown_where_collapse_is():
-    board = rows([manifest("a", 436, training={"collapsed": False, "no_better_than_base": True})], [])
+    held_out = {"held_out_before": {"loss": 0.9, "score": 0.5}, "held_out": {"loss": 0.9, "score": 0.5}}
+    board = rows([manifest("a", 436, training={"collapsed": False, "kind": "generative", **held_out})], [])
     assert "| no better |" in render.markdown(board)
     assert ",False,True," in render.as_csv(board).splitlines()[1]
 

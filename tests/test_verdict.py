@@ -13,8 +13,8 @@ def history(*losses):
     ]
 
 
-def made(kind, *losses):
-    final = {"loss": losses[-1], "score": 0.6}
+def made(kind, *losses, score=0.5):
+    final = {"loss": losses[-1], "score": score}
     steps = 10 * (len(losses) - 1)
     return verdict(kind, history(*losses), final) | {"held_out": final, "optimiser_steps": steps, "collapsed": False}
 
@@ -26,16 +26,17 @@ def test_before_and_lowest_are_read_from_the_history():
 
 
 @pytest.mark.parametrize(
-    ("kind", "losses", "marked"),
+    ("kind", "losses", "score", "marked"),
     [
-        ("generative", (0.9, 0.5), False),
-        ("generative", (0.9, 0.5, 0.91), True),
-        ("generative", (0.9, 0.9), True),  # it has learned nothing
-        ("classifier", (0.69, 0.9), False),  # its head at step 0 is new: there is no base that answers
+        ("generative", (0.9, 0.5), 0.5, False),
+        ("generative", (0.9, 0.5, 0.91), 0.5, True),
+        ("generative", (0.9, 0.5, 0.91), 0.51, False),  # surer of its mistakes, of which there are fewer
+        ("generative", (0.9, 0.9), 0.5, True),  # it has learned nothing
+        ("classifier", (0.69, 0.9), 0.5, False),  # its head at step 0 is new: there is no base that answers
     ],
 )
-def test_adapter_whose_loss_is_not_below_its_bases_is_marked(kind, losses, marked):
-    found = made(kind, *losses)
+def test_adapter_is_marked_whose_loss_and_score_are_no_better_than_its_bases(kind, losses, score, marked):
+    found = made(kind, *losses, score=score)
     assert found["no_better_than_base"] is marked
     assert any("no better than its base: held-out log-loss" in said for said in remarks("a", found)) == marked
     assert verdict_of_training(found) == ("no better" if marked else None)

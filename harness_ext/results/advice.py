@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness_ext.paths import TASKS_DIR
+from harness_ext.results.experiments import is_no_better
 from harness_ext.results.outcomes import main_counts
 from harness_ext.results.tables import visible
 
@@ -108,10 +109,13 @@ def _overlap(record: dict[str, Any]) -> str:  # said only where rows of the trai
 
 def _no_better(record: dict[str, Any]) -> str:
     made = record.get("training") or {}
-    if not made.get("no_better_than_base"):
+    if not is_no_better(made):
         return ""
-    after, before = (made[name]["loss"] for name in ("held_out", "held_out_before"))
-    return f"The adapter is no better than its base: log-loss {after:.2f} on the rows held out, the base's {before:.2f}."
+    after, before = made["held_out"], made["held_out_before"]
+    return (
+        f"The adapter is no better than its base: on the rows held out log-loss {after['loss']:.2f} and score "
+        f"{100 * after['score']:.1f}, the base's {before['loss']:.2f} and {100 * before['score']:.1f}."
+    )
 
 
 def _no_forecast(record: dict[str, Any]) -> str:

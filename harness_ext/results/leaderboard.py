@@ -6,6 +6,7 @@ A pure function from records to rows; how rows are shown is `render`'s.
 from collections.abc import Iterable
 from typing import Any
 
+from harness_ext.results.experiments import is_no_better
 from harness_ext.results.intervals import wilson
 from harness_ext.results.outcomes import main_counts
 from harness_ext.results.reported import Score, score_of
@@ -52,7 +53,7 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
         "settings": settings_text(record.get("not_default") or {}),
         "optimiser_steps": training.get("optimiser_steps"),
         "collapsed": training.get("collapsed"),
-        "no_better_than_base": training.get("no_better_than_base"),
+        "no_better_than_base": is_no_better(training),
         "score": main["correct"] / n,
         "low": low,
         "high": high,

@@ -19,7 +19,7 @@ from harness_ext.task import calibration, data, prompts
 # Of an adapter's own record, what stands in that of a run too.
 _MADE = (
     "base_version", "kind", "task", "data", "subset", "rows_from", "median_words", "recipe", "optimiser_steps",
-    "held_out", "held_out_before", "collapsed", "no_better_than_base", "recipe_settings",
+    "held_out", "held_out_before", "collapsed", "recipe_settings",
 )  # fmt: skip
 # Arguments of a model that a table names in a column of their own.
 _NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "base_url", "model", "trust_remote_code")

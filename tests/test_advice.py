@@ -23,7 +23,8 @@ def test_outputs_without_a_label_are_counted_by_kind_with_an_example_and_what_to
         '39 of 40 outputs give no label (37 in words, 2 with neither answer), such as "The sentence\\x1b[2J\\nis'
     )
     assert line.endswith(
-        "Try examples (ARGS='--num_fewshot 4') or a forced choice (TASK=sst2_01_choice) or fine-tuning (make finetune)."
+        "Try examples (SHOTS=16) or words (TASK=sst2_01_words_choice) or a forced choice (TASK=sst2_01_choice) or "
+        "fine-tuning (make finetune)."
     )
     assert "x" * 61 not in line
     assert line.isprintable()

@@ -33,10 +33,10 @@ def test_outputs_without_a_label_are_counted_by_kind_with_an_example_and_what_to
 @pytest.mark.parametrize(
     ("more", "said", "unsaid"),
     [
-        ({"key_parts": {"num_fewshot": 4}}, "fine-tuning", "--num_fewshot"),
-        ({"adapter": "a", "train_samples": 16}, "--num_fewshot", "fine-tuning"),
-        ({"settings": None}, "--num_fewshot", "_choice"),  # a server's answers have no likelihoods
-        ({"task": "other_01"}, "--num_fewshot", "other_01_choice"),  # there is no such task
+        ({"key_parts": {"num_fewshot": 4}}, "fine-tuning", "SHOTS=16"),
+        ({"adapter": "a", "train_samples": 16}, "SHOTS=16", "fine-tuning"),
+        ({"settings": None}, "SHOTS=16", "_choice"),  # a server's answers have no likelihoods
+        ({"task": "other_01"}, "SHOTS=16", "other_01_choice"),  # there is no such task
         ({"task": "sst2_01_think"}, "TASK=sst2_01_choice", "think_choice"),
     ],
 )

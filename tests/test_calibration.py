@@ -123,8 +123,9 @@ def test_several_runs_on_one_model_are_each_calibrated_on_their_own_rows(door, d
 
 
 def test_unlabelled_rows_are_of_the_train_split_and_the_evaluation_is_read_once(door, data, answering, tmp_path):
-    record, _ = _run(door, data, answering, tmp_path / "out", "--calibrate=batch")
+    record, _ = _run(door, data, answering, tmp_path / "out", "--calibrate=batch", "--seeds=3")
     assert record["n"] == 8
+    assert (record["train_samples"], record["seed"]) == (0, 3)  # the rows are drawn by it, their labels not used
     read = sum(int(shape.split(" x ")[0]) * times for shape, times in record["batches"].items())
     assert read == 8
 

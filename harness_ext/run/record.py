@@ -135,7 +135,8 @@ def _training(run: RunPlan) -> dict[str, Any]:
         made = {"subset": subset.hash, "data": description, "data_fingerprint": run.parts["train_data"]}
         return {"train_samples": subset.train_samples, "seed": asked.seed, "training": made}
     if adapter is None:
-        return {"train_samples": 0, "seed": None, "training": None}
+        draws_rows = asked.spec.calibrate == "batch"  # without their labels
+        return {"train_samples": 0, "seed": asked.seed if draws_rows else None, "training": None}
     own = schema1.upgrade([adapter.manifest])[0] if adapter.manifest.get("schema") == 1 else adapter.manifest
     made = {name: own[name] for name in (*_MADE, "experiment", "curve") if name in own}
     if "base" in own:

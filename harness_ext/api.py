@@ -26,7 +26,7 @@ def evaluate(model: str | Path | None = None, *, worker: "Worker | None" = None,
         worker: A `run.worker.LocalWorker` that several calls share: what it has loaded is not loaded again.
         **options: `make eval`'s variables in small letters (``adapter``, ``task``, ``data_dir``, ``limit``, ``batch``,
             ``device``, ``dtype``, ``quant``, ``backend``, ``base_url``, ``engine``, ``think_budget``, ``procs``,
-            ``samples``, ``seed``, ``out``, ``force``), and what lm-eval's `run` takes as a flag (``num_fewshot=4``,
+            ``samples``, ``shots``, ``calibrate``, ``rows``, ``seed``, ``out``, ``force``), one value each, and what lm-eval's `run` takes as a flag (``num_fewshot=4``,
             ``system_instruction="…"``, ``gen_kwargs={…}``, ``model_args={…}``).
 
     Returns:

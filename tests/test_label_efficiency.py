@@ -32,10 +32,10 @@ BOARD = [
 
 def test_scores_are_grouped_by_model_and_recipe_and_averaged_over_seeds():
     scores = label_efficiency.by_samples(leaderboard.rows(BOARD, []))
-    assert list(scores) == [("m + qwen", "sst2_01 on sst2/dev.tsv"), ("tfidf", "sst2_01 on sst2/dev.tsv")]
+    assert list(scores) == [("m + LoRA qwen", "sst2_01 on sst2/dev.tsv"), ("tfidf", "sst2_01 on sst2/dev.tsv")]
     head, _, first, second, _ = label_efficiency.markdown(scores)
     assert head == "| model | data | 16 | 64 | all |"
-    assert first == r"| m + qwen | sst2_01 on sst2/dev.tsv | 56.2 (50.0-62.5, 2) |  | 87.5 |"
+    assert first == r"| m + LoRA qwen | sst2_01 on sst2/dev.tsv | 56.2 (50.0-62.5, 2) |  | 87.5 |"
     assert second == r"| tfidf | sst2_01 on sst2/dev.tsv | 50.0 | 62.5 |  |"
 
 
@@ -93,7 +93,7 @@ def test_runs_of_one_name_and_different_content_are_no_seeds_of_each_other(other
     scores = label_efficiency.by_samples(leaderboard.rows(upgrade(board), []))
     names = [name for name, _ in scores]
     assert len(set(names)) == 2
-    assert all(re.fullmatch(r"final \+ qwen \([0-9a-f]{6}\)", name) for name in names)
+    assert all(re.fullmatch(r"final \+ LoRA qwen \([0-9a-f]{6}\)", name) for name in names)
     assert sorted(found["64"] for found in scores.values()) == [[0.5], [0.625]]
 
 
@@ -101,7 +101,7 @@ def test_runs_of_one_name_and_different_content_are_no_seeds_of_each_other(other
 def test_sizes_and_seeds_of_one_recipe_are_one_group_whatever_the_batch_was_cut_down_to(batch):
     board = [adapted(size, seed, 436, batch=batch) for size in (16, 64, 256, 1024) for seed in (0, 1)]
     ((name, _),) = scores = label_efficiency.by_samples(leaderboard.rows(upgrade(board), []))
-    assert name == "final + qwen"
+    assert name == "final + LoRA qwen"
     assert {size: len(found) for size, found in next(iter(scores.values())).items()} == {
         "16": 2,
         "64": 2,
@@ -126,12 +126,12 @@ def asked(samples, seed, correct, *, adapter="a", not_default=None, training=MAD
 @pytest.mark.parametrize(
     ("other", "name"),
     [
-        ({"dtype": "float32", "not_default": {"dtype": "float32"}}, r"m \+ qwen \(float32\)"),
-        ({"num_fewshot": 4, "prompts": "q", "not_default": {"shots": 4}}, r"m \+ qwen \(4 shots\)"),
-        ({"prompts": "q", "not_default": {"system": "Be brief."}}, r'm \+ qwen \(system "Be brief\."\)'),
-        ({"adapter": "a/checkpoint-50"}, r"m \+ qwen \([0-9a-f]{6}\)"),
-        ({"weights": "sha256:x"}, r"m \+ qwen \([0-9a-f]{6}\)"),
-        ({"training": MADE | {"experiment": "f", "curve": "f"}}, r"m \+ qwen \([0-9a-f]{6}\)"),
+        ({"dtype": "float32", "not_default": {"dtype": "float32"}}, r"m \+ LoRA qwen \(float32\)"),
+        ({"num_fewshot": 4, "prompts": "q", "not_default": {"shots": 4}}, r"m \+ LoRA qwen \(4 shots\)"),
+        ({"prompts": "q", "not_default": {"system": "Be brief."}}, r'm \+ LoRA qwen \(system "Be brief\."\)'),
+        ({"adapter": "a/checkpoint-50"}, r"m \+ LoRA qwen \([0-9a-f]{6}\)"),
+        ({"weights": "sha256:x"}, r"m \+ LoRA qwen \([0-9a-f]{6}\)"),
+        ({"training": MADE | {"experiment": "f", "curve": "f"}}, r"m \+ LoRA qwen \([0-9a-f]{6}\)"),
         ({"training": None}, r"m"),  # an adapter from elsewhere: each is an experiment of its own
     ],
     ids=["dtype", "shots", "system message", "checkpoint", "base", "training", "foreign"],

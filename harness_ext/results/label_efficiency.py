@@ -31,7 +31,7 @@ def _names(firsts: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Name curves by model and data; where two are called the same by their settings too, and a hash is the last resort."""
     names = {}
     for row in firsts:
-        how = row["recipe"] or (row["method"] if row["method"] in NAMED else None)
+        how = f"LoRA {row['recipe']}" if row["recipe"] else row["method"] if row["method"] in NAMED else None
         model = f"{row['model']} + {how}" if how else row["model"]
         names[row["curve"]] = (model, f"{row['task']} on {row['data']}")
     for more in ({row["curve"]: row["settings"] for row in firsts}, {row["curve"]: row["curve"][:6] for row in firsts}):

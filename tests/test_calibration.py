@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 from sklearn.linear_model import LogisticRegression
 
+from harness_ext.task import calibration
 from harness_ext.task.calibration import CONTENT_FREE, UNLABELLED, Boundary, by_batch, by_context, by_labels, worth
 
 MARGINS = st.lists(st.floats(-30, 30).map(lambda margin: round(margin, 3)), min_size=2, max_size=40)
@@ -131,12 +132,26 @@ def test_unlabelled_rows_are_of_the_train_split_and_the_evaluation_is_read_once(
 
 
 @pytest.mark.parametrize(
+    ("constant", "how", "other"),
+    [("CONTENT_FREE", "context", ("N/A",)), ("UNLABELLED", "batch", 5)],
+    ids=["context", "batch"],
+)
+def test_what_a_boundary_follows_from_is_in_the_key(constant, how, other, door, data, answering, tmp_path, monkeypatch):
+    before, _ = _run(door, data, answering, tmp_path / "before", f"--calibrate={how}")
+    monkeypatch.setattr(calibration, constant, other)
+    after, _ = _run(door, data, answering, tmp_path / "after", f"--calibrate={how}")
+    assert after["calibration"]["documents"] != before["calibration"]["documents"]
+    assert after["key"] != before["key"]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--calibrate=mean"], "CALIBRATE 'mean' is not one of context, batch, labels"),
         (["--calibrate=batch", "--tasks=sst2_01"], "sst2_01 writes"),
         (["--calibrate=labels"], "SAMPLES=64"),
         (["--calibrate=labels", "--train_samples=8", "--shots=4"], "choose one"),
+        (["--calibrate=labels", "--train_samples=8", "--adapter=anything"], "an adapter has been trained on its own"),
         (["--calibrate=batch", "--procs=2"], "leave PROCS out"),
         (["--calibrate=batch", "--model=tfidf"], "fitted on labels already"),
         (["--train_samples=8"], "SAMPLES is for what is fitted on labels"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from builders import CHAT_TEMPLATE, SENTENCES, answering_model, tsv_folder
 from lm_eval.api.samplers import FirstNSampler
 from stock import samples_of
 
+from harness_ext.errors import UserError
+from harness_ext.run import execute
 from harness_ext.task.find import build_tasks
 from harness_ext.task.subsets import draw
 
@@ -73,7 +76,8 @@ def test_seeds_of_examples_are_one_experiment_and_sizes_one_curve(door, data, an
         (["--shots=3"], "SHOTS '3' is neither an even number"),
         (["--shots=all"], "SHOTS is a number of examples"),
         (["--shots=2", "--num_fewshot=2"], "without --num_fewshot"),
-        (["--shots=48"], "more than the 40 balanced rows"),
+        (["--shots=48"], "SHOTS 48 is more than the 40 balanced rows"),
+        (["--shots=2", "--adapter=anything"], "an adapter has been trained on its own"),
         (["--shots=40"], "does not fit"),
         (["--shots=2", "--model=tfidf"], "takes none"),
     ],
@@ -81,6 +85,26 @@ def test_seeds_of_examples_are_one_experiment_and_sizes_one_curve(door, data, an
 def test_examples_that_cannot_be_are_one_line(words, said, door, data, answering, tmp_path):
     model = [] if "--model=tfidf" in words else [f"--pretrained={answering}"]
     assert said in door("run", *model, f"--data_dir={data}", f"--output_path={tmp_path}", *words).error
+
+
+def test_list_is_checked_whole_before_the_first_run(door, data, answering, tmp_path):
+    done = door("run", f"--pretrained={answering}", f"--data_dir={data}", f"--output_path={tmp_path}", "--shots=2,48")
+    assert "SHOTS 48 is more than" in done.error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_done_is_shown_where_a_later_run_fails(door, data, tmp_path, monkeypatch):
+    carry_out, calls = execute.execute, count()
+
+    def failing(*args):
+        if next(calls):
+            raise UserError("The disk is full.")
+        return carry_out(*args)
+
+    monkeypatch.setattr(execute, "execute", failing)
+    done = door("run", "--model=tfidf", "--train_samples=4,8", f"--data_dir={data}", f"--output_path={tmp_path}")
+    assert (done.code, done.error) == (2, "Error: The disk is full.")
+    assert "tfidf" in done.stdout
 
 
 def test_pattern_names_several_adapters_and_must_match_one(door, tmp_path):
@@ -93,3 +117,24 @@ def test_list_of_sizes_is_several_runs_of_a_baseline(door, data, tmp_path):
     records = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("runs/*/run.json")]
     assert {record["train_samples"] for record in records} == {4, 8, "all"}
     assert "--train_samples=4,8" not in "".join(record["command"] for record in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--shots=2"], "no train split with a column 'label'"),
+        (["--model=probe", "--train_samples=2"], "no train split with a column 'label'"),
+        (["--calibrate=context"], "scores in its own way"),
+    ],
+    ids=["shots", "probe", "calibrated"],
+)
+def test_task_of_another_kind_that_has_no_train_rows_is_one_line(words, said, door, answering, tmp_path):
+    (tmp_path / "dev.jsonl").write_text('{"q": "good", "label": 1}\n{"q": "bad", "label": 0}\n', encoding="utf-8")
+    task = tmp_path / "own.yaml"
+    task.write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs: {{data_files: {{validation: {tmp_path}/dev.jsonl}}}}\n"
+        "validation_split: validation\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{q}}"\ndoc_to_target: label\ndoc_to_choice: ["0", "1", "2"]\n',
+        encoding="utf-8",
+    )
+    assert said in door("run", f"--pretrained={answering}", f"--tasks={task}", f"--output_path={tmp_path}", *words).error

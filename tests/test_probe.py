@@ -194,6 +194,29 @@ def test_choice_is_made_by_a_bounded_number_of_labels_and_all_are_fitted(monkeyp
     assert fitted.log_odds(states) == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.parametrize("rare", [1, 4])
+def test_nothing_is_chosen_where_a_class_is_too_rare_to_be_in_each_fold(rare):
+    states = np.random.default_rng(0).normal(size=(1, 100, 5))
+    labels = [1] * rare + [0] * (100 - rare)
+    fitted = logistic.fit(states, labels)
+    assert fitted.chosen_on is None
+    assert fitted.log_odds(states) == pytest.approx(
+        regression().fit(states[0], labels).decision_function(states[0]), abs=1e-4
+    )
+
+
+def test_a_class_that_is_rare_among_many_rows_is_no_error(monkeypatch):
+    monkeypatch.setattr(logistic, "MOST", 100)
+    states = np.random.default_rng(0).normal(size=(1, 400, 5))
+    assert logistic.fit(states, [1] * 19 + [0] * 381).chosen_on is None
+    assert logistic.fit(states, [1] * 20 + [0] * 380).chosen_on == 100
+
+
+def test_tokens_that_were_answered_are_counted(probe, encoder):
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    assert probe(encoder).record["tokens"]["in"] == sum(len(tokenizer(text)["input_ids"]) for text, _ in DEV)
+
+
 def test_pooling_is_what_the_checkpoints_makers_say(probe, encoder, tmp_path):
     model = build_model(tmp_path / "cls", "bert")
     (model / "1_Pooling").mkdir()

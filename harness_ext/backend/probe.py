@@ -84,7 +84,7 @@ class ProbeLM(SentenceLM):
         """
         self._model.check_room(asked)
         states, start = self._states(texts), time.perf_counter()
-        self.account.tokenise_s = 0.0  # that is of what is answered
+        self.account.tokenise_s, self.account.tokens_in = 0.0, 0  # these are of what is answered
         frozen = self._frozen
         self._fitted = logistic.fit(states, labels, default=frozen.default, standardise=frozen.is_prompted, seed=seed)
         self.account.path["fit_s"] = time.perf_counter() - start

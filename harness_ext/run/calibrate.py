@@ -15,6 +15,7 @@ from harness_ext.backend.account import watch
 from harness_ext.errors import UserError
 from harness_ext.run.question import Question
 from harness_ext.task import calibration
+from harness_ext.task.metrics import score_document
 from harness_ext.task.prompts import render_prompt
 
 
@@ -28,17 +29,18 @@ def check(asked: Question) -> None:
         raise UserError(f"{how} moves the boundary of a forced choice, and {task.task_name} writes: TASK=sst2_01_choice.")
     if spec.procs > 1:
         raise UserError(f"{how} runs in one process: leave PROCS out.")
-    if "train" not in (task.dataset if isinstance(task.dataset, dict) else {}):
-        raise UserError(f"{how} needs a task with a train split of ours; {task.task_name} has none.")
+    if task.config.process_results is not score_document:
+        raise UserError(f"{how} is for tasks scored as TASK=sst2_01_choice is; {task.task_name} scores in its own way.")
     if spec.calibrate == "labels" and not spec.train_samples:
         raise UserError(f"{how} needs labels: say how many with SAMPLES=64.")
     if spec.calibrate == "labels" and spec.shots:
         raise UserError(f"{how} and SHOTS both use labels: choose one.")
+    _ = asked.train  # refuses a task without one
 
 
 def documents(asked: Question) -> list[dict[str, Any]]:
     """Return the documents whose margins the boundary follows from."""
-    train = asked.task.dataset["train"]
+    train = asked.train
     if asked.spec.calibrate == "context":
         return [{"sentence": text, "label": 0} for text in calibration.CONTENT_FREE]
     if asked.spec.calibrate == "labels" and asked.subset:

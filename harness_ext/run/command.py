@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from typing import Any
 
 from harness_ext.errors import UserError
 from harness_ext.run.spec import several_from_args
@@ -14,26 +15,34 @@ def run(args: argparse.Namespace) -> None:
         UserError: Something the user gave is wrong.
     """
     quieten(args.verbosity)
-    first, *more = several_from_args(args)
+    specs = several_from_args(args)
     from harness_ext.run.plan import plan
 
-    planned = plan(first)
-    if planned.checks.problems:
-        raise UserError(planned.checks.problems[0].said)
-    from harness_ext.results import advice, leaderboard, render, reported
+    for spec in reversed(specs):  # the last of fifty should not fail after hours; a plan holds its rows, so one is kept
+        planned = plan(spec)
+        if planned.checks.problems:
+            raise UserError(planned.checks.problems[0].said)
     from harness_ext.run.execute import execute
     from harness_ext.run.shards import worker_for
 
     worker = worker_for(planned)
+    records: list[dict[str, Any]] = []
     try:
-        records = [done.record for done in execute(planned, worker)]
-        for spec in more:
-            if worker.size > 1:  # its processes have planned the spec before
+        for number, spec in enumerate(specs):
+            planned = plan(spec) if number else planned
+            if number and worker.size > 1:  # its processes have planned the spec before
                 worker.close()
-                worker = worker_for(plan(spec))
-            records += [done.record for done in execute(plan(spec), worker)]
+                worker = worker_for(planned)
+            records += [done.record for done in execute(planned, worker)]
     finally:
         worker.close()
+        _show(records)  # also where a later one has failed
+
+
+def _show(records: list[dict[str, Any]]) -> None:
+    """Print the table, and what it does not say by itself."""
+    from harness_ext.results import advice, leaderboard, render, reported
+
     if rows := leaderboard.rows(records, reported.scores()):
         render.show(rows)
     for record in records:

@@ -21,7 +21,7 @@ from harness_ext.model.settings import Settings
 from harness_ext.run import provenance
 from harness_ext.run.redaction import hide, secrets_in
 from harness_ext.run.spec import RunSpec
-from harness_ext.task import content, data, subsets
+from harness_ext.task import calibration, content, data, subsets
 from harness_ext.task.prompts import chat_renderer, check_sentence, render_prompt, show_messages
 
 # Arguments of a model that say where things lie or how long they may take, or that stand in the key by another name.
@@ -65,10 +65,22 @@ class Question:
         """What decides which rows of the train split are drawn."""
         return self.spec.seed[0] or 0
 
+    @property
+    def train(self) -> Any:
+        """The split that labelled rows are drawn from."""
+        splits = self.task.dataset if isinstance(self.task.dataset, dict) else {}
+        wanted = ("label", "sentence") if self.spec.rows or self.spec.calibrate else ("label",)
+        if missing := [name for name in wanted if name not in getattr(splits.get("train"), "column_names", ())]:
+            raise UserError(
+                f"Task {self.task.task_name} has no train split with a column {missing[0]!r}, from which rows are drawn for "
+                "SAMPLES, SHOTS and CALIBRATE: take a task that reads GLUE's files, such as TASK=sst2_01."
+            )
+        return splits["train"]
+
     @cached_property
     def train_labels(self) -> list[int | None]:
         """The labels of the train split's rows; None of those that are not drawn from."""
-        return subsets.labels_of(self.task.dataset["train"], self.spec.rows or "all")
+        return subsets.labels_of(self.train, self.spec.rows or "all")
 
     @cached_property
     def subset(self) -> subsets.Subset | None:
@@ -76,7 +88,7 @@ class Question:
         samples = self.spec.shots or self.spec.train_samples or ("all" if self.subject.is_fitted else None)
         if samples is None:
             return None
-        return subsets.draw(self.train_labels, samples, self.seed)
+        return subsets.draw(self.train_labels, samples, self.seed, "SHOTS" if self.spec.shots else "SAMPLES")
 
     def documents(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number."""
@@ -125,7 +137,7 @@ class Question:
 
     def labelled(self) -> list[dict[str, Any]]:
         """Return the rows of `subset`."""
-        return self.task.dataset["train"].select(self.subset.rows).to_list() if self.subset else []
+        return self.train.select(self.subset.rows).to_list() if self.subset else []
 
     def read(self, rows: list[dict[str, Any]]) -> list[str]:
         """Return what a probe reads of rows, labelled or to be asked: sentences, or prompts as they are asked."""
@@ -179,11 +191,11 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         "samples": spec.samples,
         "seeds": list(spec.seed),
         "train_rows": subset.hash if subset else None,
-        "train_data": data.fingerprint(task.dataset["train"]) if subset or spec.calibrate else None,
+        "train_data": data.fingerprint(asked.train) if subset or spec.calibrate else None,
         "versions": provenance.versions(
             *([VLLM] if subject.backend == VLLM else []),
             *(provenance.KERNELS if settings and settings.quantisation else []),
-            *(["scikit-learn"] if subject.is_fitted else []),
+            *(["scikit-learn"] if subject.is_fitted or spec.calibrate == "labels" else []),
         ),
     }
     return hide(parts | _parts_of_some(asked), asked.secrets())
@@ -204,7 +216,7 @@ def _parts_of_some(asked: Question) -> dict[str, Any]:
     if spec.shots:
         parts["shots"] = "the same"
     if spec.calibrate:
-        parts["calibration"] = spec.calibrate
+        parts["calibration"] = calibration.record(spec.calibrate)
     return parts
 
 

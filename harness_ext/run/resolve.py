@@ -72,6 +72,9 @@ def _check_flags(spec: RunSpec, backend: str) -> None:
         )
     if spec.shots and (fitted or backend == CLASSIFIER):
         raise UserError(f"SHOTS puts examples into a prompt, and BACKEND={backend} takes none: leave it out.")
+    if (spec.shots or spec.calibrate == "labels") and (spec.adapter or spec.model_args.get("peft")):
+        what = f"SHOTS={spec.shots}" if spec.shots else "CALIBRATE=labels"
+        raise UserError(f"{what} uses labels, and an adapter has been trained on its own: leave one of them out.")
     if spec.rows and not (spec.train_samples or spec.shots or spec.calibrate or fitted):
         raise UserError("ROWS says which train rows are drawn, and nothing is: add SAMPLES=, SHOTS= or CALIBRATE=.")
     if backend == PROBE:

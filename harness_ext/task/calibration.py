@@ -28,6 +28,12 @@ class Boundary:
         return score_document(doc, [(0.0, moved <= 0), (moved, moved > 0)])
 
 
+def record(method: str) -> dict[str, Any]:
+    """Say what a boundary follows from, for a key."""
+    chosen: dict[str, Any] = {"context": {"texts": list(CONTENT_FREE)}, "batch": {"rows": UNLABELLED}}
+    return {"method": method, **chosen.get(method, {})}
+
+
 def by_context(margins: Sequence[float]) -> Boundary:
     """Put the boundary where texts that say nothing lie: their mean probabilities become even (Zhao et al. 2021)."""
     ones = [1 / (1 + math.exp(-max(margin, -500.0))) for margin in margins]

@@ -58,14 +58,14 @@ def labels_of(train: Any, rows: str = "all") -> list[int | None]:
     return [label if len(text.split()) >= SENTENCE else None for text, label in texts]
 
 
-def draw(labels: Sequence[int | None], samples: str, seed: int) -> Subset:
+def draw(labels: Sequence[int | None], samples: str, seed: int, name: str = "SAMPLES") -> Subset:
     """Draw a subset of the train split by the label, 0 or 1, of each of its rows; rows without one are never drawn.
 
     Each class is shuffled once per seed; the head of both halves is held out, and a subset of n rows takes the next
     n/2 of each. So the rows of a smaller subset are among those of a larger one. ``all`` is every row that is not
-    held out, in whatever balance the split has.
+    held out, in whatever balance the split has. The `name` is what the user calls the number.
     """
-    check_samples(samples)
+    check_samples(samples, name)
     by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
     for value, rows in enumerate(by_class):
         random.Random(f"{seed} {value}").shuffle(rows)
@@ -79,7 +79,7 @@ def draw(labels: Sequence[int | None], samples: str, seed: int) -> Subset:
     wanted, room = int(samples), 2 * (smaller - half)
     if wanted > room:
         raise UserError(
-            f"SAMPLES {samples} is more than the {room} balanced rows of this train split ({2 * half} are held out)."
+            f"{name} {samples} is more than the {room} balanced rows of this train split ({2 * half} are held out)."
         )
     chosen = sorted(row for rows in by_class for row in rows[half : half + wanted // 2])
     return Subset(chosen, held_out, str(wanted))

@@ -391,6 +391,7 @@ VALUE: Cases = {
     "backend_unknown": (run(model="nonsense"), ("nonsense", "hf")),
     "config_file_absent": (run(config="absent.yaml"), ("absent.yaml",)),
     "config_file_of_no_yaml": (config_file("limit: [4\n"), ("mine.yaml", "YAML")),
+    "config_file_with_one_of_ours": (config_file("shots: 4\n"), ("mine.yaml: shots", "as flags")),
     "config_file_a_list": (config_file("- limit\n"), ("mine.yaml", "mapping")),
     "config_file_unknown_name": (config_file("nonsense: 1\n"), ("nonsense",)),
     "config_file_task_a_number": (config_file("tasks: 5\n"), ("tasks", "5")),

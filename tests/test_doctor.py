@@ -397,3 +397,14 @@ def test_memory_of_a_gpu_is_asked_of_the_gpu(answering, eight_rows, door, monkey
     done = door("doctor", "--pretrained", answering, "--data_dir", eight_rows)
     assert "cuda has 24.0 GB, 20.0 GB free" in done.stdout
     assert "batch by memory" in done.stdout
+
+
+def test_list_is_examined_whole_and_its_first_run_is_shown(answering, tmp_path, door):
+    rows = tsv_folder(tmp_path / "rows", train=SENTENCES * 3)
+    asked = ("doctor", f"--pretrained={answering}", f"--data_dir={rows}")
+    done = door(*asked, "--shots=2,4")
+    assert (done.code, done.stdout.count("folder ")) == (0, 2), done.stdout
+    assert "examples-2-s0" in done.stdout
+    done = door(*asked, "--shots=2,400")
+    assert done.code == 2
+    assert re.search("PROBLEM +others +SHOTS 400 is more than", done.stdout), done.stdout

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from itertools import count
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 from builders import CHAT_TEMPLATE, SENTENCES, answering_model, tsv_folder
 from lm_eval.api.samplers import FirstNSampler
 from stock import samples_of
+from transformers import AutoTokenizer
 
 from harness_ext.errors import UserError
-from harness_ext.run import execute
+from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.run import examples, execute
 from harness_ext.task.find import build_tasks
 from harness_ext.task.subsets import draw
 
@@ -138,3 +141,12 @@ def test_task_of_another_kind_that_has_no_train_rows_is_one_line(words, said, do
         encoding="utf-8",
     )
     assert said in door("run", f"--pretrained={answering}", f"--tasks={task}", f"--output_path={tmp_path}", *words).error
+
+
+@pytest.mark.parametrize(("fitting", "said"), [(1.5, "Leave SHOTS out."), (4.5, "About SHOTS=4 would.")])
+def test_number_of_examples_that_would_fit_is_said(fitting, said, answering):
+    tokenizer, prompt = AutoTokenizer.from_pretrained(answering), "movie " * 360  # six examples
+    room = 10 + round(fitting / 6 * len(tokenizer(prompt)["input_ids"]))
+    base = Checkpoint("mine", str(answering), "", {"model_type": "llama", "max_position_embeddings": room})
+    with pytest.raises(UserError, match=re.escape(said)):
+        examples.check_room(base, tokenizer, [prompt], 10, 6)

@@ -25,11 +25,16 @@ def examine(args: argparse.Namespace) -> None:
     as_json = vars(args).pop("json")
     quieten(args.verbosity)
     quieten_libraries()
-    spec = several_from_args(args)[0]  # of several that differ in rows or adapter alone
+    spec, *others = several_from_args(args)  # they differ in rows or adapter alone, so that the first one is shown
     if (spec.model or ANSWER) not in CHECKPOINT_BACKENDS:
         raise UserError(f"doctor examines models that are loaded here; BACKEND {spec.model!r} is not for it.")
     planned = plan(spec)
     memory = estimate(planned)
+    for other in others:
+        if not planned.checks.problems:
+            with planned.checks.problem("others"):
+                if found := plan(other).checks.problems:
+                    raise UserError(found[0].said)
     checks, problems = planned.checks.lines, planned.checks.problems
     prompts = [run.prompts[0] for run in planned.runs if not run.asked.subject.reads_sentence]
     named = ", ".join(check.name for check in problems)
@@ -37,8 +42,8 @@ def examine(args: argparse.Namespace) -> None:
     for run in [] if problems else planned.runs:
         planned.checks.say("folder", str(run.folder))
     if as_json:
-        found = {"runs": not problems, "verdict": verdict, "checks": [asdict(check) for check in checks]}
-        print(json.dumps(found | {"prompt": prompts[0] if prompts else None, "memory": memory}, indent=2))
+        said = {"runs": not problems, "verdict": verdict, "checks": [asdict(check) for check in checks]}
+        print(json.dumps(said | {"prompt": prompts[0] if prompts else None, "memory": memory}, indent=2))
     else:
         for check in checks:
             print(f"{check.state.upper() if check.state == PROBLEM else check.state:<8} {check.name:<13} {check.said}")

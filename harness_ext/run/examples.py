@@ -36,5 +36,5 @@ def check_room(base: Checkpoint, tokenizer: Any, prompts: list[str], answer: int
         fitting = int(shots * (room - answer) / longest) // 2 * 2
         raise UserError(
             f"SHOTS {shots} does not fit: a prompt has up to {longest:,} tokens and its answer {answer}, but the context of "
-            f"{base.name!r} holds {room:,}. About SHOTS={fitting} would."
+            f"{base.name!r} holds {room:,}. {f'About SHOTS={fitting} would' if fitting > 0 else 'Leave SHOTS out'}."
         )

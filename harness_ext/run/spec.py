@@ -195,7 +195,12 @@ def from_args(args: argparse.Namespace) -> RunSpec:
     args.output_path, args.log_samples = args.output_path or "results", True
     try:
         if args.config:
-            named |= set(EvaluatorConfig.load_yaml_config(args.config))
+            in_file = set(EvaluatorConfig.load_yaml_config(args.config))
+            if other := sorted(map(str, in_file - {each.name for each in fields(EvaluatorConfig)})):
+                raise UserError(
+                    f"{args.config}: {', '.join(other)}: a config file holds lm-eval's own settings; say others as flags."
+                )
+            named |= in_file
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error

@@ -104,6 +104,7 @@ def test_run_is_scored_by_its_boundary_and_keeps_the_margins(how, door, data, an
     correct = sum(label == int(row["gold"]) for label, row in zip(labels, after, strict=True))
     assert record["counts"]["none"]["correct"] == correct
     assert record["method"] == "calibrated"
+    assert record["self_check"] == plain["self_check"]  # of the prompts that are evaluated
     assert record["margins"] == plain["margins"]  # the order stays
     assert record["key"] != plain["key"]
     assert moved["documents"] == {"context": len(CONTENT_FREE), "batch": min(UNLABELLED, 48), "labels": 8}[method]

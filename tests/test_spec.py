@@ -65,6 +65,12 @@ def test_keywords_mean_what_the_flags_mean(options, words):
     assert from_options(**options) == read(*words)
 
 
+@pytest.mark.parametrize("seed", [[0, 1], []])
+def test_seeds_that_are_neither_one_nor_four_are_refused(seed):
+    with pytest.raises(UserError, match="give one, or four"):
+        from_options(seed=seed)
+
+
 def test_plan_writes_nothing_says_nothing_and_names_the_runs_that_follow(answering, eight_rows, elsewhere, door, capfd):
     spec = read("--pretrained", str(answering), "--data_dir", str(eight_rows), "--tasks", "sst2_01,sst2_01_choice")
     capfd.readouterr()

@@ -52,6 +52,10 @@ class AnswerLM(VerifiedLM):
             self._forced = ForcedChoice(self.softmax_dtype)
         self._wanted = Wanted(settled, tuple(choices), tuple(answers))
 
+    def examine_anew(self) -> None:
+        """Let what comes next be examined by its own prompts: those so far may have been too alike to need padding."""
+        self._prefix, self._one_by_one = SharedPrefix(self), {}
+
     def swap_adapter(self, adapter: str) -> bool:
         """Put another adapter on the base that is loaded; see `verified.VerifiedLM.swap_adapter`."""
         self._prefix, self._wanted = SharedPrefix(self), Wanted()

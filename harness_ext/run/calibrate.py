@@ -60,6 +60,8 @@ def calibrate(lm: Any, asked: Question) -> dict[str, Any]:
     docs = documents(asked)
     margins = _margins(lm, asked, docs)
     watch(lm).reset()
+    if hasattr(lm, "examine_anew"):
+        lm.examine_anew()
     if asked.spec.calibrate == "labels":
         boundary = calibration.by_labels(margins, [doc["label"] for doc in docs])
     else:

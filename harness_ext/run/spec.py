@@ -75,6 +75,8 @@ class RunSpec:
             raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
         if shots is not None and not (isinstance(shots, int) and shots >= 0):
             raise UserError(f"num_fewshot {shots!r} is no whole number from 0 up.")
+        if len(self.seed) != 4:
+            raise UserError(f"SEED {list(self.seed)}: give one, or four (of Python, numpy, torch and the few-shot sampler).")
         if not all(seed is None or 0 <= seed < 2**32 for seed in self.seed):
             raise UserError(f"SEED {list(self.seed)} is not within 0 and {2**32 - 1}.")
         for name, given in (("SAMPLES", self.train_samples), ("SHOTS", self.shots)):

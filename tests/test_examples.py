@@ -76,7 +76,7 @@ def test_seeds_of_examples_are_one_experiment_and_sizes_one_curve(door, data, an
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--shots=3"], "SHOTS '3' is neither an even number"),
+        (["--shots=3"], "SHOTS '3' is not an even number above 0 (half of it per class)."),
         (["--shots=all"], "SHOTS is a number of examples"),
         (["--shots=2", "--num_fewshot=2"], "without --num_fewshot"),
         (["--shots=48"], "SHOTS 48 is more than the 40 balanced rows"),

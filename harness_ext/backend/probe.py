@@ -24,6 +24,8 @@ from harness_ext.model import logistic
 from harness_ext.model.frozen import Frozen
 from harness_ext.model.lengths import context_length
 
+READING = 1  # goes up when states are read otherwise: those that are kept are then read anew
+
 
 @register_model("probe")
 class ProbeLM(SentenceLM):
@@ -57,7 +59,13 @@ class ProbeLM(SentenceLM):
         options |= {"pretrained_model_name_or_path": pretrained, "dtype": dtype, "use_safetensors": use_safetensors}
         kind = Decoder if frozen.is_prompted else Encoder
         self._model = kind(frozen, name, options, tokenizer, self._device, context=context_length(config), limit=rows)
-        key = {"version": version, "states": frozen.record(), "dtype": dtype, "device": self._device.type}
+        key = {
+            "reading": READING,
+            "version": version,
+            "states": frozen.record(),
+            "dtype": dtype,
+            "device": self._device.type,
+        }
         key |= {"transformers": transformers.__version__, "torch": torch.__version__}
         if dtype != "float32":  # there a batch's shape shows in its roundings
             key["batch"] = str(batch_size)

@@ -12,6 +12,7 @@ from lm_eval.api.samplers import FirstNSampler
 from harness_ext.errors import UserError
 from harness_ext.model import memory
 from harness_ext.model.checkpoints import Checkpoint
+from harness_ext.model.lengths import context_length
 from harness_ext.task.prompts import encode_prompts
 from harness_ext.task.subsets import Subset
 
@@ -28,8 +29,9 @@ def put_before(task: Any, subset: Subset, seed: int) -> None:
 
 def check_room(base: Checkpoint, tokenizer: Any, prompts: list[str], answer: int, shots: int) -> None:
     """Check that prompts with examples, and an answer of so many tokens, fit the model's context."""
-    room = getattr(memory.text_config(base.config), "max_position_embeddings", None)
-    if not isinstance(room, int) or room < 1:
+    config = memory.text_config(base.config)
+    room = context_length(config) if config is not None else None
+    if room is None:
         return
     longest = max(map(len, encode_prompts(tokenizer, sorted(prompts, key=len)[-_LOOKED_AT:])))
     if longest + answer > room:

@@ -41,7 +41,10 @@ class Subset:
 def check_samples(samples: str, name: str = "SAMPLES") -> None:
     """Check what the user typed after SAMPLES= or the like, without any data."""
     if samples != "all" and not (samples.isascii() and samples.isdecimal() and int(samples) > 0 and int(samples) % 2 == 0):
-        raise UserError(f"{name} {samples!r} is neither an even number above 0 (half of it per class) nor 'all'.")
+        other = " nor 'all'" if name == "SAMPLES" else ""
+        raise UserError(
+            f"{name} {samples!r} is {'neither ' if other else 'not '}an even number above 0 (half of it per class){other}."
+        )
 
 
 def check_rows(rows: str) -> None:

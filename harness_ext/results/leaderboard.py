@@ -38,6 +38,13 @@ def _setting(name: str, value: Any) -> str:
     return forms.get(name, f"{words} {said}")
 
 
+def _seed(record: dict[str, Any]) -> int | None:
+    """Return the seed by which rows were drawn; of unlabelled rows only the key had it at first."""
+    parts = record.get("key_parts") or {}
+    drawn = record.get("seed") is None and parts.get("calibration") == "batch"
+    return parts["seeds"][0] if drawn else record.get("seed")
+
+
 def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
     main, strict, n = main_counts(record), record["counts"].get("strict"), record["n"]
     low, high = wilson(main["correct"], n)
@@ -48,6 +55,7 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
                    "docs_per_s", "method", "experiment", "curve")  # fmt: skip
     return {
         **{name: record.get(name) for name in as_they_are},
+        "seed": _seed(record),
         "model": f"{record['model']} ({quantisation})" if quantisation else record["model"],
         "auroc": (record.get("margins") or {}).get("auroc"),
         "settings": settings_text(record.get("not_default") or {}),

@@ -47,7 +47,7 @@ def test_smollm2_in_float32_gives_stock_lm_evals_labels(real_models, films, tmp_
 @pytest.mark.parametrize(
     ("name", "dtype", "settings"),
     [
-        ("SmolLM2-135M-Instruct", "bfloat16", {"recipe": "qwen", "steps": 12}),
+        ("SmolLM2-135M-Instruct", "bfloat16", {"recipe": "qwen", "steps": 30}),
         ("all-MiniLM-L6-v2", "bfloat16", {"recipe": "deberta", "steps": 40}),
         ("all-MiniLM-L6-v2", "float32", {"recipe": "deberta", "steps": 40}),
     ],

@@ -5,11 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from finetune.config import read_recipe
-from harness_ext.errors import UserError
 from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
-MOST_SEED = 2**32 - 1  # numpy's
 _PATHS = ("model", "recipe", "data_dir", "include_path", "out")  # which may be given as a Path
 
 
@@ -52,11 +50,8 @@ def make_spec(**wanted: Any) -> TrainSpec:
     (16, 64, "all").
     """
     several = {name: _several(wanted[name]) for name in ("samples", "seeds", "report_to") if name in wanted}
-    for seed in several.get("seeds", ()):
-        if not (seed.isascii() and seed.isdecimal() and int(seed) <= MOST_SEED):
-            raise UserError(f"SEED {seed!r} is no whole number from 0 to {MOST_SEED}; several are given as 0,1,2.")
     if "seeds" in several:
-        several["seeds"] = tuple(map(int, several["seeds"]))
+        several["seeds"] = tuple(map(subsets.read_seed, several["seeds"]))
     plain = {name: wanted[name] if wanted[name] is None else str(wanted[name]) for name in _PATHS if name in wanted}
     spec = TrainSpec(**wanted | several | plain | {"overrides": tuple(wanted.get("overrides", ()))})
     for samples in spec.samples:

@@ -79,7 +79,7 @@ def plan_run(asked: Question, checks: Checks) -> list[RunPlan]:
     if asked.subject.frozen:
         with checks.problem("labels"):
             rows, source = len(asked.subset.rows if asked.subset else ()), asked.task.dataset["train"].info.description
-            checks.say("labels", f"{rows} rows of {source}, seed {asked.spec.seed[0]}")
+            checks.say("labels", f"{rows} rows of {source}, seed {asked.seed}")
     trained_on = _trained_on(asked)
     if trained_on:
         checks.say("training", f"the adapter was trained on {trained_on['task']} ({trained_on['data']})", NOTE)

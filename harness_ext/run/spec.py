@@ -125,7 +125,6 @@ _FLAGS = (
     ("shots", "<n>", "Examples in front of every prompt, the rows that `make finetune SAMPLES=n` trains on"),
     ("calibrate", "<how>", "Set the boundary of a forced choice: context, batch, or labels (with --train_samples)"),
     ("rows", "<which>", "Train rows to draw from: all, or sentences (of at least 10 words)"),
-    ("seeds", "<n>", "As --seed, for all four at once; several with commas make several runs"),
     ("procs", "<n>", "Processes that share the documents, each on its own GPU (default: 1)"),
 )
 _SWITCHES = (
@@ -153,6 +152,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("this project's own (what is left out is chosen and printed)")
     for name, shown, said in _FLAGS:
         group.add_argument(f"--{name}", metavar=shown, help=said)
+    said = "As --seed, for all four at once; several with commas make several runs"
+    group.add_argument("--seeds", metavar="<n>", help=said)
     for name, said in _SWITCHES:
         group.add_argument(f"--{name}", action="store_true", help=said)
     for action in parser._actions:
@@ -170,9 +171,7 @@ def several_from_args(args: argparse.Namespace) -> list[RunSpec]:
         if (given := getattr(spec, name)) and "," in given:
             lists[name] = [part for part in given.split(",") if part]
     if seeds:
-        if not all(seed.isascii() and seed.isdecimal() for seed in seeds.split(",")):
-            raise UserError(f"SEED {seeds!r} is no whole number from 0 up; several are given as 0,1,2.")
-        lists["seed"] = [(int(seed),) * 4 for seed in seeds.split(",")]
+        lists["seed"] = [(subsets.read_seed(seed),) * 4 for seed in seeds.split(",")]
     if spec.adapter and set(spec.adapter) & set("*?[") and not Path(spec.adapter).exists():
         lists["adapter"] = _adapters(spec.adapter)
     return [replace(spec, **dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
@@ -192,7 +191,7 @@ def from_args(args: argparse.Namespace) -> RunSpec:
     given = vars(args)
     processes = given.pop("launched", 1)
     given.pop("seeds", None)
-    ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES) if name in given}
+    ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES)}
     named = {name for name, value in given.items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
     try:

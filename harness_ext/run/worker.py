@@ -59,7 +59,7 @@ class LocalWorker:
         account.watch(self._lm).reset()
         if asked.subject.frozen and asked.subset:
             rows, asks = asked.labelled(), [document for _, document in asked.documents()]
-            self._lm.fit(asked.read(rows), [row["label"] for row in rows], asked.read(asks), asked.spec.seed[0] or 0)
+            self._lm.fit(asked.read(rows), [row["label"] for row in rows], asked.read(asks), asked.seed)
         return self._lm
 
     def account(self) -> Account:

@@ -14,6 +14,7 @@ from harness_ext.errors import UserError
 
 HELD_OUT = 500  # rows at most, and a sixth of a small split: enough to see a collapse, few enough to score often
 SHARE_HELD_OUT = 6
+MOST_SEED = 2**32 - 1  # numpy's
 ROWS = ("all", "sentences")  # which rows of a train split subsets are drawn from
 # Words that make a row a sentence: SST-2's evaluation is sentences, and 43% of its train rows have at most five words.
 SENTENCE = 10
@@ -45,6 +46,13 @@ def check_samples(samples: str, name: str = "SAMPLES") -> None:
         raise UserError(
             f"{name} {samples!r} is {'neither ' if other else 'not '}an even number above 0 (half of it per class){other}."
         )
+
+
+def read_seed(text: str) -> int:
+    """Read one of the values that the user typed after SEED=."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= MOST_SEED):
+        raise UserError(f"SEED {text!r} is no whole number from 0 to {MOST_SEED}; several are given as 0,1,2.")
+    return int(text)
 
 
 def check_rows(rows: str) -> None:

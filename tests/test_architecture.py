@@ -9,7 +9,7 @@ from harness_ext.paths import ROOT
 
 FILES = sorted((*ROOT.glob("harness_ext/**/*.py"), *ROOT.glob("finetune/*.py")))
 LONGEST_FILE, LONGEST_CLASS, LONGEST_FUNCTION = 300, 150, 50
-ROOMS = ("task", "model", "backend", "run", "results")
+ROOMS = ("task", "model", "backend", "run", "results", "evidence", "report")
 # A reason stands beside each.
 LONGER = {
     "evaluate_task": "one call of lm-eval's simple_evaluate, an argument a line",

@@ -6,8 +6,8 @@ A pure function from records to rows; how rows are shown is `render`'s.
 from collections.abc import Iterable
 from typing import Any
 
+from harness_ext.evidence.proportion import wilson
 from harness_ext.results.experiments import is_no_better
-from harness_ext.results.intervals import wilson
 from harness_ext.results.outcomes import main_counts
 from harness_ext.results.reported import Score, score_of
 

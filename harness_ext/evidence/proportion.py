@@ -1,17 +1,17 @@
-"""Intervals; pure functions on counts."""
+"""Shares of documents, of one run or of two that are not paired."""
 
 import math
 
-Z95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
+from scipy.special import ndtri
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a proportion, its bounds in 0-1; unlike p ± 1.96 s.e. it is no point at 0% or 100%.
+def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a proportion, its bounds in 0-1; unlike p ± 1.96 s.e. it is no point at 0% or 100%.
 
     Written out because `scipy.stats`, which the tests compare it with, takes a second to import, and a table of results
     should not. Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
-    z = Z95
+    z = float(ndtri((1 + level) / 2))
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion.")
     share = successes / trials

@@ -12,8 +12,9 @@ from harness_ext.results import outcomes
 from harness_ext.results.outcomes import Outcome
 
 
-def sample(doc, rule, said, gold, prediction):
+def sample(doc, rule, said, gold, prediction, response="1"):
     return {
+        "resps": [[response]],
         "doc_id": doc,
         "doc_hash": f"hash {doc}",
         "filter": rule,
@@ -26,26 +27,29 @@ def sample(doc, rule, said, gold, prediction):
 # Three outputs: "1", "it is 0, I think", "positive"; gold 1, 1, 0. lm-eval writes all documents of a filter, then the next.
 LOG = [
     sample(0, "lenient", "1", 1, 1),
-    sample(2, "lenient", "[word]", 0, -1),
-    sample(1, "lenient", "0", 1, 0),
+    sample(2, "lenient", "[word]", 0, -1, "positive"),
+    sample(1, "lenient", "0", 1, 0, "it is 0,\nI think"),
     sample(0, "strict", "1", 1, 1),
     sample(2, "strict", "[word]", 0, -1),
     sample(1, "strict", "[other]", 1, -1),
 ]
 ROWS = [
-    Outcome(0, "hash 0", 1, {"lenient": 1, "strict": 1}, {"lenient": "label", "strict": "label"}, 0.25),
-    Outcome(1, "hash 1", 1, {"lenient": 0, "strict": None}, {"lenient": "label", "strict": "other"}, None),
-    Outcome(2, "hash 2", 0, {"lenient": None, "strict": None}, {"lenient": "word", "strict": "word"}, -1e-7),
+    Outcome(0, "hash 0", 1, {"lenient": 1, "strict": 1}, {"lenient": "label", "strict": "label"}, 0.25, "1"),
+    Outcome(
+        1, "hash 1", 1, {"lenient": 0, "strict": None}, {"lenient": "label", "strict": "other"}, None, "it is 0,\nI think"
+    ),
+    Outcome(2, "hash 2", 0, {"lenient": None, "strict": None}, {"lenient": "word", "strict": "word"}, -1e-7, "positive"),
 ]
 COUNTS = {
     "lenient": {"correct": 1, "positive": 1, "negative": 1, "not_following": {"word": 1}},
     "strict": {"correct": 1, "positive": 1, "negative": 0, "not_following": {"word": 1, "other": 1}},
 }
 FILE = """\
-doc,hash,gold,lenient,strict,kind,margin
-0,hash 0,1,1,1,label,0.25
-1,hash 1,1,0,,label,
-2,hash 2,0,,,word,-1e-07
+doc,hash,gold,lenient,strict,kind,margin,response
+0,hash 0,1,1,1,label,0.25,1
+1,hash 1,1,0,,label,,"it is 0,
+I think"
+2,hash 2,0,,,word,-1e-07,positive
 """
 
 

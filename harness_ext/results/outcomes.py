@@ -15,6 +15,8 @@ from typing import Any
 from harness_ext.results.records import on_disk
 
 FILE = "outcomes.csv"
+LONGEST = 300  # characters of a response that are kept: its label stands in them but where a model thinks at length
+COLUMNS = ("doc", "hash", "gold", "kind", "margin", "response")  # all others are rules
 _CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
 
 
@@ -28,6 +30,7 @@ class Outcome:
     labels: dict[str, int | None]  # by rule; None where the output has no label
     kinds: dict[str, str]  # by rule: "label", or why there is none (task.labels.KINDS)
     margin: float | None = None  # log p(answer 1) - log p(answer 0) after the prompt; None where it is not known
+    response: str = ""  # what the model wrote, as `excerpt` leaves it; empty where it wrote nothing, as in a forced choice
 
 
 def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> list[Outcome]:
@@ -67,24 +70,32 @@ def write(path: Path, outcomes: list[Outcome]) -> None:
     rules = list(outcomes[0].labels) if outcomes else []
     with on_disk(path) as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["doc", "hash", "gold", *("choice" if rule == _CHOICE else rule for rule in rules), "kind", "margin"])
+        named = ["choice" if rule == _CHOICE else rule for rule in rules]
+        table.writerow(["doc", "hash", "gold", *named, "kind", "margin", "response"])
         for each in outcomes:
             labels = [each.labels[rule] for rule in rules]
-            table.writerow([each.doc, each.hash, each.gold, *labels, each.kinds[rules[0]], each.margin])
+            table.writerow([each.doc, each.hash, each.gold, *labels, each.kinds[rules[0]], each.margin, each.response])
 
 
 def read(path: Path) -> list[Outcome]:
     """Read what `write` wrote; the kind of a stricter rule, without a label where the first has one, is ``other``."""
     with path.open(encoding="utf-8", newline="") as file:
-        head, *lines = csv.reader(file)
-    rules = [_CHOICE if name == "choice" else name for name in head[3:-2]]
+        lines = list(csv.DictReader(file))
+    rules = {name: _CHOICE if name == "choice" else name for name in lines[0] if name not in COLUMNS} if lines else {}
     found = []
-    for doc, digest, gold, *said, kind, margin in lines:
-        labels = {rule: int(label) if label else None for rule, label in zip(rules, said, strict=True)}
-        missing = "other" if kind == "label" else kind
+    for line in lines:
+        labels = {rule: int(line[name]) if line[name] else None for name, rule in rules.items()}
+        missing = "other" if line["kind"] == "label" else line["kind"]
         kinds = {rule: missing if label is None else "label" for rule, label in labels.items()}
-        found.append(Outcome(int(doc), digest, int(gold), labels, kinds, float(margin) if margin else None))
+        margin, response = float(line["margin"]) if line["margin"] else None, line.get("response") or ""
+        found.append(Outcome(int(line["doc"]), line["hash"], int(line["gold"]), labels, kinds, margin, response))
     return found
+
+
+def excerpt(response: str) -> str:
+    """Cut a long response in its middle: what a model says last, behind its thinking, is what its label is read from."""
+    half, whole = LONGEST // 2, response.encode("utf-8", "replace").decode()  # a server may send half a surrogate pair
+    return whole if len(whole) <= LONGEST else f"{whole[: half - 1]} … {whole[-half + 2 :]}"
 
 
 def _outcome(samples: list[dict[str, Any]], margin: float | None) -> Outcome:
@@ -94,7 +105,12 @@ def _outcome(samples: list[dict[str, Any]], margin: float | None) -> Outcome:
     kinds = {rule: _kind(each["filtered_resps"][0]) for rule, each in zip(labels, samples, strict=True)}
     kinds |= {rule: "label" for rule, label in labels.items() if label is not None}
     margin = _margin(first["filtered_resps"]) if margin is None else margin
-    return Outcome(first["doc_id"], first["doc_hash"], first["mcc"][0], labels, kinds, margin)
+    return Outcome(first["doc_id"], first["doc_hash"], first["mcc"][0], labels, kinds, margin, _response(first))
+
+
+def _response(sample: dict[str, Any]) -> str:
+    said = sample["resps"][0][0]
+    return excerpt(said) if isinstance(said, str) and isinstance(sample["filtered_resps"][0], str) else ""
 
 
 def _kind(prediction: Any) -> str:

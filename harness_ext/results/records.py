@@ -80,18 +80,23 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
+    """Read every finished run's record, as `read_folders` finds them."""
+    return [record for _, record in read_folders(out)]
+
+
+def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Read every finished run under ``OUT/runs`` and, where the same key is not there too, ``OUT/published``.
 
     A record that cannot be read is named on standard error and left out: one damaged file must not hide the others.
     """
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, tuple[Path, dict[str, Any]]] = {}
     for file in (*sorted(out.glob(f"published/*/{MANIFEST}")), *sorted(out.glob(f"runs/*/{MANIFEST}"))):
         try:
             record = _read(file.parent)
-            runs[record["key"]] = record
+            runs[record["key"]] = file.parent, record
         except (OSError, ValueError, KeyError) as error:
             print(f"Left out {file}: {error}", file=sys.stderr)
-    return upgrade(runs.values())
+    return list(zip((folder for folder, _ in runs.values()), upgrade(record for _, record in runs.values()), strict=True))
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -4,14 +4,14 @@ Made of the leaderboard's entries; what a picture and a verdict speak of. Knows 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.paths import SHIPPED
+from harness_ext.results import names
 from harness_ext.results.standings import Entry
 
 ALL_ROWS = {"033f91a9b0ae6c0b": 67349}  # of SST-2's train split, by data.fingerprint: what "all" labels are
@@ -93,18 +93,18 @@ class Contest:
 
 
 def contests(entries: Iterable[Entry]) -> list[Contest]:
-    """Sort entries by data set, the one with the most runs first; runs of a part of the documents are left out."""
+    """Sort entries by data set, the one with the most runs first; runs of a part of the documents, or of an older task, are left out."""
     by_data: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if not entry.partial:
-            by_data[str(entry.runs[0].record.get("data_fingerprint"))].append(entry)
+        if entry.method and not entry.partial and not entry.stale:
+            by_data[str(entry.record.get("data_fingerprint"))].append(entry)
     found = sorted(by_data.values(), key=lambda each: -sum(len(entry.runs) for entry in each))
     return [_contest(each) for each in found]
 
 
 def asked(entry: Entry) -> str:
     """Say how a model was asked, as in ``words chosen, calibrated by context``."""
-    record = entry.runs[0].record
+    record = entry.record
     how = _ASKED.get(record["task"], record["task"])
     calibrated = (record.get("not_default") or {}).get("calibrated")
     return f"{how}, calibrated {calibrated}" if calibrated else how
@@ -112,44 +112,35 @@ def asked(entry: Entry) -> str:
 
 def model_of(entry: Entry) -> str:
     """Name its model, without whose it is, and how it is quantised."""
-    record = entry.runs[0].record
-    name = str(record["model"]).rsplit("/", 1)[-1]
-    return f"{name} ({record['quantisation']})" if record.get("quantisation") else name
+    return names.model_of(entry.record).rsplit("/", 1)[-1]
 
 
-def _contest(entries: list[Entry]) -> Contest:
+def _contest(entries: Sequence[Entry]) -> Contest:
     free, other, curves = [], [], defaultdict(list)
-    for entry in sorted(entries, key=lambda each: -each.score.mean):
-        record = entry.runs[0].record
-        if record.get("train_samples") and record.get("method") != "majority":
-            curves[record["curve"]].append(entry)
-        elif record.get("method") in _UNTRAINED and record["model"] not in SHIPPED:  # those were trained on SST-2
+    for entry in sorted(entries, key=lambda each: (-each.score.mean, each.name)):
+        method = entry.record.get("method")
+        if entry.record.get("train_samples") and method != "majority":
+            curves[entry.record["curve"]].append(entry)
+        elif method in _UNTRAINED and entry.samples == 0:
             free.append(entry)
         else:
             other.append(entry)
     drawn = sorted(_curves(curves.values()), key=lambda curve: (-curve.last, curve.name))
-    return Contest(str(entries[0].runs[0].record["data"]), tuple(free), tuple(drawn), tuple(other))
+    return Contest(str(entries[0].record["data"]), tuple(free), tuple(drawn), tuple(other))
 
 
 def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
     found = []
     for group in groups:
         ordered = tuple(sorted(group, key=lambda entry: (entry.samples == "all", entry.samples)))
-        model, how = model_of(ordered[0]), _how(ordered[0])
-        found.append(Curve(f"{model} + {how}" if how != model else model, model, how, ordered))
+        model, how = model_of(ordered[0]), names.method_text(ordered[0].record)
+        found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
     twice = Counter(curve.name for curve in found)
     return [curve if twice[curve.name] == 1 else _apart(curve) for curve in found]
 
 
 def _apart(curve: Curve) -> Curve:
     """Give a curve that shares its name the settings or, as a last resort, the hash that tell it apart."""
-    record = curve.entries[0].runs[0].record
-    settings = ", ".join(f"{key} {value}" for key, value in (record.get("not_default") or {}).items())
-    return Curve(f"{curve.name} ({settings or record['curve'][:6]})", curve.model, curve.how, curve.entries)
-
-
-def _how(entry: Entry) -> str:
-    record = entry.runs[0].record
-    if record.get("recipe"):
-        return f"LoRA {record['recipe']}"
-    return {"calibrated": "boundary by labels", "lora": "LoRA"}.get(record["method"], str(record["method"]))
+    record = curve.entries[0].record
+    settings = names.settings_text(names.settings_of(record))
+    return replace(curve, name=f"{curve.name} ({settings or record['curve'][:6]})")

@@ -15,7 +15,7 @@ from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.report import answer
 from harness_ext.report.words import interval, labels, listed, number, percent
 from harness_ext.results import names, reported
-from harness_ext.results.contest import Contest, Curve, asked, contests, method_of, model_of
+from harness_ext.results.contest import SST2_ROWS, Contest, Curve, asked, contests, method_of, model_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 
@@ -24,9 +24,9 @@ NOTE = (
     "unpaired (Newcombe's interval, pooled score test), and other seeds may do otherwise."
 )
 N, MAJORITY = 872, 444
-_ROWS_OF_ALL = 67349
-# (what was said, pairs of rows: model, training samples, batch size)
-_COMPARED = (
+_Row = tuple[str, str, str]  # model, training samples, batch size
+# What was said, and pairs of rows.
+_COMPARED: tuple[tuple[str, list[tuple[_Row, _Row]]], ...] = (
     (
         "The fine-tuned generative model gets worse with more samples (16: 0.5608, 64: 0.5528, 256: 0.5275).",
         [(("Qwen2.5-0.5B", n, ""), ("Qwen2.5-0.5B", "16", "")) for n in ("64", "256", "all")],
@@ -82,23 +82,17 @@ def _correct(model: str, samples: str, batch: str) -> int:
     return int(row["correct_of_872"])
 
 
-def _compared(pairs: Sequence[tuple[tuple[str, str, str], tuple[str, str, str]]]) -> str:
+def _compared(pairs: Sequence[tuple[_Row, _Row]]) -> str:
     """Compare each pair of rows."""
     said = []
     for first, second in pairs:
         a, b = _correct(*first), _correct(*second)
+        who = [f"{row[1]} samples" if first[0] == second[0] else row[0] for row in (first, second)]
         p = unpaired_p(a, N, b, N)
-        verdict = "a tie" if p >= ALPHA else f"{_name(first, second) if a > b else _name(second, first)} is better"
+        verdict = "a tie" if p >= ALPHA else f"surely {'better' if a > b else 'worse'}"
         span = interval(*newcombe(a, N, b, N))
-        said.append(
-            f"{_name(first, second)} {a} against {b} of {N}: {number((a - b) / N)} points ({span}, p {_p(p)}): {verdict}"
-        )
-    return f"{'. '.join(said)}."
-
-
-def _name(row: tuple[str, str, str], other: tuple[str, str, str]) -> str:
-    """Name a row by what sets it off from the other."""
-    return row[0] if row[0] != other[0] else f"{row[1]} samples"
+        said.append(f"{who[0]} {a}, {who[1]} {b} of {N}: {number((a - b) / N)} points ({span}, p {_p(p)}), {verdict}")
+    return f"{'; '.join(said)}."
 
 
 def _p(p: float) -> str:
@@ -113,6 +107,7 @@ def _collapse() -> str:
         if row["model"] == "DeBERTa-v3-base"
     ]
     stayed = [run for run in runs if run[2] == MAJORITY]
+    most = max(steps for _, steps, _ in stayed)
     moved = [
         f"{samples} samples: {right} right after {steps} steps in place of {fewer}"
         for samples, steps, right in runs
@@ -120,14 +115,14 @@ def _collapse() -> str:
         if samples == same and steps > fewer and right > MAJORITY and unpaired_p(right, N, MAJORITY, N) < ALPHA
     ]
     return (
-        f"{len(stayed)} of {len(runs)} runs have exactly {MAJORITY} of {N}, what always answering 1 has: nothing was learned. "
-        f"They made {max(steps for _, steps, _ in stayed)} optimiser steps at most. The same samples and more steps leave it "
+        f"{len(stayed)} of {len(runs)} runs have exactly {MAJORITY} of {N}, as always answering 1 has: nothing was learned. "
+        f"They made {most} optimiser steps at most. The same samples with more steps leave it "
         f"({'; '.join(moved)}): there it was the recipe, not the labels. Of fewer samples these runs cannot say."
     )
 
 
 def _steps(row: dict[str, str]) -> int:
-    samples = _ROWS_OF_ALL if row["train_samples"] == "all" else int(row["train_samples"])
+    samples = SST2_ROWS if row["train_samples"] == "all" else int(row["train_samples"])
     return int(row["epochs"]) * math.ceil(samples / int(row["batch_size"]))
 
 
@@ -203,8 +198,8 @@ def _versus(contest: Contest | None) -> str:
     prompted = contest.prompted[0]
     small = f" {answer.SMALL}" if answer.is_small(contest) else ""
     return (
-        f"{best.curve.name} with {labels(best.samples)} labels: {percent(best.trained.score.mean)}, {model_of(prompted)} without "
-        f"({asked(prompted)}): {percent(prompted.score.mean)}; {number(best.found.difference)} points "
+        f"{best.curve.name} with {labels(best.samples)} labels: {percent(best.trained.score.mean)}, {model_of(prompted)} "
+        f"without ({asked(prompted)}): {percent(prompted.score.mean)}; {number(best.found.difference)} points "
         f"({interval(best.found.low, best.found.high)}), {verdict}.{small}"
     )
 
@@ -221,7 +216,8 @@ def _format(contest: Contest | None) -> str:
         if task == "sst2_01" and chosen:
             said.append(
                 f"{model} writing digits: {sum(entry.not_following.values()):.0f} of {entry.score.n} not following, "
-                f"{percent(entry.score.mean)} right; choosing between two words, which always follows, {percent(chosen.score.mean)}"
+                f"{percent(entry.score.mean)} right; choosing between two words, which always follows, "
+                f"{percent(chosen.score.mean)}"
             )
     return f"{'. '.join(said)}." if said else ""
 

@@ -17,7 +17,8 @@ from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.results import names
 from harness_ext.results.standings import Entry
 
-ALL_ROWS = {"033f91a9b0ae6c0b": 67349}  # of SST-2's train split, by data.fingerprint: what "all" labels are
+SST2_ROWS = 67349  # of its train split
+ALL_ROWS = {"033f91a9b0ae6c0b": SST2_ROWS}  # what "all" labels are, by data.fingerprint
 _LABEL_FREE = ("prompted", "calibrated")
 _ASKED = {
     "sst2_01": "digits written",

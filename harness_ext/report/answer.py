@@ -245,7 +245,7 @@ def _more(contest: Contest) -> str:
 
 def _limits(contest: Contest, others: Sequence[Contest]) -> str:
     """Say what may not be concluded."""
-    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.by_labels.values()))
+    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
     limits = ["other texts or questions"]
     if is_small(contest):
         limits.append("models of billions of parameters, as none was run")

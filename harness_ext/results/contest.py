@@ -38,9 +38,14 @@ class Curve:
     by_labels: dict[int | str, Entry]  # "all" last
 
     @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The same without their numbers."""
+        return tuple(self.by_labels.values())
+
+    @property
     def last(self) -> Entry:
         """With the most labels."""
-        return list(self.by_labels.values())[-1]
+        return self.entries[-1]
 
     @property
     def measured(self) -> dict[int, Entry]:
@@ -60,7 +65,7 @@ class Contest:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """All of them."""
-        return (*self.label_free, *self.other, *(entry for curve in self.curves for entry in curve.by_labels.values()))
+        return (*self.label_free, *self.other, *(entry for curve in self.curves for entry in curve.entries))
 
     @cached_property
     def ranked(self) -> tuple[Entry, ...]:

@@ -184,7 +184,7 @@ def _range(where: break_even.BreakEven) -> str:
 
 def _note(picture: Picture) -> str:
     """What the signs mean, and what is not drawn."""
-    seeds = sorted({entry.score.seeds for curve in picture.curves for entry in curve.by_labels.values()})
+    seeds = sorted({entry.score.seeds for curve in picture.curves for entry in curve.entries})
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
     said = [
         f"Lines: trained on so many labels, mean of {span} seeds; bands: 95% interval over seeds and sentences; "

@@ -81,7 +81,7 @@ def _pictures(module: ModuleType) -> None:
     plain = module.Figure.savefig
 
     def savefig(self, file, **options):
-        return plain(self, file, **options) if draws else Path(file).touch()
+        return plain(self, file, **options) if draws or not isinstance(file, Path) else file.touch()
 
     module.Figure.savefig = savefig
 

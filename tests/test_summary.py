@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import finetune.__main__
 from finetune import curves, summary
 from finetune.spec import read_spec
+from harness_ext.results import pictures as style
 
 MANIFEST = {
     "train_samples": 16, "seed": 0, "optimiser_steps": 300, "held_out": {"loss": 0.5, "score": 0.75}, "samples_per_s": 12.0,
@@ -101,10 +102,20 @@ def drawn(runs, path):
 def test_curve_of_any_name_is_drawn_with_the_name_as_it_is(name, tmp_path, monkeypatch, pictures):
     if name != NAMES[0]:  # whose letters the font lacks; the picture in pixels says nothing more of the others
         monkeypatch.setattr(Figure, "savefig", svg_alone(Figure.savefig))
-    shown = curves._title(name)
+    shown = style.label(name)
     assert shown.strip() in drawn([(name, HISTORY)], tmp_path / "one")
     assert len(shown) <= 73
     assert shown.strip() == (name if name.isprintable() and len(name) < 73 else shown.strip())
+
+
+def test_curve_says_model_labels_and_seed_in_place_of_a_hash_unless_two_would_be_called_the_same(tmp_path, pictures):
+    name = "HuggingFaceTB__SmolLM2-135M--{}--s3--0123abcd"
+    texts = drawn([(name.format(1024), HISTORY)], tmp_path / "one")
+    assert "HuggingFaceTB/SmolLM2-135M, 1,024 labels, seed 3" in texts
+    assert {"loss", "score on rows held out", "optimiser steps"} <= set(texts)
+    twice = [name.format("all"), name.format("all").replace("0123", "4567")]
+    texts = drawn([(each, HISTORY) for each in (*twice, name.format(16))], tmp_path / "three")
+    assert {*twice, "HuggingFaceTB/SmolLM2-135M, 16 labels, seed 3"} <= set(texts)
 
 
 def svg_alone(savefig):
@@ -114,4 +125,4 @@ def svg_alone(savefig):
 def test_curves_of_several_runs_name_each_as_it_is(tmp_path, pictures):
     texts = drawn([(name, HISTORY) for name in NAMES], tmp_path / "all")
     for name in NAMES:
-        assert curves._title(name).strip() in texts
+        assert style.label(name).strip() in texts

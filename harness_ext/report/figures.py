@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness_ext.evidence import calibration
+from harness_ext.evidence.contrast import common_seeds
 from harness_ext.report.words import labels, percent, points
 from harness_ext.results import label_figure, names, pictures
-from harness_ext.results.contest import Contest, asked, contests, model_of
+from harness_ext.results.contest import Contest, asked, contests, method_of, model_of
+from harness_ext.results.experiments import seed_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 
@@ -136,47 +138,29 @@ def two_stage(contest: Contest) -> Drawn | None:
     if pair is None:
         return None
     small, large = pair
-    runs = [
-        (run, next(other for other in large.runs if other.record["seed"] == run.record["seed"]))
-        for run in _common(small, large)
-    ]
-    policies = []
-    for run, other in runs:
-        assert run.answers
-        assert other.answers
-        points_ = calibration.two_stage(run.answers.margins, run.answers.correct, other.answers.correct)
-        policies.append(np.interp(calibration.SHARES, [each.share for each in points_], [each.score for each in points_]))
-    share, score = np.array(calibration.SHARES), np.mean(policies, axis=0)
+    score, seeds = _policy(small, large)
     enough = int(np.argmax(score >= score[-1] - _CLOSE))
 
     def draw() -> Any:
         figure, (axis,) = _panels(1)
-        style = next(pictures.lines())
+        style, share = next(pictures.lines()), calibration.SHARES
         axis.plot(share, score, color=style.color, marker=style.marker, markersize=3.5, linewidth=1.6)
         axis.plot((0, 1), (score[0], score[-1]), color=pictures.INK, linestyle=":", linewidth=1)
+        axis.plot([share[enough]], [score[enough]], marker="D", color=pictures.INK)
         axis.set(xlim=(-0.02, 1.6), xlabel="share of sentences that the second model is asked", ylabel="score")
         axis.set_xticks(np.linspace(0, 1, 6))
         for which in "xy":
             pictures.percent(axis, which)
-        axis.plot([share[enough]], [score[enough]], marker="D", color=pictures.INK)
-        ends = [
-            (1.0, float(score[-1]), f"{pictures.label(model_of(large), 34)} alone {100 * score[-1]:.1f}", pictures.INK),
-            (0.0, float(score[0]), f"{pictures.label(model_of(small), 34)} alone {100 * score[0]:.1f}", pictures.INK),
-            (
-                float(share[enough]),
-                float(score[enough]),
-                f"{share[enough]:.0%} asked: {100 * score[enough]:.1f}",
-                pictures.INK,
-            ),
-        ]
+        says = {-1: f"{pictures.label(model_of(large), 34)} alone", 0: f"{pictures.label(model_of(small), 34)} alone"}
+        says |= {enough: f"{share[enough]:.0%} asked:"}
+        ends = [(share[at], score[at], f"{said} {100 * score[at]:.1f}", pictures.INK) for at, said in says.items()]
         pictures.place(ends, axis, fontsize=8)
         return figure
 
     caption = (
-        f"“{small.name}” answers first, “{large.name}” where it is least sure "
-        f"(mean of {len(runs)} seeds, cross-fitted thresholds): "
-        f"asked for {share[enough]:.0%} of the sentences the two score {percent(float(score[enough]))}, the second alone "
-        f"{percent(float(score[-1]))}, the first alone {percent(float(score[0]))}; dotted: the second model asked at random."
+        f"“{small.name}” answers first, “{large.name}” where it is least sure (mean of {seeds} seeds, cross-fitted thresholds): "
+        f"asked for {calibration.SHARES[enough]:.0%} of the sentences the two score {percent(score[enough])}, the second alone "
+        f"{percent(score[-1])}, the first alone {percent(score[0])}; dotted: the second model asked at random."
     )
     return _drawn("stages", "One model first, a better one where it is not sure", caption, caption, draw)
 
@@ -224,16 +208,24 @@ def _stages(contest: Contest) -> tuple[Entry, Entry] | None:
         for entry in sorted(entries, key=lambda each: -each.score.mean):
             if _sure(entry):
                 best.setdefault(model_of(entry), entry)
-        for small in list(best.values())[1:]:
-            large = next(iter(best.values()))
-            if _common(small, large):
+        large, *others = best.values() or [None]
+        for small in others:
+            if large and common_seeds(method_of(small), method_of(large)):
                 return small, large
     return None
 
 
-def _common(small: Entry, large: Entry) -> list[Any]:
-    seeds = {run.record["seed"] for run in large.runs}
-    return [run for run in small.runs if run.record["seed"] in seeds]
+def _policy(small: Entry, large: Entry) -> tuple[NDArray[np.float64], int]:
+    """Return the score at each of `calibration.SHARES`, the mean over the seeds that both have, and how many those are."""
+    answers = [{seed_of(run.record): run.answers for run in entry.runs} for entry in (small, large)]
+    scores = []
+    for seed in common_seeds(method_of(small), method_of(large)) or ():
+        first, second = (each[seed] for each in answers)
+        assert first
+        assert second
+        found = calibration.two_stage(first.margins, first.correct, second.correct)
+        scores.append(np.interp(calibration.SHARES, [each.share for each in found], [each.score for each in found]))
+    return np.mean(scores, axis=0), len(scores)
 
 
 def _at(share: NDArray[Any], score: NDArray[Any], wanted: float) -> float:

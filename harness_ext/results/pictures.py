@@ -146,25 +146,24 @@ def place(labels: Sequence[tuple[float, float, str, str]], axis: Any, **text: An
 
     renderer = FigureCanvasAgg(axis.figure).get_renderer()
     axis.figure.draw_without_rendering()
+    axis.figure.set_layout_engine("none")  # all stays where it is from here on
     shapes = [(line.get_transform().transform_path(line.get_path()), line.get_linestyle()) for line in axis.get_lines()]
     drawn = [path for path, dashes in shapes if dashes != "None"]
     points = [place for path, _ in shapes for place in path.vertices]
     taken = [each.get_window_extent(renderer) for each in axis.texts]
 
-    def extent(note: Any, move: float) -> Any:
-        note.set_position((12, move))
-        note.update_positions(renderer)
-        return Text.get_window_extent(note, renderer)
-
     for x, y, words, colour in labels:
         joint = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
         note = axis.annotate(words, (x, y), (12, 0), textcoords="offset points", va="center", arrowprops=joint, **text)
         note.set_in_layout(False)
-        choices = []
-        for move in range(-90, 91, 3):
-            box = extent(note, move)
+        note.update_positions(renderer)
+        at_its_point, choices = Text.get_window_extent(note, renderer), []
+        for move in range(-90, 91, 3):  # points
+            box = at_its_point.translated(0, renderer.points_to_pixels(move))
             if axis.bbox.y0 <= box.y0 and box.y1 <= axis.bbox.y1:
                 hidden = sum(map(box.overlaps, taken))
                 crossed = sum(path.intersects_bbox(box, filled=False) for path in drawn) + box.count_contains(points)
-                choices.append((hidden, crossed + abs(move) / 40, move))
-        taken.append(extent(note, min(choices)[-1] if choices else 0))
+                choices.append((hidden, crossed + abs(move) / 40, move, box))
+        *_, move, box = min(choices, default=(0, 0, 0, at_its_point))
+        note.set_position((12, move))
+        taken.append(box)

@@ -58,7 +58,7 @@ def test_seed_run_twice_counts_once_and_the_later_run_counts():
     found = [run(right, seed=0, train_samples=16, started=f"2026-01-0{day}") for day, right in ((2, 70), (1, 50))]
     (entry,) = entries([*found, run(60, seed=1, train_samples=16)])
     assert entry.scores == [0.7, 0.6]
-    assert entry.repeated == 1
+    assert [each.record["started"] for each in entry.repeated] == ["2026-01-01"]
 
 
 def test_fewer_than_three_seeds_have_neither_interval_nor_rank():

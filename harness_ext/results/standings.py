@@ -86,7 +86,8 @@ class Entry:
     def collapsed(self) -> int:
         """How many runs gave one answer to everything, in evaluation or on the rows that training held out."""
         return sum(
-            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None for run in self.runs
+            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None
+            for run in self.runs
         )
 
     @property
@@ -176,6 +177,10 @@ def _ranked(found: list[Entry]) -> list[Entry]:
         for number, rank in zip(same, ranks, strict=True):
             found[number] = replace(found[number], rank=rank)
     return found
+
+
+def _has_collapsed(record: dict[str, Any]) -> bool:
+    return bool((record.get("training") or {}).get("collapsed")) or one_answer(record) is not None
 
 
 def _field(record: dict[str, Any], path: Sequence[str]) -> Any:

@@ -173,7 +173,8 @@ def test_seed_is_the_one_that_can_change_the_numbers(parts, seeds):
     ("record", "name"),
     [
         ({}, "m"),
-        ({"task": "sst2_01_choice"}, "m, sst2_01_choice"),
+        ({"task": "sst2_01_words_choice"}, "m, words_choice"),
+        ({"task": "someone's"}, "m, someone's"),
         ({"quantisation": "nf4"}, "m (nf4)"),
         ({"method": "lora", "recipe": "qwen", "adapter": "x", "train_samples": 64}, "m + LoRA qwen, 64 labels"),
         (
@@ -222,7 +223,7 @@ def rank(number):
         ),
         ({}, {}, {"m (first)", "m (second)"}),
     ],
-    ids=["settings", "device", "data", "versions", "recipe", "hash"],
+    ids=["settings", "device", "data", "task", "versions", "recipe", "hash"],
 )
 def test_what_would_be_called_alike_is_told_apart_by_what_differs(one, two, expected):
     found = entries([run(experiment="first", **one), run(experiment="second", **two)])

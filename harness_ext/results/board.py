@@ -14,26 +14,15 @@ from harness_ext.results.standings import Entry
 from harness_ext.results.tables import Column, markdown_table, show_table, visible
 
 EXPLAINED = """\
-- Score: correct / all; an answer without a label is wrong. Several seeds: the mean of all, collapsed ones among them.
-- 95% interval: over seeds and documents together; of a run that no seed can change, Wilson's, over documents. Fewer than three
-  seeds have none.
-- Group: the ranks that an entry may have, all pairs of its table compared on the same documents (Holm's correction): entries
-  whose ranges overlap are not told apart. None with fewer than three seeds, or without what was said of each document.
-- Not following: answers without a label, the mean over seeds. Near ties: answers that rounding could turn. Strict: score where
-  an answer must be the label alone. Collapsed: one answer to everything.
-- docs/s, memory and training: as the runs' machines had it (median, most, median)."""
-_OPTIONAL = (
-    "kinds",
-    "near ties",
-    "notes",
-    "seed range",
-    "seeds",
-    "strict %",
-    "docs/s",
-    "memory GB",
-    "training s",
-    "reported %",
-)
+- Score: correct / all; an answer without a label is wrong. Of several seeds the mean, collapsed ones among them.
+- 95% interval: over seeds and documents together; over documents (Wilson's) where no seed can change a run. Fewer than
+  three seeds have none.
+- Group: the ranks that an entry may have in its table. All pairs are compared on the same documents (with Holm's
+  correction); `2-4` is surely worse than one entry, and cannot be told from two more. "1 seed": too few to say.
+- Not following: answers without a label, of all documents, the mean over seeds. Near ties: answers that rounding could
+  turn. Strict: score if an answer must be the label alone. Collapsed: one answer to everything.
+- docs/s, memory, training: median, most and median, on the machines that the runs were made on."""
+_ALWAYS = ("labels", "group", "name", "score %", "95% interval", "not following")  # also where they say nothing
 _NARROW = ("labels",)  # columns of the terminal alone: in Markdown the heading says it
 
 
@@ -109,15 +98,20 @@ def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | Non
     return {
         column: cell
         for column, cell in columns.items()
-        if column.title not in _OPTIONAL or any(cell(entry) not in ("", "0") for entry in entries)
+        if column.title in _ALWAYS or any(cell(entry) not in ("", "0") for entry in entries)
     }
 
 
 def price(entry: Entry, priced: Prices | None) -> float | None:
     """Return the price of 1,000 decisions, the mean over runs; None where it is not known of one."""
-    found = [prices.per_1000(priced, run.record) for run in entry.runs] if priced else [None]
+    found = [price_of(run.record, priced) for run in entry.runs]
     known = [each for each in found if each is not None]
     return sum(known) / len(known) if len(known) == len(found) else None
+
+
+def price_of(record: dict[str, Any], priced: Prices | None) -> float | None:
+    """Return a run's price of 1,000 decisions; None without prices, or where it is not known."""
+    return prices.per_1000(priced, record) if priced else None
 
 
 def group(entry: Entry) -> str:
@@ -141,6 +135,10 @@ def _range(bounds: tuple[float, float] | None) -> str:
     return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""
 
 
+def _seed_range(entry: Entry) -> str:
+    return _range((min(entry.scores), max(entry.scores))) if (entry.seeds or 0) > 1 else ""
+
+
 def _notes(entry: Entry) -> str:
     marked = {"collapsed": entry.collapsed, "no better than base": entry.no_better}
     return ", ".join(word if len(entry.runs) == 1 else f"{count} {word}" for word, count in marked.items() if count)
@@ -157,11 +155,11 @@ def _memory(entry: Entry) -> str:
 _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("labels", dropped=15): lambda entry: "?" if entry.samples is None else str(entry.samples),
     Column("group"): group,
-    Column("name", is_name=True): lambda entry: entry.name,
+    Column("name", is_name=True, comfortable=40): lambda entry: entry.name,
     Column("score %"): lambda entry: _percent(entry.score.mean),
     Column("95% interval"): lambda entry: _range(entry.interval),
     Column("seeds"): lambda entry: str(entry.seeds or ""),
-    Column("seed range", dropped=9): lambda entry: _range((min(entry.scores), max(entry.scores))) if entry.seeds else "",
+    Column("seed range", dropped=9): _seed_range,
     Column("notes", is_left=True, dropped=14): _notes,
     Column("not following"): lambda entry: f"{sum(entry.not_following.values()):.3g}",
     Column("kinds", is_left=True, dropped=6): _kinds,

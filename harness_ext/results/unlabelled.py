@@ -9,21 +9,20 @@ from harness_ext.results import names
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import markdown_table
 
-EXPLAINED = (
-    "Written: score by what the model writes (answers without a label). Chosen: score of the likelier answer. By context, by batch: "
-    "words chosen, at a boundary from texts without content or from unlabelled rows (mean of draws). AUROC and best boundary: "
-    "of the words' likelihoods, the digits' where words were not asked; the best boundary is chosen on these documents, so it is "
-    "a bound. Format tax: words chosen minus digits written, with its 95% interval."
-)
+EXPLAINED = """\
+Written: score by what the model writes (in brackets: answers without a label). Chosen: by the likelier of the two answers.
+By context, by batch: words chosen, at a boundary from texts without content or from unlabelled rows. AUROC and best
+boundary: of the words' likelihoods, or of the digits' where no words were asked; the best boundary is chosen on these
+documents, so it is a bound. Format tax: words chosen minus digits written, in points, with its 95% interval."""
 _FORMS = ("_words_choice", "_words", "_choice", "")  # what the name of a task ends in, the longest first
 _HEADS = [
-    "model", "task", "written", "chosen", "words written", "words chosen", "by context", "by batch", "AUROC", "best boundary",
-    "format tax",
+    "model", "question", "written", "chosen", "words written", "words chosen", "by context", "by batch", "AUROC",
+    "best boundary", "format tax",
 ]  # fmt: skip
 
 
 def markdown(entries: Iterable[Entry]) -> list[str]:
-    """Render a table, a row for each model, settings and wording that was asked in more than one way; nothing without any."""
+    """Render a table: a row for each model, settings and wording that was asked in more than one way."""
     asked: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
         if entry.samples == 0 and not entry.partial and not entry.stale and entry.record.get("method") != "examples":

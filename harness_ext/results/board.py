@@ -3,6 +3,7 @@
 Knows entries; writes no files.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,7 +95,7 @@ def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | Non
     columns = dict(_COLUMNS)
     columns[Column("reported %", dropped=1)] = lambda entry: _percent(score_of(entry.record, reported))
     if priced:
-        columns[Column(f"{priced.currency} per 1,000", dropped=7)] = lambda entry: number(price(entry, priced), 3)
+        columns[Column(f"{priced.currency} per 1,000", dropped=7)] = lambda entry: number(price(entry, priced))
     return {
         column: cell
         for column, cell in columns.items()
@@ -122,9 +123,13 @@ def group(entry: Entry) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def number(value: float | None, digits: int) -> str:
-    """Write a number with so many digits that mean something; nothing for None."""
-    return "" if value is None else f"{float(f'{value:.{digits}g}'):,.{max(0, digits)}f}".rstrip("0").rstrip(".")
+def number(value: float | None) -> str:
+    """Write a number with three digits that mean something, as in ``8,220``, ``20`` and ``0.00123``; nothing for None."""
+    if not value:
+        return "" if value is None else "0"
+    places = max(0, 2 - math.floor(math.log10(value)))
+    text = f"{float(f'{value:.3g}'):,.{places}f}"
+    return text.rstrip("0").rstrip(".") if places else text
 
 
 def _percent(value: float | None) -> str:  # with two digits, as 1/872 is 0.11
@@ -163,9 +168,9 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("notes", is_left=True, dropped=14): _notes,
     Column("not following"): lambda entry: f"{sum(entry.not_following.values()):.3g}",
     Column("kinds", is_left=True, dropped=6): _kinds,
-    Column("near ties", dropped=11): lambda entry: number(entry.over_runs("mean", "near_ties"), 3),
+    Column("near ties", dropped=11): lambda entry: number(entry.over_runs("mean", "near_ties")),
     Column("strict %", dropped=12): lambda entry: _percent(entry.strict),
-    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs("median", "docs_per_s"), 3),
+    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs("median", "docs_per_s")),
     Column("memory GB", dropped=8): _memory,
-    Column("training s", dropped=5): lambda entry: number(entry.over_runs("median", "training", "train_s"), 3),
+    Column("training s", dropped=5): lambda entry: number(entry.over_runs("median", "training", "train_s")),
 }

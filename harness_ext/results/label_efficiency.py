@@ -1,5 +1,6 @@
 """How many labels does it take? Score by number of labels, a row for each method, the models that need none above them."""
 
+import math
 from collections.abc import Iterable
 
 from harness_ext.results.contest import Contest, asked, contests, model_of
@@ -21,18 +22,17 @@ def markdown(entries: Iterable[Entry]) -> list[str]:
 
 
 def _table(contest: Contest) -> list[str]:
-    found = {entry.samples for curve in contest.curves for entry in curve.entries}
-    sizes = sorted(found, key=lambda size: (not isinstance(size, int), size))
-    free = [[f"{model_of(entry)} ({asked(entry)})", _cell(entry), *[""] * len(sizes)] for entry in contest.prompted]
-    rows = [[each.name, "", *(_cell(each.by_labels.get(size)) for size in sizes)] for each in contest.curves]
-    return markdown_table(
-        ["method", "no labels", *(f"{size:,}" if isinstance(size, int) else size for size in sizes)], free + rows
-    )
+    found = {str(entry.samples) for curve in contest.curves for entry in curve.entries}
+    sizes = sorted(found, key=lambda size: int(size) if size.isdecimal() else math.inf)
+    rows = [[f"{model_of(entry)} ({asked(entry)})", _cell(entry), *[""] * len(sizes)] for entry in contest.prompted]
+    for curve in contest.curves:
+        cells = {str(entry.samples): _cell(entry) for entry in curve.entries}
+        rows.append([curve.name, "", *(cells.get(size, "") for size in sizes)])
+    heads = [f"{int(size):,}" if size.isdecimal() else size for size in sizes]
+    return markdown_table(["method", "no labels", *heads], rows)
 
 
-def _cell(entry: Entry | None) -> str:
-    if entry is None:
-        return ""
+def _cell(entry: Entry) -> str:
     seeds = f"{entry.seeds} seed{'s' * (entry.seeds > 1)}" if entry.seeds else ""
     said = [f"{100 * entry.interval[0]:.1f}-{100 * entry.interval[1]:.1f}" if entry.interval else "", seeds]
     return f"{100 * entry.score.mean:.1f} ({', '.join(each for each in said if each)})"

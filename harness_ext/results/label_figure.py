@@ -43,7 +43,7 @@ def choose(contest: Contest) -> Picture | None:
     """Choose the best line of each model and method, and the best way to ask each model; None without any number of labels."""
     curves: dict[tuple[str, str], Curve] = {}
     for curve in contest.curves:
-        curves.setdefault((curve.model, curve.how.split()[0]), curve)
+        curves.setdefault((curve.model, curve.how.split(" ")[0]), curve)
     above = [entry for entry in contest.prompted if entry.score.mean > contest.majority]
     drawn, prompted = tuple(curves.values())[:_MOST_LINES], tuple(above[:_MOST_BANDS])
     crossing = first_crossing(drawn, prompted[0]) if prompted else None

@@ -116,6 +116,8 @@ def _check(record: dict[str, Any]) -> None:
         if not isinstance(record.get(name), kind):
             raise ValueError(f"no run record, its {name} is {str(record.get(name))[:40]!r}")
     for counts in record["counts"].values():
+        if not isinstance(counts, dict) or not {"correct", "not_following"} <= counts.keys():
+            raise ValueError(f"no run record, its counts are {str(counts)[:40]}")
         if not 0 <= counts["correct"] <= record["n"] <= record["n_available"]:
             raise ValueError(f"no run record, {counts['correct']} of {record['n']} are correct")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness_ext.evidence import break_even
 from harness_ext.results import pictures
-from harness_ext.results.contest import Contest, Curve, asked, contests, model_of
+from harness_ext.results.contest import Contest, Curve, asked, contests, first_crossing, in_order, model_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 
@@ -40,7 +40,7 @@ class Picture:
 
 
 def choose(contest: Contest) -> Picture | None:
-    """Choose the best line of each model and method, and the best way to ask each model; None without any number of labels."""
+    """Choose the best line of each model and method, and the best way to ask each model; None where nothing was trained."""
     curves: dict[tuple[str, str], Curve] = {}
     for curve in contest.curves:
         curves.setdefault((curve.model, curve.how.split(" ")[0]), curve)
@@ -50,21 +50,8 @@ def choose(contest: Contest) -> Picture | None:
     return Picture(contest, drawn, prompted, crossing) if drawn else None
 
 
-def first_crossing(curves: Iterable[Curve], prompted: Entry) -> tuple[Curve, break_even.BreakEven] | None:
-    """Find the curve that catches a prompted model with the fewest labels, and where."""
-    found = [(curve, where) for curve in curves if (where := crossing_of(curve, prompted)) and where.mean.side != "above"]
-    return min(found, key=lambda each: each[1].mean.labels or 0, default=None)
-
-
-def crossing_of(curve: Curve, prompted: Entry) -> break_even.BreakEven | None:
-    """Find where a curve catches a prompted model; of one that draws rows without labels the mean over its draws."""
-    sizes = [int(entry.samples) for entry in curve.measured]
-    tables = [entry.method.correct for entry in curve.measured]
-    return break_even.break_even(sizes, tables, prompted.method.correct.mean(axis=0, keepdims=True))
-
-
 def write(entries: Iterable[Entry], path: Path) -> list[Path]:
-    """Draw the largest contest as PNG and SVG, and nothing where there is no number of labels; the path is without suffix."""
+    """Draw the largest contest as PNG and SVG, or nothing where there is no number of labels; the path has no suffix."""
     chosen = next((choose(each) for each in contests(entries)), None)
     if chosen is None:
         return []
@@ -91,24 +78,35 @@ def draw(picture: Picture) -> Any:
 
 def _places(picture: Picture) -> dict[int | str, float]:
     """Where on the axis each number of labels stands: true distances, in doublings; "all" and none set apart."""
-    sizes = {entry.samples for curve in picture.curves for entry in curve.entries}
-    places: dict[int | str, float] = {size: float(np.log2(size)) for size in sorted(sizes - {"all"})}
+    sizes = in_order({samples for curve in picture.curves for samples in curve.by_labels})
+    places: dict[int | str, float] = {size: float(np.log2(size)) for size in sizes if isinstance(size, int)}
     if "all" in sizes:
         places["all"] = max(places.values(), default=0) + 1.3 * _STEP
     return places
 
 
-def _draw_curve(axis: Any, curve: Curve, places: dict[int | str, float], style: pictures.Line) -> tuple[float, float, str, str]:
+def _draw_curve(
+    axis: Any, curve: Curve, places: dict[int | str, float], style: pictures.Line
+) -> tuple[float, float, str, str]:
     """Draw means, and a band where there are seeds enough; return the label of its end."""
-    known = [(places[entry.samples], entry.score) for entry in curve.measured]
-    last = [(places["all"], curve.entries[-1].score)] if curve.entries[-1].samples == "all" else []
+    known = [(places[samples], entry.score) for samples, entry in curve.measured.items()]
+    last = [(places["all"], curve.by_labels["all"].score)] if "all" in curve.by_labels else []
     points = known + last
     colour = style.color
-    axis.plot([x for x, _ in known], [score.mean for _, score in known], color=colour, linestyle=style.linestyle, linewidth=1.6)
+    axis.plot(
+        [x for x, _ in known], [score.mean for _, score in known], color=colour, linestyle=style.linestyle, linewidth=1.6
+    )
     for is_sure in (True, False):
         some = [(x, score.mean) for x, score in points if (score.df is not None) == is_sure]
         face = colour if is_sure else "none"
-        axis.plot(*(zip(*some, strict=True) if some else ((), ())), linestyle="", marker=style.marker, color=colour, markerfacecolor=face, markersize=5)
+        axis.plot(
+            *(zip(*some, strict=True) if some else ((), ())),
+            linestyle="",
+            marker=style.marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=5,
+        )
     banded = [(x, score.low, score.high) for x, score in known if score.df is not None]
     if banded:
         axis.fill_between(*zip(*banded, strict=True), color=colour, alpha=0.13, linewidth=0)
@@ -131,7 +129,14 @@ def _draw_axes(axis: Any, picture: Picture, places: dict[int | str, float]) -> t
     pictures.percent(axis)
     axis.grid(axis="y", color=pictures.INK, alpha=0.12, linewidth=0.6)
     axis.axhline(contest.majority, color=pictures.INK, linewidth=1, linestyle=":")
-    axis.annotate(f"always one answer {100 * contest.majority:.1f}", (left, contest.majority), (3, -3), textcoords="offset points", va="top", fontsize=8)
+    axis.annotate(
+        f"always one answer {100 * contest.majority:.1f}",
+        (left, contest.majority),
+        (3, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+    )
     axis.set_title(f"{QUESTION}\n{pictures.label(contest.data)}, {contest.n:,} sentences", fontsize=11)
     return left, right
 
@@ -156,7 +161,10 @@ def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> li
         low, middle, high = (np.log2(_inside(each, where)) for each in spots)
         ink = {"color": pictures.INK, "clip_on": False, "zorder": 5}
         axis.plot((low, high), (y, y), linewidth=3, solid_capstyle="butt", **ink)
-        ends = [("|", low) if where.mean_low.side == "within" else ("<", low), ("|", high) if where.mean_high.side == "within" else (">", high)]
+        ends = [
+            ("|", low) if where.mean_low.side == "within" else ("<", low),
+            ("|", high) if where.mean_high.side == "within" else (">", high),
+        ]
         for marker, x in (*ends, ("D", middle)):
             axis.plot([x], [y], marker=marker, markersize=7, **ink)
         labels.append((middle, y, f"{_range(where)} labels", pictures.INK))
@@ -181,11 +189,20 @@ def _note(picture: Picture) -> str:
     said = [
         f"Lines: trained on so many labels, mean of {span} seeds; bands: 95% interval over seeds and sentences; "
         "hollow: fewer than 3 seeds, no interval.",
-        "Grey bands: asked without any label, 95% interval. Diamond: where training catches the best of them (90% interval).",
+        "Grey bands: asked without any label, 95% interval. Diamond: where training catches the best one, 90% interval.",
     ]
     if picture.left_out:
         said.append(f"Not drawn: {pictures.label(', '.join(picture.left_out), 120)}.")
     return "\n".join(said)
+
+
+def caption(picture: Picture) -> str:
+    """Say what it shows in one sentence."""
+    if not picture.crossing:
+        best = picture.curves[0]
+        return visible(f"With the most labels that were tried {best.name} is right on {100 * best.last.score.mean:.1f}%.")
+    curve, where = picture.crossing
+    return visible(f"{curve.name} catches the best label-free prompt at {_range(where)} labels (90% interval).")
 
 
 def alternative(picture: Picture) -> str:
@@ -193,10 +210,12 @@ def alternative(picture: Picture) -> str:
     contest = picture.contest
     said = [f"Score by number of labels on {contest.data}, {contest.n:,} sentences."]
     for curve in picture.curves:
-        points = [f"{100 * entry.score.mean:.1f}% with {_amount(entry.samples)}" for entry in curve.entries]
+        points = [f"{100 * entry.score.mean:.1f}% with {_amount(samples)}" for samples, entry in curve.by_labels.items()]
         said.append(f"{curve.name}: {', '.join(points)}.")
     for entry in picture.prompted:
         score = entry.score
+        assert score.low is not None
+        assert score.high is not None
         said.append(
             f"{model_of(entry)} without labels ({asked(entry)}): {100 * score.mean:.1f}%, "
             f"95% interval {100 * score.low:.1f} to {100 * score.high:.1f}."
@@ -204,7 +223,7 @@ def alternative(picture: Picture) -> str:
     said.append(f"Always giving the commoner answer: {100 * contest.majority:.1f}%.")
     if picture.crossing:
         curve, where = picture.crossing
-        said.append(f"{curve.name} catches {model_of(picture.prompted[0])} with {_range(where)} labels.")
+        said.append(f"{curve.name} catches {model_of(picture.prompted[0])} at {_range(where)} labels, 90% interval.")
     if picture.left_out:
         said.append(f"Not drawn: {', '.join(picture.left_out)}.")
     return visible(" ".join(said))

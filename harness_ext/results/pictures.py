@@ -44,10 +44,17 @@ def lines() -> Iterator[Line]:
 def style() -> Iterator[None]:
     """Draw and save within this."""
     import matplotlib as mpl
+
+    with mpl.rc_context(_settings()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the PNG has a box there, the SVG the letter
+        yield
+
+
+def _settings() -> Any:
     from matplotlib.font_manager import get_font_names
 
-    settings: dict[str, Any] = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-    settings |= {
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    return dict.fromkeys(ink, INK) | {
         "svg.hashsalt": "picture",
         "svg.fonttype": "none",  # text stays text: whatever shows it has the letters that the font here lacks
         "font.family": ["DejaVu Sans", *(font for font in _MORE_LETTERS if font in get_font_names())],
@@ -59,9 +66,6 @@ def style() -> Iterator[None]:
         "axes.titlelocation": "left",
         "legend.frameon": False,
     }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the PNG has a box there, the SVG the letter
-        yield
 
 
 def label(name: str, most: int = 72) -> str:
@@ -98,7 +102,7 @@ def part_of_page(figure: Any, name: str, title: str, alternative: str) -> str:
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(file.getvalue())
+    root = ElementTree.fromstring(file.getvalue())  # noqa: S314  of our own making
     for each in root.findall(f"{{{_SVG}}}metadata"):
         root.remove(each)
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', file.getvalue()))

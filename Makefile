@@ -22,7 +22,7 @@ eval.reads := $(RUN_READS)
 doctor.reads := $(RUN_READS)
 finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
-leaderboard.reads := OUT ARGS
+leaderboard.reads := OUT PRICES ARGS
 validate.reads := TASK DATA_DIR ARGS
 models.reads := ARGS
 tiny.reads := DATA_DIR
@@ -91,8 +91,8 @@ finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RE
 curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results/curves.png and .svg [OUT=results]
 	@exec .venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
-leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
-	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
+leaderboard: $(READY)  ## Write results/leaderboard.md, .csv and .json from all runs [OUT=results PRICES=prices.yaml]
+	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"} $${PRICES:+"--prices=$$PRICES"} $${ARGS:+"--args=$$ARGS"}
 
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
 	@exec $(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${ARGS:+"--args=$$ARGS"}

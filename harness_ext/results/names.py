@@ -91,7 +91,7 @@ def _plain_name(record: Record, is_old: bool) -> str:
     if samples and not (samples == "all" and record["model"] in ("majority", "tiny")):
         said.append(f"{samples} labels")
     if record["task"] != DEFAULT_TASK:
-        said.append(record["task"])
+        said.append(record["task"].removeprefix(f"{DEFAULT_TASK}_"))
     if record["n"] < record["n_available"]:
         said.append(f"{record['n']} of {record['n_available']}")
     if is_old:
@@ -104,6 +104,7 @@ def _details(record: Record) -> dict[str, str]:
     parts, made, settings = (record.get(name) or {} for name in ("key_parts", "training", "settings"))
     return {
         "settings": settings_text(settings_of(record)),
+        "task": record["task"],
         "data": str(record.get("data")),
         "dtype": str(settings.get("dtype") or ""),
         "device": str(settings.get("device") or ""),

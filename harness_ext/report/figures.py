@@ -158,9 +158,9 @@ def two_stage(contest: Contest) -> Drawn | None:
         return figure
 
     caption = (
-        f"“{small.name}” answers first, “{large.name}” where it is least sure (mean of {seeds} seeds, cross-fitted thresholds): "
-        f"asked for {calibration.SHARES[enough]:.0%} of the sentences the two score {percent(score[enough])}, the second alone "
-        f"{percent(score[-1])}, the first alone {percent(score[0])}; dotted: the second model asked at random."
+        f"“{small.name}” answers first, “{large.name}” where it is least sure (mean of {seeds} seeds, cross-fitted). "
+        f"Asked for {calibration.SHARES[enough]:.0%} of the sentences the two score {percent(score[enough])}; "
+        f"the second alone {percent(score[-1])}, the first alone {percent(score[0])}. Dotted: the second is asked at random."
     )
     return _drawn("stages", "One model first, a better one where it is not sure", caption, caption, draw)
 
@@ -208,10 +208,10 @@ def _stages(contest: Contest) -> tuple[Entry, Entry] | None:
         for entry in sorted(entries, key=lambda each: -each.score.mean):
             if _sure(entry):
                 best.setdefault(model_of(entry), entry)
-        large, *others = best.values() or [None]
-        for small in others:
-            if large and common_seeds(method_of(small), method_of(large)):
-                return small, large
+        ranked = list(best.values())
+        for small in ranked[1:]:
+            if common_seeds(method_of(small), method_of(ranked[0])):
+                return small, ranked[0]
     return None
 
 

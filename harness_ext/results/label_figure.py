@@ -4,7 +4,7 @@ A line of means for each trained method, with a band; a band for each prompted m
 """
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from harness_ext.results.tables import visible
 
 QUESTION = "Prompt a big model, or fine-tune a small one?"
 _MOST_LINES, _MOST_BANDS = 8, 3
-_STEP = 2.0  # of the axis, in doublings: how far apart stand no labels, the fewest; the most, and all of them
+_APART = 2.6  # doublings between the most labels and all of them
+_LETTERS, _LETTER = 8, 0.62  # size of a label's letters in points, and how wide one is, as a share of that
+_WIDTH, _LEFT, _GAP = 590, 140, 16  # points: the axis, what is left of the first number, what is left free at a label's ends
+_Label = tuple[float, float, str, str]  # as `pictures.place` takes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,86 +69,73 @@ def draw(picture: Picture) -> Any:
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     axis = figure.subplots()
     places = _places(picture)
-    ends = []
-    for curve, style in zip(picture.curves, pictures.lines(), strict=False):
-        ends.append(_draw_curve(axis, curve, places, style))
-    left, right = _draw_axes(axis, picture, places)
+    ends = [_draw_curve(axis, *each, places) for each in zip(picture.curves, pictures.lines(), strict=False)]
+    left, right = _limits(min(places.values()), ends)
     bands = _draw_prompted(axis, picture, left, right)
+    _draw_axes(axis, picture, places, left, right)
     figure.supxlabel(_note(picture), x=0.01, ha="left", fontsize=7.5)
-    pictures.place([*bands, *ends], axis, fontsize=8)
+    pictures.place([*bands, *ends], axis, fontsize=_LETTERS)
     return figure
 
 
 def _places(picture: Picture) -> dict[int | str, float]:
-    """Where on the axis each number of labels stands: true distances, in doublings; "all" and none set apart."""
+    """Where on the axis each number of labels stands: in doublings, so at true distances; "all" is set apart."""
     sizes = in_order({samples for curve in picture.curves for samples in curve.by_labels})
     places: dict[int | str, float] = {size: float(np.log2(size)) for size in sizes if isinstance(size, int)}
     if "all" in sizes:
-        places["all"] = max(places.values(), default=0) + 1.3 * _STEP
+        places["all"] = max(places.values(), default=0) + _APART
     return places
 
 
-def _draw_curve(
-    axis: Any, curve: Curve, places: dict[int | str, float], style: pictures.Line
-) -> tuple[float, float, str, str]:
+def _limits(first: float, ends: Sequence[_Label]) -> tuple[float, float]:
+    """Choose both ends of the axis so that the labels of bands and of lines have room."""
+    widths = [(x - first, len(words) * _LETTERS * _LETTER + _GAP) for x, _, words, _ in ends]
+    room = _WIDTH - _LEFT
+    points = min((room - width) / max(doublings, 1) for doublings, width in widths)  # that a doubling takes
+    return first - _LEFT / points, first + room / points
+
+
+def _draw_curve(axis: Any, curve: Curve, style: pictures.Line, places: dict[int | str, float]) -> _Label:
     """Draw means, and a band where there are seeds enough; return the label of its end."""
-    known = [(places[samples], entry.score) for samples, entry in curve.measured.items()]
-    last = [(places["all"], curve.by_labels["all"].score)] if "all" in curve.by_labels else []
-    points = known + last
-    colour = style.color
-    axis.plot(
-        [x for x, _ in known], [score.mean for _, score in known], color=colour, linestyle=style.linestyle, linewidth=1.6
-    )
-    for is_sure in (True, False):
-        some = [(x, score.mean) for x, score in points if (score.df is not None) == is_sure]
-        face = colour if is_sure else "none"
-        axis.plot(
-            *(zip(*some, strict=True) if some else ((), ())),
-            linestyle="",
-            marker=style.marker,
-            color=colour,
-            markerfacecolor=face,
-            markersize=5,
-        )
-    banded = [(x, score.low, score.high) for x, score in known if score.df is not None]
+    points = [(places[samples], entry.score.mean, entry.interval) for samples, entry in curve.by_labels.items()]
+    known, colour = points[: len(curve.measured)], style.color
+    axis.plot([x for x, *_ in known], [y for _, y, _ in known], color=colour, linestyle=style.linestyle, linewidth=1.6)
+    for face in (colour, "none"):
+        some = [(x, y) for x, y, interval in points if (interval is None) == (face == "none")]
+        look = {"marker": style.marker, "color": colour, "markerfacecolor": face, "markersize": 5}
+        axis.plot([x for x, _ in some], [y for _, y in some], linestyle="", **look)
+    banded = [(x, *interval) for x, _, interval in known if interval]
     if banded:
         axis.fill_between(*zip(*banded, strict=True), color=colour, alpha=0.13, linewidth=0)
-    for x, score in last:
-        if score.df is not None:
-            axis.plot([x, x], [score.low, score.high], color=colour, linewidth=4, alpha=0.3)
-    x, score = points[-1]
-    return x, score.mean, f"{pictures.label(curve.name, 48)} {100 * score.mean:.1f}", colour
+    for x, _, interval in points[len(known) :]:
+        if interval:
+            axis.plot([x, x], interval, color=colour, linewidth=4, alpha=0.3)
+    x, y, _ = points[-1]
+    return x, y, f"{pictures.label(curve.name, 44)} {100 * y:.1f}", colour
 
 
-def _draw_axes(axis: Any, picture: Picture, places: dict[int | str, float]) -> tuple[float, float]:
-    """Draw axes and the majority; return both ends of the axis."""
-    contest, first = picture.contest, min(places.values())
-    left, right = first - 1.8 * _STEP, max(places.values()) + 1.7 * _STEP
+def _draw_axes(axis: Any, picture: Picture, places: dict[int | str, float], left: float, right: float) -> None:
+    """Draw axes and the majority."""
+    contest = picture.contest
     marks = {place: f"{size:,}" if isinstance(size, int) else _all(contest) for size, place in places.items()}
     axis.set_xticks(list(marks), list(marks.values()))
-    axis.set_xlim(left, right)
     axis.set_xlabel("number of labels (log scale)")
     axis.set_ylabel("score (share of all sentences answered correctly)")
+    bottom, top = axis.get_ylim()
+    axis.set(xlim=(left, right), ylim=(min(bottom, contest.majority - 0.03), min(top, 1.01)))
     pictures.percent(axis)
     axis.grid(axis="y", color=pictures.INK, alpha=0.12, linewidth=0.6)
     axis.axhline(contest.majority, color=pictures.INK, linewidth=1, linestyle=":")
-    axis.annotate(
-        f"always one answer {100 * contest.majority:.1f}",
-        (left, contest.majority),
-        (3, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize=8,
-    )
+    where = {"xytext": (3, -3), "textcoords": "offset points", "va": "top"}
+    axis.annotate(f"always one answer {100 * contest.majority:.1f}", (left, contest.majority), fontsize=_LETTERS, **where)
     axis.set_title(f"{QUESTION}\n{pictures.label(contest.data)}, {contest.n:,} sentences", fontsize=11)
-    return left, right
 
 
 def _all(contest: Contest) -> str:
     return f"all\n({contest.all_rows:,})" if contest.all_rows else "all"
 
 
-def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> list[tuple[float, float, str, str]]:
+def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> list[_Label]:
     """Draw bands of prompted models, and where the best is caught; return their labels."""
     labels = []
     for entry, dashes in zip(picture.prompted, pictures.DASHES, strict=False):
@@ -153,7 +143,7 @@ def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> li
         axis.fill_between((left, right), score.low, score.high, color=pictures.INK, alpha=0.08, linewidth=0)
         axis.plot((left, right), [score.mean] * 2, color=pictures.INK, linewidth=1, alpha=0.6, linestyle=dashes)
         lines = (f"{pictures.label(model_of(entry), 30)} {100 * score.mean:.1f}", *textwrap.wrap(visible(asked(entry)), 28))
-        labels.append((left, score.mean, "\n".join(lines), "none"))
+        labels.append((left, score.mean, "\n".join(lines), pictures.INK))
     if picture.crossing:
         _, where = picture.crossing
         y = picture.prompted[0].score.mean
@@ -176,21 +166,23 @@ def _inside(crossing: break_even.Crossing, where: break_even.BreakEven) -> float
 
 
 def _range(where: break_even.BreakEven) -> str:
-    """Say at how many labels, as in ``about 36 (27 to 52)``."""
+    """Say at how many labels, as in ``36 (27 to 52)``."""
     said = [break_even.text(each, where.smallest, where.largest) for each in (where.mean, where.mean_low, where.mean_high)]
     mean, low, high = (each.removeprefix("about ") for each in said)
-    return f"{mean} ({low} to {high})"
+    return mean if low == mean == high else f"{mean} ({low} to {high})"
 
 
 def _note(picture: Picture) -> str:
     """What the signs mean, and what is not drawn."""
     seeds = sorted({entry.score.seeds for curve in picture.curves for entry in curve.entries})
-    span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    span = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     said = [
-        f"Lines: trained on so many labels, mean of {span} seeds; bands: 95% interval over seeds and sentences; "
-        "hollow: fewer than 3 seeds, no interval.",
-        "Grey bands: asked without any label, 95% interval. Diamond: where training catches the best one, 90% interval.",
+        f"Lines: trained on so many labels, mean of {span}; bands: 95% interval over seeds and sentences; "
+        "hollow: fewer than 3 seeds, no interval."
     ]
+    if picture.prompted:
+        diamond = " Diamond: where training catches the best one, 90% interval." * bool(picture.crossing)
+        said.append(f"Grey bands: asked without any label, 95% interval.{diamond}")
     if picture.left_out:
         said.append(f"Not drawn: {pictures.label(', '.join(picture.left_out), 120)}.")
     return "\n".join(said)

@@ -71,6 +71,12 @@ def test_sizes_with_fewer_than_three_seeds_do_not_count():
     assert break_even([4, 16], tables[:2], HALF) is None
 
 
+def test_one_document_says_nothing_of_where_it_is():
+    found = break_even([16, 64], [np.zeros((3, 1)), np.ones((3, 1))], np.zeros((1, 1)))
+    assert found
+    assert [found.mean.side, found.mean_low.side, found.mean_high.side] == ["below", "below", "above"]
+
+
 def test_most_is_the_mean_less_deviations_that_an_analysis_of_variance_finds():
     rng = np.random.default_rng(3)
     difficulty = rng.random(120)

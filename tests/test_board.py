@@ -141,6 +141,7 @@ def test_terminal_never_loses_group_score_interval_seeds_and_what_does_not_follo
     (prompted,) = [line for line in said if "org/" in line]
     (trained,) = [line for line in said if "模" in line]
     assert {"50.00", "40.4-59.6", "1", "0"} <= set(prompted.split())
+    assert width == 60 or "org/a-model-of-some-renown-7B-Instruct" in prompted
     assert "1 seed" in trained
     assert "90.00" in trained
     assert max(map(cell_len, said)) <= (width or 10_000)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
+from scipy.stats import nct
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
@@ -70,6 +71,12 @@ def test_sizes_with_fewer_than_three_seeds_do_not_count():
     assert break_even([4, 16], tables[:2], HALF) is None
 
 
+def test_one_document_says_nothing_of_where_it_is():
+    found = break_even([16, 64], [np.zeros((3, 1)), np.ones((3, 1))], np.zeros((1, 1)))
+    assert found
+    assert [found.mean.side, found.mean_low.side, found.mean_high.side] == ["below", "below", "above"]
+
+
 def test_most_is_the_mean_less_deviations_that_an_analysis_of_variance_finds():
     rng = np.random.default_rng(3)
     difficulty = rng.random(120)
@@ -86,6 +93,21 @@ def test_most_is_the_mean_less_deviations_that_an_analysis_of_variance_finds():
     assert found
     assert curve[0] < 0 < curve[1]
     assert found.most.labels == pytest.approx(16 * 4 ** (curve[0] / (curve[0] - curve[1])))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_upper_end_of_most_is_that_of_a_normal_tolerance_limit_where_sentences_are_no_noise(seeds):
+    """The bound on what 95% of normal seeds exceed, by scipy's noncentral t."""
+    n, rng = 10_000, np.random.default_rng(seeds)
+    tables = [rng.random((seeds, n)) < mean + 0.06 * rng.standard_normal((seeds, 1)) for mean in (0.3, 0.9)]
+    factor = nct.ppf(0.95, seeds - 1, ndtri(0.95) * math.sqrt(seeds)) / math.sqrt(seeds)
+    bounds = [table.mean() - factor * table.mean(1).std(ddof=1) - 0.5 for table in tables]
+    found = break_even([16, 1024], tables, np.tile([[True, False]], n // 2))
+    assert found
+    if bounds[1] < 0:
+        assert found.most_high.side == "above"
+    else:
+        assert found.most_high.labels == pytest.approx(16 * 64 ** (bounds[0] / (bounds[0] - bounds[1])), rel=0.1)
 
 
 @settings(max_examples=60)

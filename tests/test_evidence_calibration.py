@@ -52,6 +52,13 @@ def test_reliability_by_hand():
     assert found.error == pytest.approx((2 * 0.03 + 0.07 + 0.03) / 4)
 
 
+def test_margin_of_0_says_0_as_a_forced_choice_does():
+    for gold, right in ((0, 1.0), (1, 0.0)):
+        found = reliability(np.zeros(1), np.array([gold]))
+        assert found
+        assert found.right[0] == right
+
+
 def test_sure_and_right_has_no_error_and_sure_and_wrong_has_all():
     for gold, error in ((1, 0.0), (0, 1.0)):
         found = reliability(np.full(5, 800.0), np.full(5, gold))

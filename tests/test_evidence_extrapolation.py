@@ -91,6 +91,7 @@ def test_whatever_the_scores_answers_lie_within_their_bounds(scores, target):
         (labels_for(SIZES, _scores(_power_law), 0.999), "within 4,096 labels"),
         (labels_for(SIZES, [0.6, 0.9, 0.6, 0.9], 0.95), "fewer than two of the three curves come within 3 points"),
         (labels_for(SIZES, [0.9, 0.8, 0.7, 0.6], 0.95), "fewer than two of the three curves come within 3 points"),
+        (labels_for(SIZES, [0.566, 0.608, 0.722, 0.840], 0.845), "fewer than two"),  # the exponential alone
         (predicted(SIZES, _scores(_power_law), 4097), "more than 4 times the 1,024"),
         (back_test(SIZES[:3], [0.6, 0.7, 0.75]), "needs 4 sizes"),
         (back_test((16, 64, 256, 2048), [0.6, 0.7, 0.75, 0.8]), "more than 4 times the 256"),

@@ -143,7 +143,7 @@ def test_table_says_how_many_columns_it_leaves_out(width, capsys):
     render.show(board, width=width)
     *lines, last = capsys.readouterr().out.splitlines()
     left = whole - len(next(line for line in lines if "9ba9feee" in line).split())
-    assert last == f"(+ {left} columns: make leaderboard, or leaderboard.md)"
+    assert last == f"(+ {left} columns: make leaderboard, or leaderboard.csv)"
 
 
 def test_near_ties_are_a_column_only_where_there_are_any(capsys):

@@ -81,6 +81,7 @@ def test_free_is_a_price(tmp_path):
         ("currency: EUR\nmachines: {H200: -4}", "the price of 'H200' is -4"),
         ("currency: EUR\nmachines: {H200: .nan}", "the price of 'H200' is nan"),
         ("currency: EUR\nmachines: {H200: .inf}", "the price of 'H200' is inf"),
+        (f"currency: EUR\nmachines: {{H200: {10**400}}}", "the price of 'H200' is 1000"),
         ("currency: EUR\nmachines: {H200: yes}", "the price of 'H200' is True"),
         ("currency: EUR\nmachines: {H200: 4 EUR}", "the price of 'H200' is '4 EUR'"),
         ("currency: EUR\nmodels: {gpt-x: 3}", "model 'gpt-x' has no fields. It takes in, out"),

@@ -100,6 +100,11 @@ def test_partial_and_older_runs_have_no_rank_and_say_so():
     assert (old.rank, old.unranked, old.name) == (None, "old task", "m, task version 1")
 
 
+def test_models_trained_elsewhere_are_not_ranked_as_if_they_had_used_the_same_labels():
+    (entry,) = entries([run(90, method="classifier", train_samples=0)])
+    assert (entry.samples, entry.rank, entry.unranked) == (None, None, "labels ?")
+
+
 def test_run_without_outcomes_keeps_its_score_and_gets_no_rank():
     found = by_name(run(90, model="a"), without_outcomes(run(50, model="b")))
     assert found["b"].score.mean == 0.5

@@ -75,7 +75,7 @@ def text(crossing: Crossing, smallest: int, largest: int) -> str:
     if crossing.labels is None:
         return f"> {largest:,}" if crossing.side == "above" else f"< {smallest:,}"
     digits = 1 - math.floor(math.log10(crossing.labels))
-    return f"about {round(crossing.labels, min(digits, 0)):,.0f}"
+    return f"about {round(crossing.labels, digits):,.0f}"
 
 
 def _crossing(sizes: Sequence[int], curve: Sequence[float]) -> Crossing:
@@ -109,7 +109,7 @@ def _most(differences: NDArray[Any], level: float) -> tuple[float, float, float]
     mean, low, high = _mean(differences, level)
     rows, columns = differences.mean(axis=1), differences.mean(axis=0)
     residuals = differences - rows[:, None] - columns + mean
-    noise = float((residuals**2).sum() / ((seeds - 1) * (n - 1))) / n  # of a seed's score, from its own sentences
+    noise = float((residuals**2).sum() / ((seeds - 1) * max(n - 1, 1))) / n  # of a seed's score, from its own sentences
     squares = float(((rows - mean) ** 2).sum())
 
     def deviation(variance: float) -> float:

@@ -15,13 +15,15 @@ from harness_ext.results.standings import Entry
 from harness_ext.results.tables import Column, markdown_table, show_table, visible
 
 EXPLAINED = """\
+- Name: what `make compare A=` takes. Its last word is the task where that is not `sst2_01`: `words_choice` stands for
+  `sst2_01_words_choice`.
 - Score: correct / all; an answer without a label is wrong. Of several seeds the mean, collapsed ones among them.
 - 95% interval: over seeds and documents together; over documents (Wilson's) where no seed can change a run. Fewer than
   three seeds have none.
 - Group: the ranks that an entry may have in its table. All pairs are compared on the same documents (with Holm's
   correction); `2-4` is surely worse than one entry, and cannot be told from two more. "1 seed": too few to say.
 - Not following: answers without a label, of all documents, the mean over seeds. Near ties: answers that rounding could
-  turn. Strict: score if an answer must be the label alone. Collapsed: one answer to everything.
+  turn. Strict: score if an answer must be the label alone. Collapsed: all labels that were given are the same.
 - docs/s, memory, training: median, most and median, on the machines that the runs were made on."""
 _ALWAYS = ("labels", "group", "name", "score %", "95% interval", "not following")  # also where they say nothing
 _NARROW = ("labels",)  # columns of the terminal alone: in Markdown the heading says it

@@ -7,7 +7,6 @@ models:              # per million tokens, by the model's name; goes before the 
   gpt-x: {in: 0.15, out: 0.60}
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +91,6 @@ def _per_token(path: Path, name: str, said: Any) -> dict[str, float]:
 
 
 def _price(path: Path, name: str, said: Any) -> float:
-    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said) or said < 0:
-        raise UserError(f"{path}: the price of {name!r} is {said!r}. Write a number from 0 up.")
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said < 1e12:
+        raise UserError(f"{path}: the price of {name!r} is {said!r}. Write a number from 0 up, without a unit.")
     return float(said)

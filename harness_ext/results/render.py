@@ -29,7 +29,7 @@ def as_csv(board: list[Row]) -> str:
     return text.getvalue()
 
 
-def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", width: int | None = None) -> None:
+def show(board: list[Row], more: str = "make leaderboard, or leaderboard.csv", width: int | None = None) -> None:
     """Print rows as a table that fits the terminal (`tables.show_table`); columns without any value are left out."""
     short = [row | {"adapter": _short_adapter(row)} for row in board]
     columns = {column: [cell(row) for row in short] for column, cell in _columns(board).items()}

@@ -12,10 +12,8 @@ EXPLAINED = """\
 Single runs, unpaired: scores of 872 sentences as the original experiment reports them, each with Wilson's 95% interval.
 What was answered to which sentence is not known, so pairs are compared as if on different sentences (with Holm's
 correction), which tells fewer apart; and no interval says anything of other seeds."""
-NOTE_N = (
-    "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
-    "the SST-2 validation split, which is what n = 872 is here."
-)
+NOTE_N = """\
+The original write-up names 1,872 test sentences; its scores are fractions of 872, the SST-2 validation split."""
 _N = 872
 
 

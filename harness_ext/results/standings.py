@@ -75,6 +75,8 @@ class Entry:
             return "old task" if self.stale else "partial"
         if self.seeds is not None and self.seeds < FEWEST_SEEDS:
             return f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        if self.samples is None:
+            return "labels ?"
         return "no outcomes" if self.method is None else ""
 
     @cached_property

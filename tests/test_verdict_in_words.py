@@ -42,16 +42,16 @@ def test_training_that_is_surely_better_is_said_with_the_number_of_labels_from_w
     )
     assert "is right on 82.0%, 12.0 points more than the best prompt without labels" in first
     assert f"(95% interval {100 * low:.1f} to {100 * high:.1f})" in first
-    assert "With 16 prompting is surely better (−8.0 points" in first
+    assert "With 16 prompting is surely better (trained + LoRA qwen: −8.0 points" in first
     assert (
         "the best of 2 ways of asking one model is prompted (digits written): 70.0% (95% interval 60.4 to 78.1)" in second
     )  # Wilson
 
 
 def test_break_even_is_said_for_the_mean_and_for_most_seeds():
-    sentence = next(each for each in said(*BOARD) if "catches the best prompt" in each)
+    sentence = next(each for each in said(*BOARD) if "is the first to catch the best prompt" in each)
     assert re.search(
-        r"with about 28 \(90% interval 2\d to 3\d\) labels on average; 95% of its seeds do with about 3\d", sentence
+        r"its mean with about 28 labels \(90% interval 2\d to 3\d\); 95% of its seeds do with about 3\d labels", sentence
     )
 
 
@@ -70,7 +70,8 @@ def test_tie_is_called_one():
         *(each for n in (16, 64) for each in trained("t", n, [noisy(s, 0.7) for s in (1, 2, 3)])),
     ]
     first, *_ = said(*board)
-    assert "neither is surely better, with up to 64 labels. With 16 neither is surely better" in first
+    assert "neither is surely better, with up to 64 labels (t + LoRA qwen: " in first
+    assert "With 16 neither is surely better (t + LoRA qwen: " in first
     assert "fine-tune" not in first
 
 
@@ -78,7 +79,7 @@ def test_prompting_that_no_training_reaches_is_the_answer():
     board = [run(95, model="p"), *(each for n, s in ((16, 50), (64, 60)) for each in trained("t", n, (s, s + 1, s + 2)))]
     sentences = said(*board)
     assert (
-        "prompt: with up to 64 labels the best that was trained is surely worse. With 16 prompting is surely better"
+        "prompt: the best that was trained is surely worse, with up to 64 labels (t + LoRA qwen: −34.0 points"
         in sentences[0]
     )
     (none,) = [each for each in sentences if "Nothing that was trained catches the best prompt for good" in each]
@@ -113,7 +114,7 @@ def test_board_of_prompts_alone_is_no_answer():
     assert first == "On sst2/dev.tsv (100 sentences) nothing was trained: prompts can be compared with each other only."
     assert "the best of 2 ways of asking 2 models is a (digits written): 70.0%" in second
     assert "surely better than each of the others (Holm-corrected)" in second
-    assert last.startswith("What this says nothing of")
+    assert last.startswith("This says nothing of other texts or questions")
 
 
 def test_board_of_training_alone_is_no_answer():

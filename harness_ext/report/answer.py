@@ -106,11 +106,14 @@ def _headline(contest: Contest, fought: Sequence[Match]) -> str:
             f"{match.curve.name} is right on {percent(match.trained.score.mean)}, {points(match.found.difference)} more "
             f"than the best prompt without labels ({interval(match.found.low, match.found.high)})."
         )
-    elif fought[-1].winner == "prompting":
-        answer = f"prompt: with up to {labels(fought[-1].samples)} labels the best that was trained is surely worse."
     else:
-        answer = f"neither is surely better, with up to {labels(fought[-1].samples)} labels."
+        says = {"prompting": "prompt: the best that was trained is surely worse", "neither": "neither is surely better"}
+        answer = f"{says[fought[-1].winner]}, with up to {labels(fought[-1].samples)} labels ({_shown(fought[-1])})."
     return f"{where}: {answer}{_below(fought[:first] if first < len(fought) else fought[:-1])}"
+
+
+def _shown(match: Match) -> str:
+    return f"{match.curve.name}: {number(match.found.difference)} points, {interval(match.found.low, match.found.high)}"
 
 
 def _act(curve: Curve) -> str:
@@ -128,10 +131,7 @@ def _below(fought: Sequence[Match]) -> str:
     parts = []
     for winner, verdict in says.items():
         if sizes := [match for match in fought if match.winner == winner]:
-            last = sizes[-1]
-            shown = f" ({number(last.found.difference)} points, {interval(last.found.low, last.found.high)})" * (
-                len(sizes) == 1
-            )
+            shown = f" ({_shown(sizes[0])})" if len(sizes) == 1 else ""
             parts.append(f"with {listed([labels(match.samples) for match in sizes])} {verdict}{shown}")
     return f" {listed(parts)}.".replace(" with", " With", 1) if parts else ""
 
@@ -191,22 +191,26 @@ def _break_even(contest: Contest) -> str:
         curve, where = found
         mean = _range(where, where.mean, where.mean_low, where.mean_high)
         if where.most.side == "above":
-            most = f"that {break_even.MOST:.0%} of its seeds do is not reached with {where.largest:,}"
+            most = f"{break_even.MOST:.0%} of its seeds do not with {where.largest:,}"
         else:
             most = f"{break_even.MOST:.0%} of its seeds do with {_range(where, where.most, where.most_low, where.most_high)}"
-        return f"{curve.name} catches the best prompt with {mean} labels on average; {most}."
+        several = len(contest.curves) > 1
+        first = (
+            f"Of {len(contest.curves)} trained methods {curve.name} is the first to catch"
+            if several
+            else f"{curve.name} catches"
+        )
+        return f"{first} the best prompt: its mean with {mean}; {most}."
     known = [curve for curve in contest.curves if crossing_of(curve, prompted)]
     if not known:
-        return (
-            f"From how many labels on training is better takes two numbers of labels with {FEWEST_SEEDS} seeds each to say."
-        )
+        return f"Where training catches the best prompt takes two numbers of labels with {FEWEST_SEEDS} seeds each to say."
     more = _extrapolated(known[0], prompted)
     return f"Nothing that was trained catches the best prompt for good with the labels that were tried.{more}"
 
 
 def _range(where: break_even.BreakEven, middle: break_even.Crossing, *ends: break_even.Crossing) -> str:
     said, low, high = (break_even.text(each, where.smallest, where.largest) for each in (middle, *ends))
-    return f"{said} (90% interval {low.removeprefix('about ')} to {high.removeprefix('about ')})"
+    return f"{said} labels (90% interval {low.removeprefix('about ')} to {high.removeprefix('about ')})"
 
 
 def _extrapolated(curve: Curve, prompted: Entry) -> str:
@@ -215,9 +219,10 @@ def _extrapolated(curve: Curve, prompted: Entry) -> str:
     found, tested = extrapolation.labels_for(sizes, scores, prompted.score.mean), extrapolation.back_test(sizes, scores)
     if isinstance(found, str) or isinstance(tested, str):
         return f" How many more {curve.name} would take cannot be said: {found if isinstance(found, str) else tested}."
-    high = f"{found.high:,.0f}" if found.high else f"more than {extrapolation.FARTHEST * sizes[-1]:,}"
+    low, high = (each and f"{float(f'{each:.2g}'):,.0f}" for each in (found.low, found.high))
+    high = high or f"more than {extrapolation.FARTHEST * sizes[-1]:,}"
     return (
-        f" By three learning curves {curve.name} would take {found.low:,.0f} to {high}; the same curves, fitted up to "
+        f" By three learning curves {curve.name} would take {low} to {high}; the same curves, fitted up to "
         f"{tested.known:,} labels, say {percent(tested.low)} to {percent(tested.high)} for {tested.at:,}, where "
         f"{percent(tested.measured)} was measured."
     )
@@ -246,17 +251,13 @@ def _more(contest: Contest) -> str:
 def _limits(contest: Contest, others: Sequence[Contest]) -> str:
     """Say what may not be concluded."""
     every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
-    limits = ["other texts or questions"]
+    limits = ["of other texts or questions"]
     if is_small(contest):
-        limits.append("models of billions of parameters, as none was run")
+        limits.append("of models of billions of parameters (none was run)")
     chat = {model_of(entry) for entry in contest.label_free if (entry.record.get("settings") or {}).get("chat_template")}
     if contest.label_free and len(chat) < 2:
-        limits.append(
-            f"chat models in general: {next(iter(chat), 'none')} is the only one asked"
-            if chat
-            else "chat models: none was asked"
-        )
-    said = f"What this says nothing of: {'; '.join(limits)}."
+        limits.append(f"of chat models in general ({f'only {next(iter(chat))}' if chat else 'none'} was asked)")
+    said = f"This says nothing {', '.join(limits[:-1])}{' or ' * (len(limits) > 1)}{limits[-1]}."
     few = [f"“{entry.name}”" for entry in every if entry.seeds is not None and entry.seeds < FEWEST_SEEDS]
     if few:
         named = listed(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"

@@ -44,13 +44,13 @@ class Picture:
 
 def choose(contest: Contest) -> Picture | None:
     """Choose the best line of each model and method, and the best way to ask each model; None where nothing was trained."""
-    curves: dict[tuple[str, str], Curve] = {}
-    for curve in contest.curves:
-        curves.setdefault((curve.model, curve.how.split(" ")[0]), curve)
-    above = [entry for entry in contest.prompted if entry.score.mean > contest.majority]
-    drawn, prompted = tuple(curves.values())[:_MOST_LINES], tuple(above[:_MOST_BANDS])
-    crossing = first_crossing(drawn, prompted[0]) if prompted else None
-    return Picture(contest, drawn, prompted, crossing) if drawn else None
+    prompted = tuple(entry for entry in contest.prompted if entry.score.mean > contest.majority)[:_MOST_BANDS]
+    crossing = first_crossing(contest.curves, prompted[0]) if prompted else None
+    best: dict[tuple[str, str], Curve] = {}
+    for curve in (*([crossing[0]] if crossing else []), *contest.curves):  # what is marked is drawn
+        best.setdefault((curve.model, curve.how.split(" ")[0]), curve)
+    drawn = sorted(list(best.values())[:_MOST_LINES], key=contest.curves.index)
+    return Picture(contest, tuple(drawn), prompted, crossing) if drawn else None
 
 
 def write(entries: Iterable[Entry], path: Path) -> list[Path]:

@@ -105,6 +105,13 @@ def test_models_trained_elsewhere_are_not_ranked_as_if_they_had_used_the_same_la
     assert (entry.samples, entry.rank, entry.unranked) == (None, None, "labels ?")
 
 
+def test_shipped_model_counts_as_trained_on_all_labels_unless_it_was_given_more():
+    found = {
+        entry.name: entry.samples for entry in entries([run(model="tiny"), run(model="tiny", train_samples=16, seed=0)])
+    }
+    assert found == {"tiny": "all", "tiny, 16 labels": 16}
+
+
 def test_run_without_outcomes_keeps_its_score_and_gets_no_rank():
     found = by_name(run(90, model="a"), without_outcomes(run(50, model="b")))
     assert found["b"].score.mean == 0.5

@@ -36,7 +36,7 @@ def model_of(record: Record) -> str:
 
 def labels_of(record: Record) -> int | str | None:
     """Return how many labels a run has used: a number, "all", or None where no one knows."""
-    if record["model"] == "tiny" and record.get("method") == "prompted":
+    if record["model"] == "tiny" and not record.get("train_samples"):
         return "all"  # `make tiny` has trained it on the whole train split
     if record.get("method") == "classifier":
         return None  # made elsewhere

@@ -40,7 +40,7 @@ def test_differences_are_those_of_statsmodels_and_the_verdict_follows(word, a, b
         for each in re.findall(r"[−\d.]+(?= points| to|,)|(?<=to )[−\d.]+", part.split(": ")[1])
     ]
     assert found[:3] == pytest.approx([100 * (a - b) / 872, 100 * low, 100 * high], abs=0.06)
-    said = re.search(r"p (< 0.001|0\.\d+)", part)[1]
+    (said,) = re.findall(r"p (< 0.001|0\.\d+)", part)
     assert p < 0.001 if said.startswith("<") else float(said) == pytest.approx(p, abs=0.002)
     assert (p < 0.05) == ("surely" in part)
     assert part.rstrip(".").endswith(verdict)

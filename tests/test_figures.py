@@ -136,6 +136,16 @@ def test_best_of_each_model_and_method_is_drawn_and_what_is_left_out_is_named():
     assert "Not drawn: trained + LoRA other, poor" in said
 
 
+def test_curves_of_one_name_are_told_apart_by_settings_or_else_by_a_hash():
+    board = trained("m", 16, (60, 61, 62), curve="0123456789")
+    board += trained("m", 16, (50, 51, 52), curve="abcdef0123", experiment="b", not_default={"dtype": "float32"})
+    board += trained("m", 16, (40, 41, 42), curve="fedcba9876", experiment="c", not_default={"dtype": "float32"})
+    (contest,) = contests(entries(board))
+    assert [curve.name for curve in contest.curves] == [
+        "m + LoRA qwen", "m + LoRA qwen (float32) (abcdef)", "m + LoRA qwen (float32) (fedcba)"
+    ]  # fmt: skip
+
+
 def test_same_picture_is_the_same_file(tmp_path):
     first, second = (label_figure.write(entries(BOARD), tmp_path / name) for name in "ab")
     assert [path.suffix for path in first] == [".png", ".svg"]

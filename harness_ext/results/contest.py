@@ -168,12 +168,12 @@ def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
         ordered = {samples: by_labels[samples] for samples in in_order(by_labels)}
         model, how = model_of(group[0]), names.method_text(group[0].record)
         found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
-    twice = Counter(curve.name for curve in found)
-    return [curve if twice[curve.name] == 1 else _apart(curve) for curve in found]
+    for detail in (lambda record: names.settings_text(names.settings_of(record)), lambda record: record["curve"][:6]):
+        twice = Counter(curve.name for curve in found)
+        found = [_apart(curve, detail(curve.last.record)) if twice[curve.name] > 1 else curve for curve in found]
+    return found
 
 
-def _apart(curve: Curve) -> Curve:
-    """Give a curve that shares its name the settings or, as a last resort, the hash that tell it apart."""
-    record = curve.last.record
-    settings = names.settings_text(names.settings_of(record))
-    return replace(curve, name=f"{curve.name} ({settings or record['curve'][:6]})")
+def _apart(curve: Curve, detail: str) -> Curve:
+    """Give a curve that shares its name what may tell it apart: settings or, as a last resort, a hash."""
+    return replace(curve, name=f"{curve.name} ({detail})") if detail else curve

@@ -2,7 +2,7 @@
 
 import math
 
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -19,3 +19,24 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     # At 0% and 100% one bound is exact; rounding would leave 1e-17 there.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+
+
+def newcombe(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of k1/n1 - k2/n2 where nothing is known of which documents were right.
+
+    Source: R. G. Newcombe (1998), Interval estimation for the difference between independent proportions, method 10.
+    """
+    (low1, high1), (low2, high2) = wilson(k1, n1, level), wilson(k2, n2, level)
+    share1, share2 = k1 / n1, k2 / n2
+    below = math.hypot(share1 - low1, high2 - share2)
+    above = math.hypot(high1 - share1, share2 - low2)
+    return share1 - share2 - below, share1 - share2 + above
+
+
+def unpaired_p(k1: int, n1: int, k2: int, n2: int) -> float:
+    """Return the two-sided p of the score test with pooled variance: Pearson's chi-square of the two-by-two table."""
+    pooled = (k1 + k2) / (n1 + n2)
+    if pooled in (0, 1):
+        return 1.0
+    z = (k1 / n1 - k2 / n2) / math.sqrt(pooled * (1 - pooled) * (1 / n1 + 1 / n2))
+    return float(2 * ndtr(-abs(z)))

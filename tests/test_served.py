@@ -111,6 +111,16 @@ def test_answer_without_text_counts_as_empty(serve, tmp_path):
     assert record(tmp_path / "out")["counts"]["lenient"]["not_following"] == {"empty": 8}
 
 
+def test_key_that_a_server_sends_back_stands_in_no_file_of_the_run(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "no-known-form-of-a-key")
+    with FakeServer(lambda number, body: chat("1: you are no-known-form-of-a-key \ud83d")) as server:
+        outcome = serve(server)
+    assert outcome.code == 0, outcome.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert "1: you are ***" in (folder / "outcomes.csv").read_text(encoding="utf-8")
+    assert not [path for path in folder.iterdir() if b"no-known-form" in path.read_bytes()]
+
+
 @pytest.mark.parametrize("text", ["http://host:1", "http://host:1/", "http://host:1/v1", "http://host:1/v1/completions/"])
 def test_address_is_completed_to_the_endpoint(text):
     assert complete_url(text, CHAT) == "http://host:1/v1/chat/completions"

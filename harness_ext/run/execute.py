@@ -84,8 +84,8 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         lm = worker.ready(run, later, cache)
         calibrated = calibrate.calibrate(lm, run.asked) if spec.calibrate else None
         summary, tracker = evaluate_task(lm, run, cache, work)
-        samples = summary.pop("samples")[run.asked.task.task_name]
         secrets = run.asked.secrets()
+        samples = hide(summary.pop("samples")[run.asked.task.task_name], secrets)
         finished = save(tracker, summary, samples, run.asked.task.task_name, work, secrets)
         metrics = by_filter(summary["results"][run.asked.task.task_name])
         account = worker.account()

@@ -1,0 +1,132 @@
+"""`make compare`: two runs, experiments or logs on the same documents: a table, the verdict, and where they differ."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness_ext.errors import UserError
+from harness_ext.evidence.contrast import Contrast, Method, common_seeds, contrast, rows
+from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.report import pairs, texts, verdict
+from harness_ext.report.cells import Rows, answer, interval, points, show_documents
+from harness_ext.report.find import Results
+from harness_ext.report.logs import Side
+from harness_ext.results.tables import Column, show_table
+
+
+def run(a: str | None, b: str | None, out: Path, data_dir: str | None, show: Rows) -> None:
+    """Compare what the user named, or the two best of the leaderboard, and print it."""
+    if (a is None) != (b is None):
+        raise UserError(f"{'A' if a is None else 'B'} is missing. Give both, or neither for the two best: make compare A=... B=...")
+    results = Results(out)
+    found = results.two_best() if a is None or b is None else (results.find("A", a), results.find("B", b))
+    _refuse_the_same(*found)
+    first, second = (texts.with_texts(side, data_dir) for side in found)
+    second = pairs.aligned(first, second)
+    if a is None:
+        print("The two best of the leaderboard:")
+    _show_scores(first, second)
+    difference = contrast(first.method, second.method)
+    _show_difference(first.method, second.method, difference)
+    print("\n" + "\n".join([*verdict.sentences(first.method, second.method, difference), *_tasks(first, second)]))
+    if show != 0:
+        _show_documents(first, second, show)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Documents by who is right, the mean over common seeds."""
+
+    both: float
+    only_a: float
+    only_b: float
+    neither: float
+
+
+def counts(a: Method, b: Method) -> Counts | None:
+    """Count by who is right; None where the two have no seed in common."""
+    seeds = common_seeds(a, b)
+    if seeds == ():
+        return None
+    in_a, in_b = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
+    in_a, in_b = in_a.astype(bool), in_b.astype(bool)
+    return Counts(*(float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)))
+
+
+def differing(a: Side, b: Side) -> tuple[list[int], list[int]]:
+    """Return the documents that A has right at least half a share of its seeds more often than B, and the reverse.
+
+    The clearest come first; of the same share those whose margins lie furthest apart.
+    """
+    more = a.method.correct.mean(0) - b.method.correct.mean(0)
+    apart = np.abs(_margins(a) - _margins(b))
+    order = np.lexsort((-apart, -np.abs(more)))
+    return [int(n) for n in order if more[n] >= 0.5], [int(n) for n in order if more[n] <= -0.5]
+
+
+def _margins(side: Side) -> NDArray[np.float64]:
+    known = [np.nan_to_num(log.margins) for log in side.logs if log.margins is not None]
+    return np.mean(known, axis=0) if known else np.zeros(len(side.logs[0].ids))
+
+
+def _refuse_the_same(a: Side, b: Side) -> None:
+    keys = [{run.record["key"] for run in side.runs} for side in (a, b)]
+    if keys[0] & keys[1] or (not a.runs and not b.runs and Path(a.name).resolve() == Path(b.name).resolve()):
+        raise UserError(f"A and B are the same run, or share one ({a.name!r} and {b.name!r}). Name two different ones.")
+
+
+def _show_scores(a: Side, b: Side) -> None:
+    columns = (Column(""), Column("name", is_name=True), "score %", "95% interval", "seeds", "not following", "n")
+    show_table(list(columns), [_scores("A", a), _scores("B", b)])
+
+
+def _scores(letter: str, side: Side) -> list[str]:
+    score, missing = side.method.score, [log.not_following for log in side.logs]
+    is_known = score.low is not None and (side.seeds is None or score.seeds >= FEWEST_SEEDS)
+    known = [each for each in missing if each is not None]
+    return [
+        letter,
+        side.name,
+        points(score.mean, 2),
+        interval(score.low, score.high) if is_known else "",
+        str(len(side.seeds)) if side.seeds else "",
+        f"{np.mean(known):.4g}" if len(known) == len(missing) else "?",
+        str(score.n),
+    ]
+
+
+def _show_difference(a: Method, b: Method, found: Contrast) -> None:
+    counted = counts(a, b)
+    cells = {
+        "both right": counted and f"{counted.both:.4g}",
+        "only A": counted and f"{counted.only_a:.4g}",
+        "only B": counted and f"{counted.only_b:.4g}",
+        "neither": counted and f"{counted.neither:.4g}",
+        "A - B": f"{100 * found.difference:+.1f}",
+        "95% interval": interval(found.low, found.high),
+        "p": "" if found.p is None else verdict.p_text(found.p),
+    }
+    show_table(list(cells), [[cell or "" for cell in cells.values()]])
+
+
+def _tasks(a: Side, b: Side) -> list[str]:
+    asked = [side.runs[0].record["task"] for side in (a, b) if side.runs]
+    if len(set(asked)) < 2:
+        return []
+    return [f"They were asked in different ways: A {asked[0]}, B {asked[1]}."]
+
+
+def _show_documents(a: Side, b: Side, show: Rows) -> None:
+    found = differing(a, b)
+    shown = [text for text in (a.logs[0].texts, b.logs[0].texts) if any(text)]
+    for letter, documents in zip("AB", found, strict=True):
+        how = "alone" if len(a.logs) == len(b.logs) == 1 else "in at least half of the seeds more"
+        if not documents:
+            continue
+        print(f"\nRight by {letter} {how}: {len(documents)} documents", end="")
+        cells = [[answer(a, n), answer(b, n)] for n in documents]
+        show_documents(a.logs[0], documents, shown[0] if shown else (), {Column(x, is_name=True): [c[i] for c in cells] for i, x in enumerate("AB")}, show)
+    if any(found) and not shown:
+        print(texts.HINT)

@@ -1,0 +1,65 @@
+"""What a comparison shows, and what it does not, in plain sentences."""
+
+from harness_ext.evidence.contrast import MARGIN, Contrast, Method, no_worse
+from harness_ext.evidence.seeds import FEWEST_SEEDS
+
+LEVEL = 0.05
+
+
+def sentences(a: Method, b: Method, found: Contrast) -> list[str]:
+    """Say who is better, or that nobody can tell; then, of a tie, who is at least no worse."""
+    if found.basis == "few seeds":
+        return [_few(found)]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.p is not None
+    apart = _documents(found) if found.paired else f"{found.seeds} seeds"
+    if found.p < LEVEL:
+        better, low, high = ("A", found.low, found.high) if found.difference > 0 else ("B", -found.high, -found.low)
+        return [f"{better} is better by {_points(abs(found.difference))} (95% interval {100 * low:.1f} to {100 * high:.1f}; {apart})."]
+    if found.paired:
+        where = "on this test set"
+    else:
+        apart, where = f"{_points(abs(found.difference))} apart over {apart}", "with these seeds and this test set"
+    told = f"a difference under {_points(found.visible or 0)} cannot be told {where}"
+    return [f"tie: {apart}; {told}.", *_no_worse(a, b)]
+
+
+def p_text(p: float) -> str:
+    """Write a p so that none is shown as 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _few(found: Contrast) -> str:
+    if found.paired is None:
+        return (
+            f"too few seeds: the means are {_points(abs(found.difference))} apart, over {found.seeds} common seeds; "
+            f"from {FEWEST_SEEDS} on more can be said (SEED=0,1,2)."
+        )
+    apart = found.paired.only_a - found.paired.only_b
+    more = f"{'A' if apart > 0 else 'B'} is right on {abs(apart)} of {found.paired.n} documents more" if apart else "equally many right"
+    return (
+        f"two single runs: {more} (p {_equals(p_text(found.paired.p_mid))}), "
+        f"which says nothing of other seeds; run {FEWEST_SEEDS} or more (SEED=0,1,2)."
+    )
+
+
+def _no_worse(a: Method, b: Method) -> list[str]:
+    within = f"within {100 * MARGIN:g} points (90% interval)."
+    a_holds, b_holds = no_worse(a, b), no_worse(b, a)
+    if a_holds and b_holds:
+        return [f"Each is no worse than the other {within}"]
+    return [f"{'A is no worse than B' if a_holds else 'B is no worse than A'} {within}"] if a_holds or b_holds else []
+
+
+def _documents(found: Contrast) -> str:
+    assert found.paired is not None
+    return f"{abs(found.paired.only_a - found.paired.only_b)} of {found.paired.n} documents apart"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"
+
+
+def _equals(p: str) -> str:
+    return p if p.startswith("<") else f"= {p}"

@@ -8,7 +8,8 @@ from rich.cells import cell_len
 from harness_ext.model import presets
 from harness_ext.paths import ROOT
 from harness_ext.results import render, reported
-from harness_ext.results.leaderboard import rows, settings_text
+from harness_ext.results.leaderboard import rows
+from harness_ext.results.names import settings_text
 from harness_ext.results.records import SCHEMA, read_run, write_json
 from harness_ext.results.render import as_csv, markdown
 from harness_ext.results.reported import SST2_VALIDATION

@@ -8,12 +8,11 @@ from typing import Any
 
 from harness_ext.paths import TASKS_DIR
 from harness_ext.results.experiments import is_no_better
-from harness_ext.results.outcomes import main_counts
+from harness_ext.results.outcomes import main_counts, one_answer
 from harness_ext.results.tables import visible
 
 NOTABLE = 0.1  # share of outputs without a label from which on something is said
 LEAK = 0.01  # share of evaluation texts that also stand in the train split; of SST-2's 872 two do
-FEW = 10  # so few answers may be alike by chance
 LONGER = 2  # times the median words of what was trained on: SST-2's train rows have 7, its evaluation 19
 LENGTH = 60  # characters of an example
 _SAME = ("model", "method", "seed", "data", "n")  # of runs between which the task alone differs
@@ -91,12 +90,9 @@ def _what_may_help(record: dict[str, Any], kind: str) -> str:
 
 
 def _one_answer(record: dict[str, Any]) -> str:
-    counts = main_counts(record)
-    given = {"1": counts.get("positive", 0), "0": counts.get("negative", 0)}
-    answers = sum(given.values())
-    if answers < FEW or 0 not in given.values() or record.get("method") == "majority":
+    if (label := one_answer(record)) is None:
         return ""
-    label = max(given, key=given.__getitem__)
+    answers = main_counts(record)["positive" if label else "negative"]
     return f"All {answers} answers are {label}: the score is that label's share, and says nothing about the texts."
 
 

@@ -72,3 +72,19 @@ def adapter_experiment(parts: Mapping[str, Any]) -> tuple[str, str]:
     """Return an adapter's experiment and curve, from the parts of its key."""
     kept = {name: part for name, part in parts.items() if name not in _OF_AN_ADAPTERS_SEED}
     return hash_of(kept), hash_of({name: part for name, part in kept.items() if name != "samples"})
+
+
+def seed_of(record: Mapping[str, Any]) -> int | None:
+    """Return the seed that can change a run's numbers: of training rows, examples, unlabelled rows, or drawn tokens.
+
+    None where there is none: a prompted model, and the majority, which is the same of any rows.
+    """
+    parts = record.get("key_parts") or {}
+    seeds = parts.get("seeds") or [None] * 4  # Python's, numpy's, torch's and that of lm-eval's examples
+    if record.get("seed") is not None or record.get("method") == "majority":
+        return None if record.get("method") == "majority" else record["seed"]
+    if parts.get("calibration") == "batch":  # at first only the key had it
+        return seeds[0]
+    if parts.get("num_fewshot"):
+        return seeds[3]
+    return seeds[2] if (parts.get("generation") or {}).get("do_sample") else None

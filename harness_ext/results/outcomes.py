@@ -16,6 +16,7 @@ from harness_ext.results.records import on_disk
 
 FILE = "outcomes.csv"
 LONGEST = 300  # characters of a response that are kept: its label stands in them but where a model thinks at length
+FEW = 10  # so few answers may be alike by chance
 COLUMNS = ("doc", "hash", "gold", "kind", "margin", "response")  # all others are rules
 _CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
 
@@ -63,6 +64,15 @@ def main_counts(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record's counts under the rule whose score is shown, the lenient one where there are two."""
     by_rule = record.get("counts") or {}
     return by_rule.get("lenient") or next(iter(by_rule.values()), {})
+
+
+def one_answer(record: dict[str, Any]) -> int | None:
+    """Return the label that all of a run's answers are; None where they differ, or for the majority, which means to."""
+    counts = main_counts(record)
+    given = {0: counts.get("negative", 0), 1: counts.get("positive", 0)}
+    if sum(given.values()) < FEW or 0 not in given.values() or record.get("method") == "majority":
+        return None
+    return max(given, key=given.__getitem__)
 
 
 def write(path: Path, outcomes: list[Outcome]) -> None:

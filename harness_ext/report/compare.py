@@ -9,24 +9,27 @@ from numpy.typing import NDArray
 from harness_ext.errors import UserError
 from harness_ext.evidence.contrast import Contrast, Method, common_seeds, contrast, rows
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report import pairs, texts, verdict
-from harness_ext.report.cells import Rows, answer, interval, points, show_documents
+from harness_ext.report import pairs, verdict
+from harness_ext.report.cells import Rows, answer, interval, points, show_documents, signed
 from harness_ext.report.find import Results
 from harness_ext.report.logs import Side
+from harness_ext.report.texts import HINT, with_texts
 from harness_ext.results.tables import Column, show_table
 
 
 def run(a: str | None, b: str | None, out: Path, data_dir: str | None, show: Rows) -> None:
     """Compare what the user named, or the two best of the leaderboard, and print it."""
     if (a is None) != (b is None):
-        raise UserError(f"{'A' if a is None else 'B'} is missing. Give both, or neither for the two best: make compare A=... B=...")
+        raise UserError(
+            f"{'A' if a is None else 'B'} is missing. Give both, or neither for the two best: make compare A=... B=..."
+        )
     results = Results(out)
     found = results.two_best() if a is None or b is None else (results.find("A", a), results.find("B", b))
     _refuse_the_same(*found)
-    first, second = (texts.with_texts(side, data_dir) for side in found)
-    second = pairs.aligned(first, second)
     if a is None:
         print("The two best of the leaderboard:")
+    first, second = (with_texts(side, data_dir) for side in found)
+    first, second = _same_seeds(first, pairs.aligned(first, second))
     _show_scores(first, second)
     difference = contrast(first.method, second.method)
     _show_difference(first.method, second.method, difference)
@@ -50,13 +53,13 @@ def counts(a: Method, b: Method) -> Counts | None:
     seeds = common_seeds(a, b)
     if seeds == ():
         return None
-    in_a, in_b = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
-    in_a, in_b = in_a.astype(bool), in_b.astype(bool)
+    pair = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
+    in_a, in_b = (table.astype(bool) for table in pair)
     return Counts(*(float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)))
 
 
 def differing(a: Side, b: Side) -> tuple[list[int], list[int]]:
-    """Return the documents that A has right at least half a share of its seeds more often than B, and the reverse.
+    """Return the documents that A is right on and B is not, in shares of seeds that differ by half or more; and the reverse.
 
     The clearest come first; of the same share those whose margins lie furthest apart.
     """
@@ -75,6 +78,19 @@ def _refuse_the_same(a: Side, b: Side) -> None:
     keys = [{run.record["key"] for run in side.runs} for side in (a, b)]
     if keys[0] & keys[1] or (not a.runs and not b.runs and Path(a.name).resolve() == Path(b.name).resolve()):
         raise UserError(f"A and B are the same run, or share one ({a.name!r} and {b.name!r}). Name two different ones.")
+
+
+def _same_seeds(a: Side, b: Side) -> tuple[Side, Side]:
+    """Leave out seeds that only one of two experiments has, so that all numbers are of the same; too few are left alone."""
+    if (
+        a.seeds is None
+        or b.seeds is None
+        or a.seeds == b.seeds
+        or len(both := common_seeds(a.method, b.method) or ()) < FEWEST_SEEDS
+    ):
+        return a, b
+    print(f"Both have the seeds {', '.join(map(str, both))}; others are left out.")
+    return a.of_seeds(both), b.of_seeds(both)
 
 
 def _show_scores(a: Side, b: Side) -> None:
@@ -104,7 +120,7 @@ def _show_difference(a: Method, b: Method, found: Contrast) -> None:
         "only A": counted and f"{counted.only_a:.4g}",
         "only B": counted and f"{counted.only_b:.4g}",
         "neither": counted and f"{counted.neither:.4g}",
-        "A - B": f"{100 * found.difference:+.1f}",
+        "A-B": signed(found.difference),
         "95% interval": interval(found.low, found.high),
         "p": "" if found.p is None else verdict.p_text(found.p),
     }
@@ -119,14 +135,13 @@ def _tasks(a: Side, b: Side) -> list[str]:
 
 
 def _show_documents(a: Side, b: Side, show: Rows) -> None:
-    found = differing(a, b)
-    shown = [text for text in (a.logs[0].texts, b.logs[0].texts) if any(text)]
-    for letter, documents in zip("AB", found, strict=True):
-        how = "alone" if len(a.logs) == len(b.logs) == 1 else "in at least half of the seeds more"
-        if not documents:
-            continue
-        print(f"\nRight by {letter} {how}: {len(documents)} documents", end="")
-        cells = [[answer(a, n), answer(b, n)] for n in documents]
-        show_documents(a.logs[0], documents, shown[0] if shown else (), {Column(x, is_name=True): [c[i] for c in cells] for i, x in enumerate("AB")}, show)
-    if any(found) and not shown:
-        print(texts.HINT)
+    found, texts, n = differing(a, b), a.logs[0].texts or b.logs[0].texts, len(a.logs[0].ids)
+    said = {Column("A", is_name=True): answer(a), Column("B", is_name=True): answer(b)}
+    for (one, other), documents in zip((("A", "B"), ("B", "A")), found, strict=True):
+        how = (
+            f"{one} alone is right" if len(a.logs) == len(b.logs) == 1 else f"{one} is right in far more seeds than {other}"
+        )
+        if documents:
+            show_documents(a.logs[0], texts, documents, said, show, f"{how} on {len(documents)} of {n} documents")
+    if any(found) and not any(texts):
+        print(HINT)

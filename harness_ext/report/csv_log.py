@@ -25,7 +25,9 @@ def read(path: Path) -> Log:
         raise UserError(f"line {table.line_num} cannot be read ({error}); perhaps it was only half written.") from None
     if missing := [name for name in COLUMNS if name not in head]:
         named = "tabs" if separator == "\t" else "commas"
-        raise UserError(f"it lacks the column {' and '.join(missing)}; it must have {', '.join(COLUMNS)}, separated by {named}.")
+        raise UserError(
+            f"it lacks the column {' and '.join(missing)}; it must have {', '.join(COLUMNS)}, separated by {named}."
+        )
     for line, cells in rows:
         if len(cells) != len(head):
             raise UserError(f"line {line} has {len(cells)} cells instead of {len(head)}; perhaps it was only half written.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness_ext.errors import UserError
 from harness_ext.paths import as_path
-from harness_ext.report import csv_log, inspect_log, lm_eval_log
+from harness_ext.report import csv_log, inspect_log, lm_eval_log, texts
 from harness_ext.report.logs import Log, Side, of_answers
 from harness_ext.results import outcomes, records
 from harness_ext.results.experiments import seed_of
@@ -19,7 +19,6 @@ from harness_ext.results.runs import Run, read_all, read_answers
 from harness_ext.results.standings import Entry, entries
 from harness_ext.results.tables import visible
 
-SAMPLES = "samples.jsonl"
 _READERS: dict[str, Callable[[Path], Log]] = {
     ".jsonl": lm_eval_log.read,
     ".eval": inspect_log.read,
@@ -55,7 +54,9 @@ class Results:
             return of_run(_read_run(path if path.is_dir() else path.parent))
         if by_key := [run for run in self.runs if run.folder.name == name or _is_key(run, name)]:
             if len(by_key) > 1:
-                raise UserError(f"{variable} {name!r} begins {_listed([run.folder.name for run in by_key])}. Give more of the key.")
+                raise UserError(
+                    f"{variable} {name!r} begins {_listed([run.folder.name for run in by_key])}. Give more of the key."
+                )
             return of_run(by_key[0])
         return of_entry(self._named(variable, name))
 
@@ -67,7 +68,9 @@ class Results:
             if entry.method and answers and not entry.partial and not entry.stale:
                 same[answers.documents].append(entry)
         if not (several := [documents for documents, found in same.items() if len(found) > 1]):
-            raise UserError(f"{self.out} has no two runs on the same whole data set. Name what to compare: make compare A=... B=...")
+            raise UserError(
+                f"{self.out} has no two runs on the same whole data set. Name what to compare: make compare A=... B=..."
+            )
         best, second, *_ = same[max(several, key=lambda documents: (len(documents), len(same[documents])))]
         return of_entry(best), of_entry(second)
 
@@ -75,13 +78,16 @@ class Results:
         if whole := [entry for entry in self.entries if entry.name.casefold() == name.strip().casefold()]:
             return whole[0]
         words = name.casefold().split()
-        parts = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in words], list(map(re.escape, words))
-        for patterns in parts:  # whole words first: 16 is no part of 1,016
-            found = [e.name for e in self.entries if words and all(re.search(each, e.name.casefold()) for each in patterns)]
-            if len(found) == 1:
-                return next(entry for entry in self.entries if entry.name == found[0])
+        whole_words = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in words]  # 16 is no part of 1,016
+        for parts in ([re.escape(" ".join(words))], whole_words, [re.escape(word) for word in words]):
+            found = [
+                entry for entry in self.entries if words and all(re.search(each, entry.name.casefold()) for each in parts)
+            ]
+            if len(found) > 1:
+                said = _listed([entry.name for entry in found])
+                raise UserError(f"{variable} {name!r} may mean {said}. Give more words of the name.")
             if found:
-                raise UserError(f"{variable} {name!r} may mean {_listed(found)}. Give more words of the name.")
+                return found[0]
         known = {entry.name.casefold(): entry.name for entry in self.entries}
         near = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.3)
         raise UserError(
@@ -103,9 +109,11 @@ def of_entry(entry: Entry) -> Side:
 
 
 def _log(run: Run) -> Log:
-    samples = run.folder / SAMPLES
+    samples = run.folder / texts.SAMPLES
     if run.answers is None and not samples.is_file():
-        raise UserError(f"{run.folder} holds neither {outcomes.FILE} nor {SAMPLES}: what it said of each document was not kept.")
+        raise UserError(
+            f"{run.folder} holds neither {outcomes.FILE} nor {texts.SAMPLES}: what it said of each document was not kept."
+        )
     try:
         return of_answers(run.answers) if run.answers else lm_eval_log.read(samples)
     except UserError as error:

@@ -1,6 +1,6 @@
-"""inspect's logs: ``.eval``, a zip of JSON files, and its JSON log. Source: inspect_ai 0.3.285, log/_log.py and log/_recorders.
+"""inspect's logs: ``.eval``, a zip of JSON files, and its JSON log.
 
-Of several scorers the first counts, as on inspect's own pages.
+Of several scorers the first counts. Source: inspect_ai 0.3.285, log/_log.py and log/_recorders.
 """
 
 import struct

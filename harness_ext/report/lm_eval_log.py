@@ -32,7 +32,9 @@ def read(path: Path) -> Log:
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"its samples are not as lm-eval writes them ({type(error).__name__}: {str(error)[:80]!r}).") from None
+        raise UserError(
+            f"its samples are not as lm-eval writes them ({type(error).__name__}: {str(error)[:80]!r})."
+        ) from None
 
 
 def _ours(samples: list[dict[str, Any]]) -> Log:

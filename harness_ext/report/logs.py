@@ -38,7 +38,9 @@ class Log:
             raise UserError("it holds no documents.")
         if len(set(self.ids)) < len(self.ids):
             twice, times = Counter(self.ids).most_common(1)[0]
-            raise UserError(f"document {twice[:40]!r} stands in it {times} times. Give a log of one run, each document once.")
+            raise UserError(
+                f"document {twice[:40]!r} stands in it {times} times. Give a log of one run, each document once."
+            )
 
     @property
     def not_following(self) -> int | None:
@@ -48,7 +50,9 @@ class Log:
     def take(self, order: Sequence[int]) -> "Log":
         """Put the documents into another order, given by their places."""
         tuples = ("ids", "gold", "said", "responses", "hashes", "texts")
-        moved: dict[str, Any] = {name: tuple(old[n] for n in order) if (old := getattr(self, name)) else () for name in tuples}
+        moved: dict[str, Any] = {
+            name: tuple(old[n] for n in order) if (old := getattr(self, name)) else () for name in tuples
+        }
         margins = None if self.margins is None else self.margins[list(order)]
         return replace(self, **moved, correct=self.correct[list(order)], margins=margins)
 
@@ -66,6 +70,11 @@ class Side:
     def method(self) -> Method:
         """Which documents are right, by seed."""
         return Method(np.array([log.correct for log in self.logs]), self.seeds)
+
+    def of_seeds(self, seeds: tuple[int, ...]) -> "Side":
+        """Keep some of its seeds."""
+        which = [(self.seeds or ()).index(seed) for seed in seeds]
+        return Side(self.name, tuple(self.logs[n] for n in which), seeds, tuple(self.runs[n] for n in which))
 
 
 def of_answers(answers: Answers) -> Log:

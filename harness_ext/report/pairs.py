@@ -27,7 +27,8 @@ def _order(a: Log, b: Log) -> list[int]:
     alone_b = [b.ids[n] for name, n in in_b.items() if name not in in_a]
     if alone_a or alone_b:
         raise UserError(
-            f"The documents do not match: {len(in_a) - len(alone_a)} are in both, {_some(alone_a, 'A')} and {_some(alone_b, 'B')}. "
+            f"The documents do not match: {len(in_a) - len(alone_a)} are in both, {_some(alone_a, 'A')}, "
+            f"{_some(alone_b, 'B')}. "
             "Compare logs on the same documents."
         )
     order = [in_b[name] for name in in_a]

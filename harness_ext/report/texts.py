@@ -28,7 +28,9 @@ def with_texts(side: Side, data_dir: str | None) -> Side:
 
 def doc_hash(sentence: str, label: int) -> str:
     """Hash a row of ours as lm-eval does (evaluator.py, ``doc_hash``)."""
-    return hashlib.sha256(json.dumps({"sentence": sentence, "label": label}, indent=2, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({"sentence": sentence, "label": label}, indent=2, ensure_ascii=False).encode()
+    ).hexdigest()
 
 
 def _with_samples(log: Log, samples: Log) -> Log:
@@ -49,5 +51,7 @@ def _with_data(log: Log, data_dir: str) -> Log:
     rows = [(sentence.strip(), label.strip()) for _, sentence, label in tsv.read_columns(path, "sentence", "label")]
     known = {doc_hash(sentence, int(label)): sentence for sentence, label in rows if label in ("0", "1")}
     if log.hashes and not known.keys() & set(log.hashes):
-        raise UserError(f"{path} holds none of the documents. Give the data that they were taken from, or leave DATA_DIR out.")
+        raise UserError(
+            f"{path} holds none of the documents. Give the data that they were taken from, or leave DATA_DIR out."
+        )
     return replace(log, texts=tuple(known.get(name, "") for name in log.hashes))

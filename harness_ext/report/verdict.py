@@ -16,7 +16,10 @@ def sentences(a: Method, b: Method, found: Contrast) -> list[str]:
     apart = _documents(found) if found.paired else f"{found.seeds} seeds"
     if found.p < LEVEL:
         better, low, high = ("A", found.low, found.high) if found.difference > 0 else ("B", -found.high, -found.low)
-        return [f"{better} is better by {_points(abs(found.difference))} (95% interval {100 * low:.1f} to {100 * high:.1f}; {apart})."]
+        return [
+            f"{better} is better by {_points(abs(found.difference))} (95% interval {100 * low:.1f} to "
+            f"{100 * high:.1f}; {apart})."
+        ]
     if found.paired:
         where = "on this test set"
     else:
@@ -32,12 +35,17 @@ def p_text(p: float) -> str:
 
 def _few(found: Contrast) -> str:
     if found.paired is None:
+        seeds = f"{found.seeds} common seed{'s' * (found.seeds != 1)}"
         return (
-            f"too few seeds: the means are {_points(abs(found.difference))} apart, over {found.seeds} common seeds; "
+            f"too few seeds: the means are {_points(abs(found.difference))} apart, over {seeds}; "
             f"from {FEWEST_SEEDS} on more can be said (SEED=0,1,2)."
         )
     apart = found.paired.only_a - found.paired.only_b
-    more = f"{'A' if apart > 0 else 'B'} is right on {abs(apart)} of {found.paired.n} documents more" if apart else "equally many right"
+    more = (
+        f"{'A' if apart > 0 else 'B'} is right on {abs(apart)} of {found.paired.n} documents more"
+        if apart
+        else "equally many right"
+    )
     return (
         f"two single runs: {more} (p {_equals(p_text(found.paired.p_mid))}), "
         f"which says nothing of other seeds; run {FEWEST_SEEDS} or more (SEED=0,1,2)."

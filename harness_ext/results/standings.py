@@ -86,7 +86,8 @@ class Entry:
     def collapsed(self) -> int:
         """How many runs gave one answer to everything, in evaluation or on the rows that training held out."""
         return sum(
-            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None for run in self.runs
+            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None
+            for run in self.runs
         )
 
     @property
@@ -117,7 +118,9 @@ class Entry:
     @property
     def peak_memory(self) -> float | None:
         """Bytes, of the run that needed most: on the GPU where there is one."""
-        return next((found for kind in ("gpu", "process") if (found := self.over_runs("max", "peak_memory_bytes", kind))), None)
+        return next(
+            (found for kind in ("gpu", "process") if (found := self.over_runs("max", "peak_memory_bytes", kind))), None
+        )
 
 
 def entries(runs: Iterable[Run]) -> list[Entry]:
@@ -131,7 +134,15 @@ def entries(runs: Iterable[Run]) -> list[Entry]:
     stale = [versions.is_stale(same[0].record) for same in kept]
     called = names.names([same[0].record for same in kept], stale)
     found = [
-        Entry(name, runs, len(same) - len(runs), names.labels_of(runs[0].record), method := _method(runs), _score(runs, method), old)
+        Entry(
+            name,
+            runs,
+            len(same) - len(runs),
+            names.labels_of(runs[0].record),
+            method := _method(runs),
+            _score(runs, method),
+            old,
+        )
         for name, runs, same, old in zip(called, kept, folded.values(), stale, strict=True)
     ]
     return sorted(_ranked(found), key=lambda entry: (-entry.score.mean, entry.name))

@@ -1,6 +1,5 @@
 """`make compare`: two runs, experiments or logs on the same documents: a table, the verdict, and where they differ."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,24 +37,14 @@ def run(a: str | None, b: str | None, out: Path, data_dir: str | None, show: Row
         _show_documents(first, second, show)
 
 
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """Documents by who is right, the mean over common seeds."""
-
-    both: float
-    only_a: float
-    only_b: float
-    neither: float
-
-
-def counts(a: Method, b: Method) -> Counts | None:
-    """Count by who is right; None where the two have no seed in common."""
+def counts(a: Method, b: Method) -> list[float]:
+    """Count documents: both are right, only A, only B, neither; means over common seeds, and empty where there are none."""
     seeds = common_seeds(a, b)
     if seeds == ():
-        return None
+        return []
     pair = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
     in_a, in_b = (table.astype(bool) for table in pair)
-    return Counts(*(float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)))
+    return [float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)]
 
 
 def differing(a: Side, b: Side) -> tuple[list[int], list[int]]:
@@ -114,17 +103,10 @@ def _scores(letter: str, side: Side) -> list[str]:
 
 
 def _show_difference(a: Method, b: Method, found: Contrast) -> None:
-    counted = counts(a, b)
-    cells = {
-        "both right": counted and f"{counted.both:.4g}",
-        "only A": counted and f"{counted.only_a:.4g}",
-        "only B": counted and f"{counted.only_b:.4g}",
-        "neither": counted and f"{counted.neither:.4g}",
-        "A-B": signed(found.difference),
-        "95% interval": interval(found.low, found.high),
-        "p": "" if found.p is None else verdict.p_text(found.p),
-    }
-    show_table(list(cells), [[cell or "" for cell in cells.values()]])
+    columns = ("both right", "only A", "only B", "neither", "A-B", "95% interval", "p")
+    counted = [f"{count:.4g}" for count in counts(a, b)] or [""] * 4
+    p = "" if found.p is None else verdict.p_text(found.p)
+    show_table(columns, [[*counted, signed(found.difference), interval(found.low, found.high), p]])
 
 
 def _tasks(a: Side, b: Side) -> list[str]:

@@ -47,6 +47,8 @@ class Results:
 
     def find(self, variable: str, name: str) -> Side:
         """Find what is called by a name; `variable` is how the user gave it."""
+        if not name.strip():
+            raise UserError(f"{variable} is empty. Give a file, or the folder, key or name of a run.")
         path = as_path(variable, name)
         if path.is_file() and path.name != records.MANIFEST:
             return Side(name, (_read_log(path),))
@@ -77,12 +79,10 @@ class Results:
     def _named(self, variable: str, name: str) -> Entry:
         if whole := [entry for entry in self.entries if entry.name.casefold() == name.strip().casefold()]:
             return whole[0]
-        words = name.casefold().split()
-        whole_words = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in words]  # 16 is no part of 1,016
-        for parts in ([re.escape(" ".join(words))], whole_words, [re.escape(word) for word in words]):
-            found = [
-                entry for entry in self.entries if words and all(re.search(each, entry.name.casefold()) for each in parts)
-            ]
+        words = [re.escape(word) for word in name.casefold().split()]
+        whole = [rf"(?<!\w){word}(?!\w)" for word in (" ".join(words), *words)]  # 16 is none of 1016
+        for parts in (whole[:1], whole[1:], words):
+            found = [entry for entry in self.entries if all(re.search(each, entry.name.casefold()) for each in parts)]
             if len(found) > 1:
                 said = _listed([entry.name for entry in found])
                 raise UserError(f"{variable} {name!r} may mean {said}. Give more words of the name.")

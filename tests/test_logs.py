@@ -65,7 +65,7 @@ def our_samples(doc: int, gold: str, said: str) -> list[dict]:
 
 def inspect_sample(doc: int, gold: str, said: str) -> dict:
     """What inspect keeps of a sample, in its JSON log and among summaries (EvalSampleSummary)."""
-    score = {"value": "C" if said == gold else "I", "answer": said or None, "explanation": "...", "history": []}
+    score: dict = {"value": "C" if said == gold else "I", "answer": said or None, "explanation": "...", "history": []}
     return {
         "id": doc,
         "epoch": 1,

@@ -37,7 +37,7 @@ def interval(low: float | None, high: float | None) -> str:
 def answer(side: Side) -> Callable[[int], str]:
     """Return what says what was answered to a document: the label, or what was written; of seeds how many are right."""
     if len(side.logs) > 1:
-        return lambda n: f"{sum(bool(log.correct[n]) for log in side.logs)} of {len(side.logs)} right"
+        return lambda n: f"{sum(bool(log.correct[n]) for log in side.logs)} of {len(side.logs)}"
     log = side.logs[0]
     return lambda n: log.said[n] if log.said[n] not in ("", UNTOLD) else written(log, n)[:_SHORT] or "no label"
 
@@ -65,7 +65,7 @@ def show_documents(
         most: How many are shown.
         head: What they are, and how many.
     """
-    shown, cells = places[:most], {Column("document", is_name=True): lambda n: log.ids[n]}
+    shown, cells = places[:most], {Column("doc", is_name=True): lambda n: log.ids[n]}
     if any(texts):
         cells[Column("text", is_name=True)] = lambda n: shorten(texts[n], LONGEST)
     cells |= {Column("label"): lambda n: log.gold[n], **columns}

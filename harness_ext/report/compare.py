@@ -32,7 +32,7 @@ def run(a: str | None, b: str | None, out: Path, data_dir: str | None, show: Row
     _show_scores(first, second)
     difference = contrast(first.method, second.method)
     _show_difference(first.method, second.method, difference)
-    print("\n" + "\n".join([*verdict.sentences(first.method, second.method, difference), *_tasks(first, second)]))
+    print("\n" + "\n".join([*verdict.sentences(first.method, second.method, difference), *_notes(first, second)]))
     if show != 0:
         _show_documents(first, second, show)
 
@@ -97,23 +97,26 @@ def _scores(letter: str, side: Side) -> list[str]:
         points(score.mean, 2),
         interval(score.low, score.high) if is_known else "",
         str(len(side.seeds)) if side.seeds else "",
-        f"{np.mean(known):.4g}" if len(known) == len(missing) else "?",
+        f"{round(float(np.mean(known)), 1):g}" if len(known) == len(missing) else "?",
         str(score.n),
     ]
 
 
 def _show_difference(a: Method, b: Method, found: Contrast) -> None:
     columns = ("both right", "only A", "only B", "neither", "A-B", "95% interval", "p")
-    counted = [f"{count:.4g}" for count in counts(a, b)] or [""] * 4
+    counted = [f"{round(count, 1):g}" for count in counts(a, b)] or [""] * 4
     p = "" if found.p is None else verdict.p_text(found.p)
     show_table(columns, [[*counted, signed(found.difference), interval(found.low, found.high), p]])
 
 
-def _tasks(a: Side, b: Side) -> list[str]:
-    asked = [side.runs[0].record["task"] for side in (a, b) if side.runs]
-    if len(set(asked)) < 2:
-        return []
-    return [f"They were asked in different ways: A {asked[0]}, B {asked[1]}."]
+def _notes(a: Side, b: Side) -> list[str]:
+    """Say what the two have not in common."""
+    said, asked = [], [side.runs[0].record["task"] for side in (a, b) if side.runs]
+    if len(set(asked)) > 1:
+        said.append(f"They were asked in different ways: A {asked[0]}, B {asked[1]}.")
+    if not set(a.logs[0].hashes) & set(b.logs[0].hashes):
+        said.append("Documents are paired by id: the two have no hash in common.")
+    return said
 
 
 def _show_documents(a: Side, b: Side, show: Rows) -> None:
@@ -125,5 +128,5 @@ def _show_documents(a: Side, b: Side, show: Rows) -> None:
         )
         if documents:
             show_documents(a.logs[0], texts, documents, said, show, f"{how} on {len(documents)} of {n} documents")
-    if any(found) and not any(texts):
+    if any(found) and not any(texts) and (a.logs[0].hashes or b.logs[0].hashes):
         print(HINT)

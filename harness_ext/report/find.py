@@ -77,8 +77,8 @@ class Results:
         return of_entry(best), of_entry(second)
 
     def _named(self, variable: str, name: str) -> Entry:
-        if whole := [entry for entry in self.entries if entry.name.casefold() == name.strip().casefold()]:
-            return whole[0]
+        if exact := [entry for entry in self.entries if entry.name.casefold() == name.strip().casefold()]:
+            return exact[0]
         words = [re.escape(word) for word in name.casefold().split()]
         whole = [rf"(?<!\w){word}(?!\w)" for word in (" ".join(words), *words)]  # 16 is none of 1016
         for parts in (whole[:1], whole[1:], words):

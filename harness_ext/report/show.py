@@ -40,7 +40,7 @@ def run(name: str | None, only: str | None, out: Path, data_dir: str | None, mos
     }
     kept = {column: cell for column, cell in columns.items() if any(cell(n) for n in places[:most])}
     show_documents(log, log.texts, places, kept, most, head)
-    if places and not any(log.texts):
+    if places and log.hashes and not any(log.texts):
         print(HINT)
 
 

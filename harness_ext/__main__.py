@@ -13,7 +13,7 @@ from lm_eval._cli.ls import List
 from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
-from harness_ext.cli import Parser, run_command
+from harness_ext.cli import Parser, for_a_reader, run_command
 from harness_ext.run.spec import add_flags
 
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
@@ -126,13 +126,15 @@ def _doctor(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from harness_ext.report import cells, compare
 
-    compare.run(args.a, args.b, Path(args.output_path), args.data_dir, cells.rows("--show", args.show))
+    with for_a_reader():
+        compare.run(args.a, args.b, Path(args.output_path), args.data_dir, cells.rows("--show", args.show))
 
 
 def _show(args: argparse.Namespace) -> None:
     from harness_ext.report import cells, show
 
-    show.run(args.run, args.only, Path(args.output_path), args.data_dir, cells.rows("--limit", args.limit))
+    with for_a_reader():
+        show.run(args.run, args.only, Path(args.output_path), args.data_dir, cells.rows("--limit", args.limit))
 
 
 def _leaderboard(args: argparse.Namespace) -> None:

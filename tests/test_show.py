@@ -3,12 +3,15 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from builders import tsv_folder
 from fakeresults import gold, sentence
 from test_advice import record
 
+from harness_ext.paths import ROOT
 from harness_ext.results import advice
 
 RIGHT = [1, 0, -1, 1, -1]
@@ -127,3 +130,14 @@ def test_table_with_many_outputs_without_a_label_names_the_command(tmp_path):
     command = re.search(r"\((make show .* ONLY=not_following) lists them\)", line)
     assert command is not None
     assert shlex.split(command[1]) == ["make", "show", f"RUN={folder}", "ONLY=not_following"]
+
+
+def test_reader_may_leave_before_the_end(results):
+    results("m", [1] * 3000)
+    command = [sys.executable, "-m", "harness_ext", "show", "--run=m", "--limit=all", "--output_path", results.out]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -131,8 +131,10 @@ def _read_log(path: Path) -> Log:
 
 def _read_run(folder: Path) -> Run:
     try:
-        path = folder / outcomes.FILE
-        return Run(records.read_run(folder), folder, read_answers(path) if path.is_file() else None)
+        record, path = records.read_run(folder), folder / outcomes.FILE
+        if not {"key", "task"} <= record.keys():
+            raise ValueError(f"{records.MANIFEST} has no key and task")
+        return Run(record, folder, read_answers(path) if path.is_file() else None)
     except FileNotFoundError:
         raise UserError(f"{folder} is no run: it has no {records.MANIFEST}. Give a run's folder, or a file.") from None
     except (OSError, ValueError, OverflowError, KeyError, csv.Error) as error:

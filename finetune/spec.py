@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", metavar="<dtype>", help="of the base's weights: float32 or bfloat16 (default: by device and recipe)")
     add("--output_path", "-o", dest="out", metavar="<dir>", help="adapters go to <dir>/adapters (default: results)")
     add("--report_to", metavar="<names>", help="tensorboard, wandb, swanlab, trackio; several with commas")
-    add("--allow_pickle", action="store_true", help="load a base's weights that are no safetensors: they can run code")
+    add("--allow_pickle", action="store_true", help="also load weights that are not safetensors, which can run code")
     add("--force", action="store_true", help="train again what is already done")
 
 

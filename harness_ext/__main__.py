@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m harness_ext", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m harness_ext", description="Score models on a yes/no question, and see the results")
     parser.set_defaults(func=lambda args: parser.print_help())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     run = RunCommand.create(commands)

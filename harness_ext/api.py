@@ -63,17 +63,18 @@ def outcomes(run: "Run | str | Path") -> "pd.DataFrame":
 
     Returns:
         A row a document: its number, its hash, the gold label, the label under each rule (empty where there is none), the
-        kind of the output, and the margin where it is known.
+        kind of the output, the margin where it is known, and what the model wrote (`results.outcomes.excerpt`).
 
     Raises:
         UserError: The folder holds none, as of a task without 0/1 labels or of a run made before outcomes were kept.
     """
     import pandas as pd
 
-    from harness_ext.results.outcomes import FILE
+    from harness_ext.results.outcomes import COLUMNS, FILE
 
     path = Path(run if isinstance(run, str | Path) else run.folder) / FILE
     if not path.is_file():
         raise UserError(f"There is no {path}: run it again (force=True), or choose a task of 0/1 labels.")
-    rows = pd.read_csv(path, dtype={"hash": str})
-    return rows.astype(dict.fromkeys(rows.columns[3:-2], "Int64"))  # a label may be missing
+    rows = pd.read_csv(path, dtype={"hash": str, "response": str}, keep_default_na=False, na_values={"margin": [""]})
+    labels = [name for name in rows.columns if name not in COLUMNS]
+    return rows.assign(**{name: pd.to_numeric(rows[name]).astype("Int64") for name in labels})  # a label may be missing

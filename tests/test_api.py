@@ -148,3 +148,18 @@ def test_worker_loads_a_base_once_and_swaps_adapters_on_it(adapters, eight_rows,
         assert one.record["key"] == other.record["key"]
     assert not outcomes(shared[0]).equals(outcomes(shared[1])), "the adapters answer alike, so that nothing is shown"
     assert [run.record["self_check"]["passed"] for run in shared] == [True, True, True]
+
+
+def test_a_response_that_reads_like_a_missing_value_stays_text(tmp_path):
+    lines = [
+        "doc,hash,gold,lenient,strict,kind,margin,response",
+        "0,a,1,1,,label,0.25,1",
+        "1,b,0,,,word,,NA",
+        "2,c,0,,,empty,,",
+    ]
+    (tmp_path / "outcomes.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = outcomes(tmp_path)
+    assert rows["response"].tolist() == ["1", "NA", ""]
+    assert rows["lenient"].isna().tolist() == [False, True, True]
+    assert rows["margin"].isna().tolist() == [False, True, True]
+    assert (rows["lenient"] == rows["gold"]).fillna(False).tolist() == [True, False, False]

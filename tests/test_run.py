@@ -22,7 +22,7 @@ from harness_ext.task.prompts import chat_renderer, render_prompt
 
 
 def test_run_stories260k_answers_as_stock_lm_eval_does(shared, door, tmp_path):
-    """A real pretrained model on real sentences; all 872 agree too (README, "How we know")."""
+    """A real pretrained model on real sentences; all 872 agree too (docs/checks.md)."""
     rows = [line.rsplit("\t", 1) for line in (shared / "data/sst2/dev.tsv").read_text().splitlines()[1:41]]
     data, model = tsv_folder(tmp_path / "sst2", rows), shared / "models" / "stories260K"
     assert door("run", "--pretrained", model, "--data_dir", data, "--output_path", tmp_path / "ours", "-b", 3).code == 0

@@ -68,3 +68,12 @@ def test_folder_of_each_record_is_named(tmp_path):
     ((folder, record),) = records.read_folders(tmp_path)
     assert folder == tmp_path / "runs" / "one"
     assert record["key"].startswith(source.name.rsplit("--", 1)[1])
+
+
+def test_published_responses_repeat_no_sentence_of_sst2(shared):
+    lines = (shared / "data" / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    sentences = [line.split("\t")[0].strip() for line in lines]
+    for run in runs.read_all(ROOT / "results"):
+        assert run.answers is not None
+        for sentence, response in zip(sentences, run.answers.responses, strict=False):
+            assert len(sentence.split()) < 4 or sentence not in response.lower(), run.folder.name

@@ -1,6 +1,6 @@
 """What a run leaves in ``run.json``: scores, what was asked and how, what it cost, on which machine and code.
 
-Schema 2; its fields are explained in README.
+Schema 2; its fields are explained in docs/reference.md.
 """
 
 from dataclasses import asdict, dataclass

@@ -129,14 +129,14 @@ _FLAGS = (
 )
 _SWITCHES = (
     ("force", "Run again what is already done"),
-    ("allow_pickle", "Load weights that are no safetensors: they can run code"),
+    ("allow_pickle", "Also load weights that are not safetensors, which can run code"),
 )
 # What lm-eval's own flags do here, where that is not what lm-eval's help says.
 _HELP = {
     "tasks": "Task names or files, with blanks or commas between (default: sst2_01, the adapter's or the model's own; "
     "sst2_01_mini for `run` alone). `python -m harness_ext ls` lists them",
     "model": "Backend (default: hf-answer, or hf-classifier for a classifier); also hf, vllm, local-chat-completions, "
-    "local-completions, tfidf, majority",
+    "local-completions, probe, tfidf, majority",
     "apply_chat_template": "true or false (default: true where the tokenizer has a template)",
     "batch_size": "Rows a batch, or 'auto' (default: by memory)",
     "device": "cpu, cuda, cuda:1, mps (default: found)",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness_ext.evidence.calibration import auroc
 from harness_ext.task.metrics import score_document
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # texts that say nothing (Zhao et al. 2021, https://arxiv.org/abs/2102.09690)
@@ -72,10 +73,8 @@ def worth(margins: Sequence[float], golds: Sequence[int]) -> dict[str, Any]:
         evaluated documents themselves: 1 is said above it.
     """
     import numpy as np
-    from sklearn.metrics import roc_auc_score
 
     golds_, values = np.array(golds), np.array(margins, dtype=float)
-    auroc = float(roc_auc_score(golds_, values)) if 0 < golds_.sum() < len(golds_) else None
     levels = np.unique(values)
     ones, zeros = np.sort(values[golds_ == 1]), np.sort(values[golds_ == 0])
     thresholds = np.concatenate([[-np.inf], levels])
@@ -84,4 +83,4 @@ def worth(margins: Sequence[float], golds: Sequence[int]) -> dict[str, Any]:
     # Between two documents, so that a last digit written otherwise moves none across.
     above = levels[at] if at < len(levels) else levels[-1] + 1
     threshold = float((thresholds[at] + above) / 2) if at else float(levels[0] - 1)
-    return {"auroc": auroc, "best_score": float(right[at] / len(golds_)), "best_threshold": threshold}
+    return {"auroc": auroc(values, golds_), "best_score": float(right[at] / len(golds_)), "best_threshold": threshold}

@@ -117,7 +117,7 @@ def test_experiment_is_compared_with_its_seeds(results, door):
     said = door("compare", "--a=prompted", "--b=trained", "--output_path", results.out, "--show=1").stdout
     assert re.search(r"B is better by 30.0 points \(95% interval 2\d.\d to 3\d.\d; 3 seeds\)\.", said)
     assert re.search(r"B trained, 64 labels +80.00 .* 3 +0 200", said)
-    assert re.search(r"B is right in far more seeds than A on \d+ of 200 documents \(1 shown\):", said)
+    assert re.search(r"B is right far more often than A on \d+ of 200 documents \(1 shown\):", said)
     assert " 3 of 3 " in said
 
 

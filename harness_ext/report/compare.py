@@ -71,12 +71,10 @@ def _refuse_the_same(a: Side, b: Side) -> None:
 
 def _same_seeds(a: Side, b: Side) -> tuple[Side, Side]:
     """Leave out seeds that only one of two experiments has, so that all numbers are of the same; too few are left alone."""
-    if (
-        a.seeds is None
-        or b.seeds is None
-        or a.seeds == b.seeds
-        or len(both := common_seeds(a.method, b.method) or ()) < FEWEST_SEEDS
-    ):
+    if a.seeds is None or b.seeds is None or a.seeds == b.seeds:
+        return a, b
+    both = common_seeds(a.method, b.method) or ()
+    if len(both) < FEWEST_SEEDS:
         return a, b
     print(f"Both have the seeds {', '.join(map(str, both))}; others are left out.")
     return a.of_seeds(both), b.of_seeds(both)
@@ -123,9 +121,8 @@ def _show_documents(a: Side, b: Side, show: Rows) -> None:
     found, texts, n = differing(a, b), a.logs[0].texts or b.logs[0].texts, len(a.logs[0].ids)
     said = {Column("A", is_name=True): answer(a), Column("B", is_name=True): answer(b)}
     for (one, other), documents in zip((("A", "B"), ("B", "A")), found, strict=True):
-        how = (
-            f"{one} alone is right" if len(a.logs) == len(b.logs) == 1 else f"{one} is right in far more seeds than {other}"
-        )
+        is_pair = len(a.logs) == len(b.logs) == 1
+        how = f"{one} alone is right" if is_pair else f"{one} is right far more often than {other}"
         if documents:
             show_documents(a.logs[0], texts, documents, said, show, f"{how} on {len(documents)} of {n} documents")
     if any(found) and not any(texts) and (a.logs[0].hashes or b.logs[0].hashes):

@@ -16,7 +16,7 @@ COLUMNS = ("id", "gold", "prediction")
 
 def read(path: Path) -> Log:
     """Read a table; a prediction that is none of the labels under ``gold`` is an output without a label."""
-    separator = "\t" if path.suffix == ".tsv" else ","
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     table = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
     try:
         head = [name.strip().casefold() for name in next(table)]

@@ -121,10 +121,10 @@ def _log(run: Run) -> Log:
 
 
 def _read_log(path: Path) -> Log:
-    if path.suffix not in _READERS:
+    if (suffix := path.suffix.lower()) not in _READERS:
         raise UserError(f"{path} is no log that can be read, which are {' '.join(_READERS)} files.")
     try:
-        return _READERS[path.suffix](path)
+        return _READERS[suffix](path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -24,7 +24,7 @@ _RIGHT, _WRONG = ("c", "yes", "true", "1"), ("i", "n", "no", "false", "0")  # n:
 def read(path: Path) -> Log:
     """Read a log; an answer is a label where it is one of the targets."""
     try:
-        content = _unzipped(path) if path.suffix == ".eval" else read_text(path)
+        content = _unzipped(path) if path.suffix.lower() == ".eval" else read_text(path)
     except OSError as error:
         raise UserError(f"it cannot be read ({error.strerror}).") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error) as error:

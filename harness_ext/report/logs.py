@@ -66,6 +66,9 @@ class Side:
     seeds: tuple[int, ...] | None = None  # of each log; None of a method without seeds
     runs: tuple[Run, ...] = ()  # ours, as many as there are logs
 
+    def __post_init__(self) -> None:
+        assert len({log.ids for log in self.logs}) == 1
+
     @cached_property
     def method(self) -> Method:
         """Which documents are right, by seed."""

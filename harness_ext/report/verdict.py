@@ -40,14 +40,10 @@ def _few(found: Contrast) -> str:
             f"too few seeds: the means are {_points(abs(found.difference))} apart, over {seeds}; "
             f"from {FEWEST_SEEDS} on more can be said (SEED=0,1,2)."
         )
-    apart = found.paired.only_a - found.paired.only_b
-    more = (
-        f"{'A' if apart > 0 else 'B'} is right on {abs(apart)} of {found.paired.n} documents more"
-        if apart
-        else "equally many right"
-    )
+    apart, p = found.paired.only_a - found.paired.only_b, p_text(found.paired.p_mid)
+    better = f"{'A' if apart > 0 else 'B'} is right on {abs(apart)} of {found.paired.n} documents more"
     return (
-        f"two single runs: {more} (p {_equals(p_text(found.paired.p_mid))}), "
+        f"two single runs: {better if apart else 'both have equally many right'} (p {p if '<' in p else f'= {p}'}), "
         f"which says nothing of other seeds; run {FEWEST_SEEDS} or more (SEED=0,1,2)."
     )
 
@@ -67,7 +63,3 @@ def _documents(found: Contrast) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
-
-
-def _equals(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"

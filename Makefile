@@ -6,7 +6,7 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
 VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
-  SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
+  SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -22,7 +22,7 @@ eval.reads := $(RUN_READS)
 doctor.reads := $(RUN_READS)
 finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
-leaderboard.reads := OUT ARGS
+leaderboard.reads := OUT PRICES ARGS
 compare.reads := A B DATA_DIR OUT ARGS
 show.reads := RUN ONLY DATA_DIR LIMIT OUT ARGS
 validate.reads := TASK DATA_DIR ARGS
@@ -47,7 +47,7 @@ endif
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS A B RUN ONLY (see README)'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see README)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -93,8 +93,8 @@ finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RE
 curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results/curves.png and .svg [OUT=results]
 	@exec .venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
-leaderboard: $(READY)  ## Write results/leaderboard.md and .csv from all runs [OUT=results]
-	@exec $(HARNESS) leaderboard $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
+leaderboard: $(READY)  ## Write results/leaderboard.md, .csv and .json from all runs [OUT=results PRICES=prices.yaml]
+	@exec $(HARNESS) leaderboard $${OUT:+"--output_path=$$OUT"} $${PRICES:+"--prices=$$PRICES"} $${ARGS:+"--args=$$ARGS"}
 
 compare: $(READY)  ## Compare two runs, experiments or logs: make compare [A=... B=...] [DATA_DIR=folder with dev.tsv] [OUT=results]
 	@exec $(HARNESS) compare $${A:+"--a=$$A"} $${B:+"--b=$$B"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \

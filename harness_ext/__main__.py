@@ -14,8 +14,10 @@ from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
 from harness_ext.cli import Parser, for_a_reader, run_command
+from harness_ext.errors import UserError
 from harness_ext.run.spec import add_flags
 
+PRICES = "prices.yaml"
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
 
 
@@ -75,9 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     run = RunCommand.create(commands)
     ListCommand.create(commands)
     ValidateCommand.create(commands)
-    board = commands.add_parser("leaderboard", help="Write leaderboard.md and leaderboard.csv of all runs")
+    board = commands.add_parser("leaderboard", help="Write leaderboard.md, .csv and .json of all runs")
     where = "Where the runs are (default: results)"
     board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
+    board.add_argument("--prices", metavar="<file>", help=f"What machines and tokens cost (default: {PRICES}, if there)")
     board.set_defaults(func=_leaderboard)
     _add_reports(commands, where)
     commands.add_parser("models", help="List the models of the original experiment").set_defaults(func=_models)
@@ -138,12 +141,15 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
-    from harness_ext.results import render
+    from harness_ext.results import board, prices, reported
     from harness_ext.results.write import write_leaderboard
 
-    board, files = write_leaderboard(Path(args.output_path))
-    render.show(board, more=f"in {files[0]}")
-    print(f"Written: {' and '.join(map(str, files))}", file=sys.stderr)
+    priced = prices.read(Path(args.prices or PRICES))
+    if args.prices and priced is None:
+        raise UserError(f"No prices in {args.prices!r}: there is no such file. docs/evidence.md shows what it holds.")
+    entries, files, said = write_leaderboard(Path(args.output_path), priced)
+    board.show(entries, reported.scores(), priced, more=f"in {files[0]}")
+    print(f"{said} Written: {', '.join(map(str, files))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -361,8 +361,10 @@ def test_collapse_is_said_and_reaches_record_and_leaderboard(random_model, door,
     assert "YES" in done.stdout
     assert "COLLAPSED" in (folder / "README.md").read_text()
     assert door("run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={tmp_path}").code == 0
-    assert "YES" in door("leaderboard", f"--output_path={tmp_path}").stdout
-    assert "| 4 | YES |" in (tmp_path / "leaderboard.md").read_text()
+    assert "collapsed" in door("leaderboard", f"--output_path={tmp_path}").stdout
+    assert "| collapsed |" in (tmp_path / "leaderboard.md").read_text()
+    (run,) = read_runs(tmp_path)
+    assert run["training"]["train_s"] == manifest["time_s"]["train"]
 
 
 def test_adapter_that_tells_sentences_apart_has_not_collapsed(answering, data, tmp_path):

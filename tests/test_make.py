@@ -139,7 +139,7 @@ def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
     for name in ("ruff", "mypy", "lint-imports"):
         shutil.copy(copy / ".venv" / "bin" / "python", copy / ".venv" / "bin" / name)
     before = sorted(copy.iterdir())
-    names = [*FLAGS, "EXTRAS", "INDEX"]
+    names = [*FLAGS, "EXTRAS", "INDEX", "PRICES"]
     hostile = "".join(VALUES[name] for name in ("make_shell", "shell_substitution", "backtick"))
     for value in (hostile, VALUES["quote_and_semicolon"]):
         assert make(copy, target, env=dict.fromkeys(names, value)).returncode == 0
@@ -190,7 +190,7 @@ def test_each_target_declares_what_its_recipe_reads(target: str):
         (["eval", "LIMT=40"], "make eval does not read LIMT (did you mean LIMIT?). It reads ADAPTER ARGS "),
         (["eval", "model=x"], "model (did you mean MODEL?)"),
         (["finetune", "LIMIT=5"], "make finetune does not read LIMIT"),
-        (["leaderboard", "MODEL=x"], "make leaderboard does not read MODEL. It reads ARGS OUT."),
+        (["leaderboard", "MODEL=x"], "make leaderboard does not read MODEL. It reads ARGS OUT PRICES."),
         (["lint", "OUT=x", "NEW=`touch s`"], "make lint does not read "),
         (["setup", "EXTRA=awq"], "EXTRA (did you mean EXTRAS?)"),
     ],

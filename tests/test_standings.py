@@ -58,7 +58,7 @@ def test_seed_run_twice_counts_once_and_the_later_run_counts():
     found = [run(right, seed=0, train_samples=16, started=f"2026-01-0{day}") for day, right in ((2, 70), (1, 50))]
     (entry,) = entries([*found, run(60, seed=1, train_samples=16)])
     assert entry.scores == [0.7, 0.6]
-    assert entry.repeated == 1
+    assert [each.record["started"] for each in entry.repeated] == ["2026-01-01"]
 
 
 def test_fewer_than_three_seeds_have_neither_interval_nor_rank():
@@ -98,6 +98,18 @@ def test_partial_and_older_runs_have_no_rank_and_say_so():
     partial, old = entries([run(90, n_available=200), run(10, key_parts={"task_version": 1}, experiment="x")])
     assert (partial.rank, partial.unranked, partial.name) == (None, "partial", "m, 100 of 200")
     assert (old.rank, old.unranked, old.name) == (None, "old task", "m, task version 1")
+
+
+def test_models_trained_elsewhere_are_not_ranked_as_if_they_had_used_the_same_labels():
+    (entry,) = entries([run(90, method="classifier", train_samples=0)])
+    assert (entry.samples, entry.rank, entry.unranked) == (None, None, "labels ?")
+
+
+def test_shipped_model_counts_as_trained_on_all_labels_unless_it_was_given_more():
+    found = {
+        entry.name: entry.samples for entry in entries([run(model="tiny"), run(model="tiny", train_samples=16, seed=0)])
+    }
+    assert found == {"tiny": "all", "tiny, 16 labels": 16}
 
 
 def test_run_without_outcomes_keeps_its_score_and_gets_no_rank():
@@ -173,7 +185,8 @@ def test_seed_is_the_one_that_can_change_the_numbers(parts, seeds):
     ("record", "name"),
     [
         ({}, "m"),
-        ({"task": "sst2_01_choice"}, "m, sst2_01_choice"),
+        ({"task": "sst2_01_words_choice"}, "m, words_choice"),
+        ({"task": "someone's"}, "m, someone's"),
         ({"quantisation": "nf4"}, "m (nf4)"),
         ({"method": "lora", "recipe": "qwen", "adapter": "x", "train_samples": 64}, "m + LoRA qwen, 64 labels"),
         (
@@ -210,19 +223,12 @@ def rank(number):
         ({}, {"not_default": {"dtype": "float32"}}, {"m", "m (float32)"}),
         ({"settings": {"device": "cpu"}}, {"settings": {"device": "cuda"}}, {"m (cpu)", "m (cuda)"}),
         ({"data": "a/dev.tsv"}, {"data": "b/dev.tsv"}, {"m (a/dev.tsv)", "m (b/dev.tsv)"}),
-        (
-            {"key_parts": {"versions": {"torch": "2"}}},
-            {"key_parts": {"versions": {"torch": "3"}}},
-            {"m (torch 2)", "m (torch 3)"},
-        ),
-        (
-            {"training": {"recipe_settings": {"rank": 8, "steps": {"16": 2}}}},
-            {"training": {"recipe_settings": {"rank": 16, "steps": {"16": 2}}}},
-            {"m (rank 8)", "m (rank 16)"},
-        ),
+        ({"task": "sst2_01_x"}, {"task": "x"}, {"m, x (sst2_01_x)", "m, x (x)"}),
+        (version("2"), version("3"), {"m (torch 2)", "m (torch 3)"}),
+        (rank(8), rank(16), {"m (rank 8)", "m (rank 16)"}),
         ({}, {}, {"m (first)", "m (second)"}),
     ],
-    ids=["settings", "device", "data", "versions", "recipe", "hash"],
+    ids=["settings", "device", "data", "task", "versions", "recipe", "hash"],
 )
 def test_what_would_be_called_alike_is_told_apart_by_what_differs(one, two, expected):
     found = entries([run(experiment="first", **one), run(experiment="second", **two)])

@@ -2,6 +2,7 @@
 
 from harness_ext.evidence.contrast import MARGIN, Contrast, Method, no_worse
 from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.report.words import interval, points
 
 LEVEL = 0.05
 
@@ -16,15 +17,12 @@ def sentences(a: Method, b: Method, found: Contrast) -> list[str]:
     apart = _documents(found) if found.paired else f"{found.seeds} seeds"
     if found.p < LEVEL:
         better, low, high = ("A", found.low, found.high) if found.difference > 0 else ("B", -found.high, -found.low)
-        return [
-            f"{better} is better by {_points(abs(found.difference))} (95% interval {100 * low:.1f} to "
-            f"{100 * high:.1f}; {apart})."
-        ]
+        return [f"{better} is better by {points(found.difference)} ({interval(low, high)}; {apart})."]
     if found.paired:
         where = "on this test set"
     else:
-        apart, where = f"{_points(abs(found.difference))} apart over {apart}", "with these seeds and this test set"
-    told = f"a difference under {_points(found.visible or 0)} cannot be told {where}"
+        apart, where = f"{points(found.difference)} apart over {apart}", "with these seeds and this test set"
+    told = f"a difference under {points(found.visible or 0)} cannot be told {where}"
     return [f"tie: {apart}; {told}.", *_no_worse(a, b)]
 
 
@@ -37,7 +35,7 @@ def _few(found: Contrast) -> str:
     if found.paired is None:
         seeds = f"{found.seeds} common seed{'s' * (found.seeds != 1)}"
         return (
-            f"too few seeds: the means are {_points(abs(found.difference))} apart, over {seeds}; "
+            f"too few seeds: the means are {points(found.difference)} apart, over {seeds}; "
             f"from {FEWEST_SEEDS} on more can be said (SEED=0,1,2)."
         )
     apart, p = found.paired.only_a - found.paired.only_b, p_text(found.paired.p_mid)
@@ -59,7 +57,3 @@ def _no_worse(a: Method, b: Method) -> list[str]:
 def _documents(found: Contrast) -> str:
     assert found.paired is not None
     return f"{abs(found.paired.only_a - found.paired.only_b)} of {found.paired.n} documents apart"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"

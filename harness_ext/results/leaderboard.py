@@ -18,8 +18,8 @@ def rows(records: Iterable[dict[str, Any]], reported: list[Score]) -> list[dict[
 
     A row has what `render.CSV_COLUMNS` names, shares in 0-1, and ``experiment`` and ``curve``.
     """
-    scored = [_row(record, reported) for record in records if record.get("counts")]
-    return sorted(scored, key=lambda row: (-row["score"], row["model"], str(row["adapter"]), row["task"]))
+    scored = [_row(record, reported) for record in records if main_counts(record) and record["n"]]
+    return sorted(scored, key=lambda row: (-row["score"], row["model"], str(row["adapter"]), row["task"], row["key"]))
 
 
 def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
     low, high = wilson(main["correct"], n)
     is_partial = n < record["n_available"]
     score = None if is_partial else score_of(record, reported)
-    training = record.get("training") or {}
+    training, memory = record.get("training") or {}, record.get("peak_memory_bytes") or {}
     as_they_are = ("adapter", "recipe", "train_samples", "seed", "task", "data", "n", "n_available", "near_ties",
-                   "docs_per_s", "method", "experiment", "curve")  # fmt: skip
+                   "docs_per_s", "method", "experiment", "curve", "key")  # fmt: skip
     return {
         **{name: record.get(name) for name in as_they_are},
-        "seed": seed_of(record),
+        "seed": seed_of(record) if record.get("seed") is None else record["seed"],
         "model": model_of(record),
         "auroc": (record.get("margins") or {}).get("auroc"),
         "settings": settings_text(record.get("not_default") or {}),
@@ -47,4 +47,6 @@ def _row(record: dict[str, Any], reported: list[Score]) -> dict[str, Any]:
         "reported": score,
         "reported_inside": None if score is None else low <= score <= high,
         "partial": is_partial,
+        "peak_memory_bytes": memory.get("gpu") or memory.get("process"),
+        "train_s": training.get("train_s"),
     }

@@ -36,7 +36,7 @@ def model_of(record: Record) -> str:
 
 def labels_of(record: Record) -> int | str | None:
     """Return how many labels a run has used: a number, "all", or None where no one knows."""
-    if record["model"] == "tiny" and record.get("method") == "prompted":
+    if record["model"] == "tiny" and not record.get("train_samples"):
         return "all"  # `make tiny` has trained it on the whole train split
     if record.get("method") == "classifier":
         return None  # made elsewhere
@@ -91,7 +91,7 @@ def _plain_name(record: Record, is_old: bool) -> str:
     if samples and not (samples == "all" and record["model"] in ("majority", "tiny")):
         said.append(f"{samples} labels")
     if record["task"] != DEFAULT_TASK:
-        said.append(record["task"])
+        said.append(record["task"].removeprefix(f"{DEFAULT_TASK}_"))
     if record["n"] < record["n_available"]:
         said.append(f"{record['n']} of {record['n_available']}")
     if is_old:
@@ -104,6 +104,7 @@ def _details(record: Record) -> dict[str, str]:
     parts, made, settings = (record.get(name) or {} for name in ("key_parts", "training", "settings"))
     return {
         "settings": settings_text(settings_of(record)),
+        "task": record["task"],
         "data": str(record.get("data")),
         "dtype": str(settings.get("dtype") or ""),
         "device": str(settings.get("device") or ""),

@@ -67,7 +67,8 @@ def per_1000(prices: Prices, record: Mapping[str, Any]) -> float | None:
         raise UserError(
             f"{prices.path}: {' and '.join(map(repr, found))} are both in the name of machine {hardware!r}. Keep one."
         )
-    return cost.of_machine(record["docs_per_s"], prices.machines[found[0]]) if found and record.get("docs_per_s") else None
+    speed = record.get("docs_per_s")
+    return cost.of_machine(speed, prices.machines[found[0]]) if found and speed else None
 
 
 def _fields(path: Path, what: str, said: Any, known: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ from harness_ext.results.schema1 import upgrade
 
 SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
+_OF_A_RUN = {"key": str, "model": str, "task": str, "n": int, "n_available": int, "counts": dict}
 
 
 def run_label(
@@ -84,19 +85,41 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
     return [record for _, record in read_folders(out)]
 
 
+def manifests(out: Path) -> list[Path]:
+    """Find the record of every finished run under OUT, published ones first."""
+    return [*sorted(out.glob(f"published/*/{MANIFEST}")), *sorted(out.glob(f"runs/*/{MANIFEST}"))]
+
+
 def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Read every finished run under ``OUT/runs`` and, where the same key is not there too, ``OUT/published``.
 
-    A record that cannot be read is named on standard error and left out: one damaged file must not hide the others.
+    A record that cannot be read, is none of a run or has the key of another is named on standard error and left out: one
+    damaged file must not hide the others.
     """
     runs: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for file in (*sorted(out.glob(f"published/*/{MANIFEST}")), *sorted(out.glob(f"runs/*/{MANIFEST}"))):
+    for file in manifests(out):
         try:
             record = _read(file.parent)
+            _check(record)
+            other = runs.get(record["key"])
+            if other and other[0].parent == file.parent.parent:
+                raise ValueError(f"the same run as {other[0].name}")
             runs[record["key"]] = file.parent, record
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             print(f"Left out {file}: {error}", file=sys.stderr)
     return list(zip((folder for folder, _ in runs.values()), upgrade(record for _, record in runs.values()), strict=True))
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Check that a record has what makes it a run's; someone else's program may have written it, or half of it."""
+    for name, kind in _OF_A_RUN.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"no run record, its {name} is {str(record.get(name))[:40]!r}")
+    for counts in record["counts"].values():
+        if not isinstance(counts, dict) or not {"correct", "not_following"} <= counts.keys():
+            raise ValueError(f"no run record, its counts are {str(counts)[:40]}")
+        if not 0 <= counts["correct"] <= record["n"] <= record["n_available"]:
+            raise ValueError(f"no run record, {counts['correct']} of {record['n']} are correct")
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,39 +1,22 @@
-"""The leaderboard's rows as Markdown, as CSV and as a table in a terminal. Writes no files."""
+"""Runs as rows: as CSV, and as a table in a terminal. Writes no files."""
 
 import csv
 import io
 from collections.abc import Callable
 from typing import Any
 
-from harness_ext.results import label_efficiency
-from harness_ext.results.tables import Column, csv_cell, markdown_table, show_table
+from harness_ext.results.tables import Column, csv_cell, show_table
 
 CSV_COLUMNS = (
-    "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed", "no_better_than_base",
+    "entry", "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
+    "no_better_than_base",
     "task", "data", "settings", "n", "n_available", "score", "low", "high",
-    "not_following", "near_ties", "strict_score", "auroc", "docs_per_s", "reported", "reported_inside", "partial",
+    "not_following", "near_ties", "strict_score", "auroc", "docs_per_s", "peak_memory_bytes", "train_s", "price_per_1000",
+    "reported", "reported_inside", "partial", "stale", "counted", "key",
 )  # fmt: skip
-NOTE_N = (
-    "The original write-up names 1,872 test sentences; its scores are fractions of 872, "
-    "the SST-2 validation split, which is what n = 872 is here."
-)
 Row = dict[str, Any]
+_NAMED = ("examples", "calibrated", "probe")  # methods that nothing else in a row says
 _OPTIONAL = ("method", "near ties", "settings", "AUROC")
-
-
-def markdown(board: list[Row]) -> str:
-    """Render the leaderboard as Markdown, partial runs in a table of their own."""
-    text = ["# Leaderboard", "", "Made by `make leaderboard`. Score: correct / all, with a Wilson 95% interval.", ""]
-    if scores := label_efficiency.by_samples(board):
-        text += ["## Score by number of labels", "", "Mean in percent (lowest-highest seed, number of seeds).", ""]
-        text += [*label_efficiency.markdown(scores), "![](label-efficiency.svg)", "", "## All runs", ""]
-    columns = _columns(board)
-    for is_partial, head in ((False, []), (True, ["## Partial runs (LIMIT=): for trying out, not for comparing", ""])):
-        if cells := [[cell(row) for cell in columns.values()] for row in board if row["partial"] == is_partial]:
-            text += [*head, *markdown_table([column.title for column in columns], cells)]
-    if any(row["n"] == 872 and not row["partial"] for row in board):
-        text += [NOTE_N, ""]
-    return "\n".join(text)
 
 
 def as_csv(board: list[Row]) -> str:
@@ -46,7 +29,7 @@ def as_csv(board: list[Row]) -> str:
     return text.getvalue()
 
 
-def show(board: list[Row], more: str = "make leaderboard, or leaderboard.md", width: int | None = None) -> None:
+def show(board: list[Row], more: str = "make leaderboard, or leaderboard.csv", width: int | None = None) -> None:
     """Print rows as a table that fits the terminal (`tables.show_table`); columns without any value are left out."""
     short = [row | {"adapter": _short_adapter(row)} for row in board]
     columns = {column: [cell(row) for row in short] for column, cell in _columns(board).items()}
@@ -83,7 +66,7 @@ def _percent(field: str) -> Callable[[Row], str]:  # with two digits, as 1/872 i
 # Score, interval, outputs that do not follow and what was run are always shown; the rest gives way in this order.
 _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("model", is_name=True): _of("model"),
-    Column("method", dropped=15): lambda row: row["method"] if row["method"] in label_efficiency.NAMED else "",
+    Column("method", dropped=15): lambda row: row["method"] if row["method"] in _NAMED else "",
     Column("adapter", is_name=True): _of("adapter"),
     Column("recipe", is_name=True, dropped=6): _of("recipe"),
     Column("train samples", dropped=9): lambda row: str(row["train_samples"] or ""),
@@ -102,5 +85,4 @@ _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("AUROC", dropped=2): _of("auroc", "{:.3f}"),
     Column("docs/s", dropped=8): _of("docs_per_s", "{:.1f}"),
     Column("reported %", dropped=2): _percent("reported"),
-    Column("inside", dropped=1): lambda row: {True: "yes", False: "no", None: ""}[row["reported_inside"]],
 }

@@ -29,17 +29,17 @@ class Entry:
     Attributes:
         name: No other entry's, and stable: see `names`.
         runs: By seed.
-        repeated: Runs left out because a later one has the same seed.
+        repeated: Runs that do not count, as a later one has the same seed.
         samples: Labels used: a number, "all", or None where it is not known.
         method: What was right, document by document; None where that was not kept.
         score: Its mean, and an interval where there is one; see `Method.score`.
-        rank: The best and the worst rank among `peers` that it may have, or None; then `unranked` says why.
+        rank: The best and the worst rank that it may have in its table, or None; then `unranked` says why.
         stale: An older version of the task was asked.
     """
 
     name: str
     runs: tuple[Run, ...]
-    repeated: int
+    repeated: tuple[Run, ...]
     samples: int | str | None
     method: Method | None
     score: Estimate
@@ -75,6 +75,8 @@ class Entry:
             return "old task" if self.stale else "partial"
         if self.seeds is not None and self.seeds < FEWEST_SEEDS:
             return f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        if self.samples is None:
+            return "labels ?"
         return "no outcomes" if self.method is None else ""
 
     @cached_property
@@ -118,33 +120,27 @@ class Entry:
     @property
     def peak_memory(self) -> float | None:
         """Bytes, of the run that needed most: on the GPU where there is one."""
-        return next(
-            (found for kind in ("gpu", "process") if (found := self.over_runs("max", "peak_memory_bytes", kind))), None
-        )
+        on_gpu = self.over_runs("max", "peak_memory_bytes", "gpu")
+        return on_gpu or self.over_runs("max", "peak_memory_bytes", "process")
 
 
-def entries(runs: Iterable[Run]) -> list[Entry]:
+def entries(read: Iterable[Run]) -> list[Entry]:
     """Fold runs of 0/1 tasks into entries and rank those that can be compared; best score first, and by name."""
     folded: dict[Any, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in read:
         if run.record["n"] and main_counts(run.record):
             documents = run.answers and run.answers.documents
-            folded[run.record.get("experiment") or run.record["key"], run.record["n"], documents].append(run)
+            has_seed = seed_of(run.record) is not None
+            experiment = run.record.get("experiment") or run.record["key"]
+            folded[experiment, run.record["n"], documents, has_seed].append(run)
     kept = [_one_a_seed(same) for same in folded.values()]
-    stale = [versions.is_stale(same[0].record) for same in kept]
-    called = names.names([same[0].record for same in kept], stale)
-    found = [
-        Entry(
-            name,
-            runs,
-            len(same) - len(runs),
-            names.labels_of(runs[0].record),
-            method := _method(runs),
-            _score(runs, method),
-            old,
-        )
-        for name, runs, same, old in zip(called, kept, folded.values(), stale, strict=True)
-    ]
+    stale = [versions.is_stale(runs[0].record) for runs in kept]
+    called = names.names([runs[0].record for runs in kept], stale)
+    found = []
+    for name, runs, same, is_stale in zip(called, kept, folded.values(), stale, strict=True):
+        method, repeated = _method(runs), tuple(run for run in same if run not in runs)
+        samples = names.labels_of(runs[0].record)
+        found.append(Entry(name, runs, repeated, samples, method, _score(runs, method), is_stale))
     return sorted(_ranked(found), key=lambda entry: (-entry.score.mean, entry.name))
 
 
@@ -183,6 +179,10 @@ def _ranked(found: list[Entry]) -> list[Entry]:
         for number, rank in zip(same, ranks, strict=True):
             found[number] = replace(found[number], rank=rank)
     return found
+
+
+def _has_collapsed(record: dict[str, Any]) -> bool:
+    return bool((record.get("training") or {}).get("collapsed")) or one_answer(record) is not None
 
 
 def _field(record: dict[str, Any], path: Sequence[str]) -> Any:

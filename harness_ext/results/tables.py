@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COMFORTABLE = 18  # columns that a name keeps before less important columns are dropped: ten and a key of eight
+COMFORTABLE = 18  # ten and a key of eight
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Column:
     title: str  # its head; two words stand on two lines
     is_name: bool = False  # it holds names, which may be shortened in their middle; others are shown whole or not at all
     is_left: bool = False  # it is aligned to the left, as names are
+    comfortable: int = COMFORTABLE  # cells that a name keeps before columns are dropped
     dropped: int = 0  # when it is left out for want of room: 1 first, then 2, ...; never where it is 0
 
     @property
@@ -64,7 +65,9 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | N
     wanted = [max([column.width, *(cell_len(row[n]) for row in rows)]) for n, column in enumerate(columns)]
     if width is None:
         return wanted
-    least = [min(wanted[n], max(COMFORTABLE, each.width)) if each.is_name else wanted[n] for n, each in enumerate(columns)]
+    least = [
+        min(wanted[n], max(each.comfortable, each.width)) if each.is_name else wanted[n] for n, each in enumerate(columns)
+    ]
     kept = {n for n, column in enumerate(columns) if not column.dropped}
     for n in sorted(set(range(len(columns))) - kept, key=lambda n: -columns[n].dropped):
         if sum(least[each] + 1 for each in (*kept, n)) <= width:

@@ -139,6 +139,8 @@ def _training(run: RunPlan) -> dict[str, Any]:
         return {"train_samples": 0, "seed": asked.seed if draws_rows else None, "training": None}
     own = schema1.upgrade([adapter.manifest])[0] if adapter.manifest.get("schema") == 1 else adapter.manifest
     made = {name: own[name] for name in (*_MADE, "experiment", "curve") if name in own}
+    if not own.get("steps_resumed") and "time_s" in own:  # else it is the time of the last attempt
+        made["train_s"] = own["time_s"]["train"]
     if "base" in own:
         made["base"] = provenance.without_folders(str(own["base"]))
     made["data_fingerprint"] = own.get("data_fingerprint") or own.get("key_parts", {}).get("data")

@@ -1,0 +1,278 @@
+"""Prompt a big model, or fine-tune a small one? The answer in a few sentences, made from the leaderboard's entries.
+
+Nothing is said that the runs do not show: what has no interval takes no part, and what cannot be told apart is called so.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness_ext.evidence import break_even, extrapolation
+from harness_ext.evidence.contrast import Contrast, contrast
+from harness_ext.evidence.ranks import ALPHA, holm
+from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.report.words import interval, labels, listed, number, percent, points
+from harness_ext.results.contest import (
+    Contest,
+    Curve,
+    asked,
+    contests,
+    crossing_of,
+    first_crossing,
+    in_order,
+    method_of,
+    model_of,
+)
+from harness_ext.results.standings import Entry
+from harness_ext.results.tables import visible
+
+SMALL = "No model of billions of parameters was run."
+_LARGE = 1e9  # parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The best that is trained on so many labels against the best that is prompted."""
+
+    samples: int | str
+    curve: Curve
+    trained: Entry
+    found: Contrast  # trained - prompted
+    p: float  # Holm's, over everything that was trained
+
+    @property
+    def winner(self) -> str:
+        """Which is surely better: "training", "prompting", or "neither"."""
+        if self.p >= ALPHA:
+            return "neither"
+        return "training" if self.found.difference > 0 else "prompting"
+
+
+def sentences(entries: Iterable[Entry]) -> list[str]:
+    """Answer the question for the data set with the most runs."""
+    found = contests(entries)
+    contest = next(iter(found), None)
+    if contest is None or not (contest.label_free or contest.curves):
+        return ["No model has been asked or trained on a whole data set yet, so there is no answer."]
+    fought = matches(contest)
+    said = [
+        _headline(contest, fought),
+        _prompting(contest),
+        _training(contest),
+        _break_even(contest),
+        _more(contest),
+        _limits(contest, found[1:]),
+    ]
+    return [visible(each) for each in said if each]
+
+
+def matches(contest: Contest) -> list[Match]:
+    """Set the best trained at each number of labels against the best prompted; fewer than three seeds have no test."""
+    if not contest.prompted:
+        return []
+    fought = [
+        (curve, samples, entry, _contrast(entry, contest.prompted[0]))
+        for curve in contest.curves
+        for samples, entry in curve.by_labels.items()
+    ]
+    adjusted = holm(np.array([np.nan if found.p is None else found.p for *_, found in fought]))
+    best: dict[int | str, Match] = {}
+    for (curve, samples, entry, found), p in zip(fought, adjusted, strict=True):
+        if found.p is not None and (samples not in best or entry.score.mean > best[samples].trained.score.mean):
+            best[samples] = Match(samples, curve, entry, found, float(p))
+    return [best[samples] for samples in in_order(best)]
+
+
+def _contrast(a: Entry, b: Entry) -> Contrast:
+    return contrast(method_of(a), method_of(b))
+
+
+def _headline(contest: Contest, fought: Sequence[Match]) -> str:
+    where = f"On {contest.data} ({contest.n:,} sentences)"
+    if not contest.curves:
+        return f"{where} nothing was trained: prompts can be compared with each other only."
+    if not contest.prompted:
+        return f"{where} no model was asked without labels: what is trained cannot be compared with a prompt."
+    if not fought:
+        return f"{where} nothing was trained with {FEWEST_SEEDS} seeds or more: there is no sure answer yet."
+    other = [number for number, match in enumerate(fought) if match.winner != "training"]
+    first = other[-1] + 1 if other else 0
+    if first < len(fought):
+        match = fought[first]
+        answer = (
+            f"{_act(match.curve)} if you have {labels(match.samples)} labels or more. With {labels(match.samples)}, "
+            f"{match.curve.name} is right on {percent(match.trained.score.mean)}, {points(match.found.difference)} more "
+            f"than the best prompt without labels ({interval(match.found.low, match.found.high)})."
+        )
+    elif fought[-1].winner == "prompting":
+        answer = f"prompt: with up to {labels(fought[-1].samples)} labels the best that was trained is surely worse."
+    else:
+        answer = f"neither is surely better, with up to {labels(fought[-1].samples)} labels."
+    return f"{where}: {answer}{_below(fought[:first] if first < len(fought) else fought[:-1])}"
+
+
+def _act(curve: Curve) -> str:
+    acts = {"examples": "put examples into the prompt", "calibrated": "calibrate a prompt", "probe": "train a probe"}
+    return acts.get(curve.how) or ("fine-tune" if curve.how else "train a small classifier")
+
+
+def _below(fought: Sequence[Match]) -> str:
+    """Say who wins with fewer labels."""
+    says = {
+        "training": "training is surely better",
+        "prompting": "prompting is surely better",
+        "neither": "neither is surely better",
+    }
+    parts = []
+    for winner, verdict in says.items():
+        if sizes := [match for match in fought if match.winner == winner]:
+            last = sizes[-1]
+            shown = f" ({number(last.found.difference)} points, {interval(last.found.low, last.found.high)})" * (
+                len(sizes) == 1
+            )
+            parts.append(f"with {listed([labels(match.samples) for match in sizes])} {verdict}{shown}")
+    return f" {listed(parts)}.".replace(" with", " With", 1) if parts else ""
+
+
+def _prompting(contest: Contest) -> str:
+    if not contest.prompted:
+        return ""
+    best, *others = contest.ranked
+    score = f"{percent(best.score.mean)} ({interval(best.score.low, best.score.high)})"
+    name = f"{model_of(best)} ({asked(best)})"
+    if not others:
+        return f"Without a label one way of asking was tried: {name} is right on {score}."
+    adjusted = holm(np.array([_contrast(best, other).p for other in others], float))
+    tied = int((adjusted >= ALPHA).sum())
+    models = len(contest.prompted)
+    ways = (
+        f"{len(contest.ranked)} ways of asking {models} models"
+        if models > 1
+        else f"{len(contest.ranked)} ways of asking one model"
+    )
+    told = f"{tied} of the others cannot be told from it" if tied else "it is surely better than each of the others"
+    return (
+        f"Without a label, the best of {ways} is {name}: {score}; {told} (Holm-corrected), and the best of "
+        "so many is likely to look a little better than it is. "
+        f"Always giving the commoner answer is right on {percent(contest.majority)}."
+    )
+
+
+def _training(contest: Contest) -> str:
+    """Name the best at each number of labels among those with seeds enough."""
+    best: dict[int | str, tuple[Curve, Entry]] = {}
+    for curve in contest.curves:
+        for samples, entry in curve.by_labels.items():
+            sure = (entry.seeds or 0) >= FEWEST_SEEDS
+            if sure and (samples not in best or entry.score.mean > best[samples][1].score.mean):
+                best[samples] = curve, entry
+    if not best:
+        return ""
+    parts = []
+    for samples in in_order(best):
+        curve, entry = best[samples]
+        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)})")
+    return f"The best that was trained, by number of labels (mean over seeds, 95% interval): {'; '.join(parts)}."
+
+
+def _ends(entry: Entry) -> str:
+    return "no interval" if entry.interval is None else " to ".join(map(number, entry.interval))
+
+
+def _break_even(contest: Contest) -> str:
+    """Say from how many labels on a trained method is above the best prompted one."""
+    if not contest.prompted or not contest.curves:
+        return ""
+    prompted = contest.prompted[0]
+    found = first_crossing(contest.curves, prompted)
+    if found:
+        curve, where = found
+        mean = _range(where, where.mean, where.mean_low, where.mean_high)
+        if where.most.side == "above":
+            most = f"that {break_even.MOST:.0%} of its seeds do is not reached with {where.largest:,}"
+        else:
+            most = f"{break_even.MOST:.0%} of its seeds do with {_range(where, where.most, where.most_low, where.most_high)}"
+        return f"{curve.name} catches the best prompt with {mean} labels on average; {most}."
+    known = [curve for curve in contest.curves if crossing_of(curve, prompted)]
+    if not known:
+        return (
+            f"From how many labels on training is better takes two numbers of labels with {FEWEST_SEEDS} seeds each to say."
+        )
+    more = _extrapolated(known[0], prompted)
+    return f"Nothing that was trained catches the best prompt for good with the labels that were tried.{more}"
+
+
+def _range(where: break_even.BreakEven, middle: break_even.Crossing, *ends: break_even.Crossing) -> str:
+    said, low, high = (break_even.text(each, where.smallest, where.largest) for each in (middle, *ends))
+    return f"{said} (90% interval {low.removeprefix('about ')} to {high.removeprefix('about ')})"
+
+
+def _extrapolated(curve: Curve, prompted: Entry) -> str:
+    """Say how many labels more it would take, beside what the same curves would have said of what was measured."""
+    sizes, scores = list(curve.measured), [entry.score.mean for entry in curve.measured.values()]
+    found, tested = extrapolation.labels_for(sizes, scores, prompted.score.mean), extrapolation.back_test(sizes, scores)
+    if isinstance(found, str) or isinstance(tested, str):
+        return f" How many more {curve.name} would take cannot be said: {found if isinstance(found, str) else tested}."
+    high = f"{found.high:,.0f}" if found.high else f"more than {extrapolation.FARTHEST * sizes[-1]:,}"
+    return (
+        f" By three learning curves {curve.name} would take {found.low:,.0f} to {high}; the same curves, fitted up to "
+        f"{tested.known:,} labels, say {percent(tested.low)} to {percent(tested.high)} for {tested.at:,}, where "
+        f"{percent(tested.measured)} was measured."
+    )
+
+
+def _more(contest: Contest) -> str:
+    """Say whether the best method still gained from more labels."""
+    sure = [
+        (curve, [entry for entry in curve.measured.values() if (entry.seeds or 0) >= FEWEST_SEEDS])
+        for curve in contest.curves
+    ]
+    curve, known = next(((curve, known) for curve, known in sure if len(known) > 1), (None, []))
+    if curve is None:
+        return ""
+    before, after = known[-2:]
+    found = _contrast(after, before)
+    if found.p is None:
+        return ""
+    change = f"{number(found.difference)} points, {interval(found.low, found.high)}"
+    fewer, more = labels(before.samples), labels(after.samples)
+    if found.p >= ALPHA:
+        return f"More than {fewer} labels brought {curve.name} nothing that can be seen: {more} against {fewer}, {change}."
+    return f"{curve.name} {'gained' if found.difference > 0 else 'lost'} from {fewer} to {more} labels ({change})."
+
+
+def _limits(contest: Contest, others: Sequence[Contest]) -> str:
+    """Say what may not be concluded."""
+    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
+    limits = ["other texts or questions"]
+    if is_small(contest):
+        limits.append("models of billions of parameters, as none was run")
+    chat = {model_of(entry) for entry in contest.label_free if (entry.record.get("settings") or {}).get("chat_template")}
+    if contest.label_free and len(chat) < 2:
+        limits.append(
+            f"chat models in general: {next(iter(chat), 'none')} is the only one asked"
+            if chat
+            else "chat models: none was asked"
+        )
+    said = f"What this says nothing of: {'; '.join(limits)}."
+    few = [f"“{entry.name}”" for entry in every if entry.seeds is not None and entry.seeds < FEWEST_SEEDS]
+    if few:
+        named = listed(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"
+        said += f" With fewer than {FEWEST_SEEDS} seeds there is no interval, so {named} took no part."
+    if others:
+        said += f" Runs on {listed([each.data for each in others])} are not part of this: most was run on {contest.data}."
+    return said
+
+
+def is_small(contest: Contest) -> bool:
+    """Tell whether the models' names say that none has a billion parameters."""
+    sizes = [size for entry in contest.entries if (size := _parameters(model_of(entry)))]
+    return bool(sizes) and max(sizes) < _LARGE
+
+
+def _parameters(name: str) -> float | None:
+    """Read a model's size from its name, as in ``SmolLM2-135M-Instruct``."""
+    found = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z])", name, re.IGNORECASE)
+    return float(found[1]) * (1e6 if found[2].lower() == "m" else 1e9) if found else None

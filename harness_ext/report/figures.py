@@ -1,0 +1,240 @@
+"""The pictures of the page, as parts of it, each with what it shows in one sentence and in words alone."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness_ext.evidence import calibration
+from harness_ext.report.words import labels, percent, points
+from harness_ext.results import label_figure, names, pictures
+from harness_ext.results.contest import Contest, asked, contests, model_of
+from harness_ext.results.standings import Entry
+from harness_ext.results.tables import visible
+
+_CLOSE = 0.01  # how near the two-stage policy comes before it is as good as the large model alone
+_FIRST = 0.05  # share of the documents from which on score against coverage is drawn: of fewer it jumps
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture of the page: its title, what it shows in one sentence, the same in words alone, and an ``<svg>``."""
+
+    title: str
+    caption: str
+    alternative: str
+    svg: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Sure:
+    """How sure an entry is of each answer, all seeds in one."""
+
+    model: str
+    how: str
+    margins: NDArray[np.float64]  # (seeds x documents,), above 0 for label 1
+    gold: NDArray[np.int8]
+
+    @property
+    def name(self) -> str:
+        """Both in one."""
+        return f"{self.model} ({self.how})"
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the answer that the margin gives is right."""
+        return np.equal(self.margins > 0, self.gold == 1)
+
+
+def label_efficiency(entries: Iterable[Entry]) -> Drawn | None:
+    """Draw score by number of labels for the data set with the most runs; None where nothing was trained."""
+    contest = next(iter(contests(entries)), None)
+    picture = contest and label_figure.choose(contest)
+    if not picture:
+        return None
+    title = "Score by number of labels"
+    return _drawn(
+        "labels", title, label_figure.caption(picture), label_figure.alternative(picture), lambda: label_figure.draw(picture)
+    )
+
+
+def others(entries: Iterable[Entry]) -> list[Drawn]:
+    """Draw how sure the best are of their answers, for the same data set."""
+    contest = next(iter(contests(entries)), None)
+    found = [draw(contest) for draw in (reliability, coverage, two_stage)] if contest else []
+    return [each for each in found if each]
+
+
+def reliability(contest: Contest) -> Drawn | None:
+    """Draw confidence against what is right, of the best trained and the best prompted model."""
+    pair = _pair(contest)
+    bins = [found for each in pair if (found := calibration.reliability(each.margins, each.gold))]
+    if not bins:
+        return None
+
+    def draw() -> Any:
+        figure, axes = _panels(len(pair), sharey=True)
+        for axis, each, found, style in zip(axes, pair, bins, pictures.lines(), strict=False):
+            axis.plot((0.5, 1), (0.5, 1), color=pictures.INK, linewidth=1, linestyle=":")
+            area = 12 + 250 * found.counts / found.counts.sum()
+            axis.scatter(
+                found.confidence, found.right, area, color=style.color, marker=style.marker, alpha=0.7, clip_on=False
+            )
+            axis.set(xlabel="confidence: probability of the answer given", xticks=(0.5, 0.75, 1))
+            axis.set_title(f"{each.model}\n{each.how}", fontsize=8)
+            axis.text(0.98, 0.04, f"mean distance {points(found.error)}", transform=axis.transAxes, ha="right", fontsize=8)
+            for which in "xy":
+                pictures.percent(axis, which)
+        axes[0].set_ylabel("share that is right")
+        return figure
+
+    gaps = [f"{each.name}: {points(found.error)}" for each, found in zip(pair, bins, strict=True)]
+    caption = (
+        "On the dotted line a model is right as often as it is sure; the larger a mark, the more answers. "
+        f"Mean distance from the line (ECE, {len(bins[0].counts)} bins): {'; '.join(gaps)}."
+    )
+    return _drawn("reliability", "Is a model as often right as it is sure?", caption, caption, draw)
+
+
+def coverage(contest: Contest) -> Drawn | None:
+    """Draw the score among the surest answers against how many those are."""
+    pair = _pair(contest)
+    if not pair:
+        return None
+    curves = [calibration.coverage(each.margins, each.correct) for each in pair]
+
+    def draw() -> Any:
+        figure, (axis,) = _panels(1)
+        ends = []
+        for each, (share, score), style in zip(pair, curves, pictures.lines(), strict=False):
+            some = share >= _FIRST
+            axis.plot(share[some], score[some], color=style.color, linestyle=style.linestyle, linewidth=1.6)
+            ends.append((1.0, float(score[-1]), f"{each.model} {100 * score[-1]:.1f}\n{each.how}", style.color))
+        axis.set(xlim=(0, 1.75), xlabel="share of sentences answered, the surest first", ylabel="score among them")
+        axis.set_xticks(np.linspace(0, 1, 6))
+        for which in "xy":
+            pictures.percent(axis, which)
+        pictures.place(ends, axis, fontsize=8)
+        return figure
+
+    said = [
+        f"{each.name}: {percent(_at(*curve, 0.5))} of the surest half, {percent(float(curve[1][-1]))} of all"
+        for each, curve in zip(pair, curves, strict=True)
+    ]
+    caption = f"The score among the answers that a model is surest of. {'; '.join(said)}."
+    return _drawn("coverage", "Score, if the least sure answers are left to someone else", caption, caption, draw)
+
+
+def two_stage(contest: Contest) -> Drawn | None:
+    """Draw the score when a small model answers first and a large one where it is least sure.
+
+    The pair: with the most labels that two models were trained on, the best of each; the better of the two is the large one.
+    """
+    pair = _stages(contest)
+    if pair is None:
+        return None
+    small, large = pair
+    runs = [
+        (run, next(other for other in large.runs if other.record["seed"] == run.record["seed"]))
+        for run in _common(small, large)
+    ]
+    policies = []
+    for run, other in runs:
+        assert run.answers
+        assert other.answers
+        points_ = calibration.two_stage(run.answers.margins, run.answers.correct, other.answers.correct)
+        policies.append(np.interp(calibration.SHARES, [each.share for each in points_], [each.score for each in points_]))
+    share, score = np.array(calibration.SHARES), np.mean(policies, axis=0)
+    enough = int(np.argmax(score >= score[-1] - _CLOSE))
+
+    def draw() -> Any:
+        figure, (axis,) = _panels(1)
+        style = next(pictures.lines())
+        axis.plot(share, score, color=style.color, marker=style.marker, markersize=3.5, linewidth=1.6)
+        axis.plot((0, 1), (score[0], score[-1]), color=pictures.INK, linestyle=":", linewidth=1)
+        axis.set(xlim=(-0.02, 1.6), xlabel="share of sentences that the second model is asked", ylabel="score")
+        axis.set_xticks(np.linspace(0, 1, 6))
+        for which in "xy":
+            pictures.percent(axis, which)
+        axis.plot([share[enough]], [score[enough]], marker="D", color=pictures.INK)
+        ends = [
+            (1.0, float(score[-1]), f"{pictures.label(model_of(large), 34)} alone {100 * score[-1]:.1f}", pictures.INK),
+            (0.0, float(score[0]), f"{pictures.label(model_of(small), 34)} alone {100 * score[0]:.1f}", pictures.INK),
+            (
+                float(share[enough]),
+                float(score[enough]),
+                f"{share[enough]:.0%} asked: {100 * score[enough]:.1f}",
+                pictures.INK,
+            ),
+        ]
+        pictures.place(ends, axis, fontsize=8)
+        return figure
+
+    caption = (
+        f"“{small.name}” answers first, “{large.name}” where it is least sure "
+        f"(mean of {len(runs)} seeds, cross-fitted thresholds): "
+        f"asked for {share[enough]:.0%} of the sentences the two score {percent(float(score[enough]))}, the second alone "
+        f"{percent(float(score[-1]))}, the first alone {percent(float(score[0]))}; dotted: the second model asked at random."
+    )
+    return _drawn("stages", "One model first, a better one where it is not sure", caption, caption, draw)
+
+
+def _drawn(name: str, title: str, caption: str, alternative: str, draw: Callable[[], Any]) -> Drawn:
+    with pictures.style():
+        svg = pictures.part_of_page(draw(), f"figure-{name}", visible(title), visible(alternative))
+    return Drawn(title, visible(caption), visible(alternative), svg)
+
+
+def _panels(count: int, **more: Any) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False, **more)[0]
+
+
+def _pair(contest: Contest) -> list[_Sure]:
+    """Find the best trained and the best prompted whose margins are known."""
+    trained = sorted((entry for curve in contest.curves for entry in curve.entries), key=lambda each: -each.score.mean)
+    sides = ([_sure(entry) for entry in side] for side in (trained, contest.prompted))
+    return [found for side in sides if (found := next((each for each in side if each), None))]
+
+
+def _sure(entry: Entry) -> _Sure | None:
+    """Gather its margins, moved as the run's calibration moved them; None where there are none."""
+    margins, gold = [], []
+    for run in entry.runs:
+        assert run.answers
+        moved = run.record.get("calibration") or {"slope": 1, "intercept": 0}
+        margins.append(moved["slope"] * run.answers.margins + moved["intercept"])
+        gold.append(run.answers.gold)
+    every = np.concatenate(margins)
+    if np.isnan(every).all():
+        return None
+    how = f"{names.method_text(entry.record)}, {labels(entry.samples)} labels" if entry.samples else asked(entry)
+    return _Sure(pictures.label(model_of(entry), 32), pictures.label(how, 36), every, np.concatenate(gold))
+
+
+def _stages(contest: Contest) -> tuple[Entry, Entry] | None:
+    sizes = sorted({size for curve in contest.curves for size in curve.measured}, reverse=True)
+    for size in sizes:
+        best: dict[str, Entry] = {}
+        entries = [curve.by_labels[size] for curve in contest.curves if size in curve.by_labels]
+        for entry in sorted(entries, key=lambda each: -each.score.mean):
+            if _sure(entry):
+                best.setdefault(model_of(entry), entry)
+        for small in list(best.values())[1:]:
+            large = next(iter(best.values()))
+            if _common(small, large):
+                return small, large
+    return None
+
+
+def _common(small: Entry, large: Entry) -> list[Any]:
+    seeds = {run.record["seed"] for run in large.runs}
+    return [run for run in small.runs if run.record["seed"] in seeds]
+
+
+def _at(share: NDArray[Any], score: NDArray[Any], wanted: float) -> float:
+    return float(score[np.searchsorted(share, wanted)])

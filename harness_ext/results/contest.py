@@ -1,0 +1,179 @@
+"""Who competes on one data set: methods that need no label, and methods by number of labels.
+
+Made of the leaderboard's entries; what a picture and a verdict speak of. Knows nothing of how they are shown.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness_ext.evidence.break_even import BreakEven, break_even
+from harness_ext.evidence.contrast import Method
+from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.results import names
+from harness_ext.results.standings import Entry
+
+SST2_ROWS = 67349  # of its train split
+ALL_ROWS = {"033f91a9b0ae6c0b": SST2_ROWS}  # what "all" labels are, by data.fingerprint
+_LABEL_FREE = ("prompted", "calibrated")
+_ASKED = {
+    "sst2_01": "digits written",
+    "sst2_01_choice": "digits chosen",
+    "sst2_01_words": "words written",
+    "sst2_01_words_choice": "words chosen",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A method by number of labels."""
+
+    name: str
+    model: str
+    how: str
+    by_labels: dict[int | str, Entry]  # "all" last
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The same without their numbers."""
+        return tuple(self.by_labels.values())
+
+    @property
+    def last(self) -> Entry:
+        """With the most labels."""
+        return self.entries[-1]
+
+    @property
+    def measured(self) -> dict[int, Entry]:
+        """Those with a known number of labels, "all" left out."""
+        return {samples: entry for samples, entry in self.by_labels.items() if isinstance(samples, int)}
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """All methods on one data set."""
+
+    data: str
+    label_free: tuple[Entry, ...]  # best first
+    curves: tuple[Curve, ...]  # the best with the most labels first
+    other: tuple[Entry, ...]  # no side of the question: what has no labels and is no model asked, such as the majority
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """All of them."""
+        return (*self.label_free, *self.other, *(entry for curve in self.curves for entry in curve.entries))
+
+    @cached_property
+    def ranked(self) -> tuple[Entry, ...]:
+        """The label-free ways that can be compared: one that draws unlabelled rows has been drawn three times."""
+        return tuple(entry for entry in self.label_free if (entry.seeds or FEWEST_SEEDS) >= FEWEST_SEEDS)
+
+    @cached_property
+    def prompted(self) -> tuple[Entry, ...]:
+        """The best of them for each model, best first."""
+        best: dict[str, Entry] = {}
+        for entry in self.ranked:
+            best.setdefault(model_of(entry), entry)
+        return tuple(best.values())
+
+    @property
+    def n(self) -> int:
+        """Number of documents."""
+        return self.entries[0].score.n
+
+    @property
+    def majority(self) -> float:
+        """Score of always giving the commoner label."""
+        answers = self.entries[0].runs[0].answers
+        assert answers  # an entry has outcomes
+        ones = float(np.mean(answers.gold == 1))
+        return max(ones, 1 - ones)
+
+    @property
+    def all_rows(self) -> int | None:
+        """How many labels "all" are, where that is known."""
+        made = [run.record.get("training") or {} for entry in self.entries if entry.samples == "all" for run in entry.runs]
+        return next((ALL_ROWS[each["data_fingerprint"]] for each in made if each.get("data_fingerprint") in ALL_ROWS), None)
+
+
+def contests(entries: Iterable[Entry]) -> list[Contest]:
+    """Sort entries by data set, the one with the most runs first; those of a part of it or of an older task are left out."""
+    by_data: dict[Any, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.method and not entry.partial and not entry.stale:
+            answers = entry.runs[0].answers
+            by_data[entry.record.get("data_fingerprint"), answers and answers.documents].append(entry)
+    found = sorted(by_data.values(), key=lambda each: -sum(len(entry.runs) for entry in each))
+    return [_contest(each) for each in found]
+
+
+def in_order(samples: Iterable[int | str]) -> list[int | str]:
+    """Sort numbers of labels, "all" last."""
+    return sorted(samples, key=lambda each: (each == "all", each))
+
+
+def asked(entry: Entry) -> str:
+    """Say how a model was asked, as in ``words chosen, calibrated by context``."""
+    record = entry.record
+    how = _ASKED.get(record["task"], record["task"])
+    calibrated = (record.get("not_default") or {}).get("calibrated")
+    return f"{how}, calibrated {calibrated}" if calibrated else how
+
+
+def model_of(entry: Entry) -> str:
+    """Name its model, without whose it is, and how it is quantised."""
+    return names.model_of(entry.record).rsplit("/", 1)[-1]
+
+
+def first_crossing(curves: Iterable[Curve], prompted: Entry) -> tuple[Curve, BreakEven] | None:
+    """Find the curve that catches a prompted model with the fewest labels, and where."""
+    found = [(curve, where) for curve in curves if (where := crossing_of(curve, prompted)) and where.mean.side != "above"]
+    return min(found, key=lambda each: each[1].mean.labels or 0, default=None)
+
+
+def crossing_of(curve: Curve, prompted: Entry) -> BreakEven | None:
+    """Find where a curve catches a prompted model; of one that draws rows without labels the mean over its draws."""
+    tables = [method_of(entry).correct for entry in curve.measured.values()]
+    return break_even(list(curve.measured), tables, method_of(prompted).correct.mean(axis=0, keepdims=True))
+
+
+def method_of(entry: Entry) -> Method:
+    """Return what it got right, which every entry of a contest has."""
+    assert entry.method
+    return entry.method
+
+
+def _contest(entries: Sequence[Entry]) -> Contest:
+    free, other, curves = [], [], defaultdict(list)
+    for entry in sorted(entries, key=lambda each: (-each.score.mean, each.name)):
+        method = entry.record.get("method")
+        if entry.record.get("train_samples") and method != "majority":
+            curves[entry.record["curve"]].append(entry)
+        elif method in _LABEL_FREE and not entry.samples:
+            free.append(entry)
+        else:
+            other.append(entry)
+    drawn = sorted(_curves(curves.values()), key=lambda curve: (-curve.last.score.mean, curve.name))
+    return Contest(str(entries[0].record["data"]), tuple(free), tuple(drawn), tuple(other))
+
+
+def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
+    found = []
+    for group in groups:
+        by_labels = {entry.samples: entry for entry in group if entry.samples is not None}
+        ordered = {samples: by_labels[samples] for samples in in_order(by_labels)}
+        model, how = model_of(group[0]), names.method_text(group[0].record)
+        found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
+    twice = Counter(curve.name for curve in found)
+    return [curve if twice[curve.name] == 1 else _apart(curve) for curve in found]
+
+
+def _apart(curve: Curve) -> Curve:
+    """Give a curve that shares its name the settings or, as a last resort, the hash that tell it apart."""
+    record = curve.last.record
+    settings = names.settings_text(names.settings_of(record))
+    return replace(curve, name=f"{curve.name} ({settings or record['curve'][:6]})")

@@ -74,7 +74,7 @@ def test_forced_choice_has_its_margin_and_one_label(tmp_path):
     assert outcomes.counts(found) == {"none": {"correct": 1, "positive": 1, "negative": 1, "not_following": {}}}
     outcomes.write(tmp_path / "outcomes.csv", found)
     text = (tmp_path / "outcomes.csv").read_text()
-    assert text == "doc,hash,gold,choice,kind,margin\n0,hash 0,1,1,label,1.5\n1,hash 1,1,0,label,-2.5\n"
+    assert text == "doc,hash,gold,choice,kind,margin,response\n0,hash 0,1,1,label,1.5,\n1,hash 1,1,0,label,-2.5,\n"
     assert outcomes.read(tmp_path / "outcomes.csv") == found
 
 

@@ -144,8 +144,7 @@ def _prompting(contest: Contest) -> str:
     name = f"{model_of(best)} ({asked(best)})"
     if not others:
         return f"Without a label one way of asking was tried: {name} is right on {score}."
-    adjusted = holm(np.array([_contrast(best, other).p for other in others], float))
-    tied = int((adjusted >= ALPHA).sum())
+    tied = best.rank[1] - 1 if best.rank else len(others)  # as on the leaderboard, which looks at all pairs
     models = len(contest.prompted)
     ways = (
         f"{len(contest.ranked)} ways of asking {models} models"

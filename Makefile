@@ -6,12 +6,12 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
 VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
-  SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS REAL_MODELS EXTRAS INDEX PYTHON
+  SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
 # Recipes `exec` the program, so that it, and not a shell around it, gets the signal that make hands on.
-RUN := .venv/bin/python -m harness_ext
+HARNESS := .venv/bin/python -m harness_ext
 READY := .venv/ready
 
 # What each target reads, beside what .venv is made with. A variable on the command line that none of the targets reads
@@ -23,6 +23,8 @@ doctor.reads := $(RUN_READS)
 finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
 leaderboard.reads := OUT PRICES ARGS
+compare.reads := A B DATA_DIR OUT ARGS
+show.reads := RUN ONLY DATA_DIR LIMIT OUT ARGS
 validate.reads := TASK DATA_DIR ARGS
 models.reads := ARGS
 tiny.reads := DATA_DIR
@@ -40,12 +42,12 @@ export MAKECMDGOALS READS UNREAD
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard validate tiny test test-slow test-real test-gpu bench lint
+.PHONY: help setup eval models doctor finetune curves leaderboard compare show validate tiny test test-slow test-real test-gpu bench lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS (see README)'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see README)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -74,13 +76,13 @@ RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"
   $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder]
-	@exec $(RUN) run $(RUN_FLAGS)
+	@exec $(HARNESS) run $(RUN_FLAGS)
 
 models: $(READY)  ## List the models of the original experiment: size, memory, reported score
-	@exec $(RUN) models $${ARGS:+"--args=$$ARGS"}
+	@exec $(HARNESS) models $${ARGS:+"--args=$$ARGS"}
 
 doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MODEL=... [the variables of eval]
-	@exec $(RUN) doctor $(RUN_FLAGS)
+	@exec $(HARNESS) doctor $(RUN_FLAGS)
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
 	@exec .venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
@@ -92,10 +94,18 @@ curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results
 	@exec .venv/bin/python -m finetune curves $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 leaderboard: $(READY)  ## Write results/leaderboard.md, .csv and .json from all runs [OUT=results PRICES=prices.yaml]
-	@exec $(RUN) leaderboard $${OUT:+"--output_path=$$OUT"} $${PRICES:+"--prices=$$PRICES"} $${ARGS:+"--args=$$ARGS"}
+	@exec $(HARNESS) leaderboard $${OUT:+"--output_path=$$OUT"} $${PRICES:+"--prices=$$PRICES"} $${ARGS:+"--args=$$ARGS"}
+
+compare: $(READY)  ## Compare two runs, experiments or logs: make compare [A=... B=...] [DATA_DIR=folder with dev.tsv] [OUT=results]
+	@exec $(HARNESS) compare $${A:+"--a=$$A"} $${B:+"--b=$$B"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
+	  $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
+
+show: $(READY)  ## Print what a run said of its documents: make show RUN=... [ONLY=not_following|wrong|right|near_ties] [LIMIT=20]
+	@exec $(HARNESS) show $${RUN:+"--run=$$RUN"} $${ONLY:+"--only=$$ONLY"} $${LIMIT:+"--limit=$$LIMIT"} \
+	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
-	@exec $(RUN) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${ARGS:+"--args=$$ARGS"}
+	@exec $(HARNESS) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${ARGS:+"--args=$$ARGS"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
 	exec .venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"

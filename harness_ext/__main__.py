@@ -7,12 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lm_eval._cli.ls import List
 from lm_eval._cli.run import Run
 from lm_eval._cli.validate import Validate
 
-from harness_ext.cli import Parser, run_command
+from harness_ext.cli import Parser, for_a_reader, run_command
 from harness_ext.errors import UserError
 from harness_ext.run.spec import add_flags
 
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
     board.add_argument("--prices", metavar="<file>", help=f"What machines and tokens cost (default: {PRICES}, if there)")
     board.set_defaults(func=_leaderboard)
+    _add_reports(commands, where)
     commands.add_parser("models", help="List the models of the original experiment").set_defaults(func=_models)
     doctor = commands.add_parser(
         "doctor",
@@ -95,6 +97,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_reports(commands: Any, where: str) -> None:
+    """Add the commands that show what runs have said, and take anyone's logs."""
+    compare = commands.add_parser("compare", help="Compare two runs, experiments or logs on the same documents")
+    show = commands.add_parser("show", help="Print what a run said of its documents")
+    named = "A run's folder or key, a name on the leaderboard, or a log (.jsonl .eval .json .csv .tsv)"
+    compare.add_argument("--a", metavar="<run>", help=f"{named} (default, with --b: the two best of the leaderboard)")
+    compare.add_argument("--b", metavar="<run>", help="The other one")
+    compare.add_argument("--show", default="10", metavar="<n>", help="Documents of either side on which they differ, or all")
+    show.add_argument("--run", metavar="<run>", help=named)
+    show.add_argument("--only", metavar="<kind>", help="not_following, wrong, right or near_ties (default: all documents)")
+    show.add_argument("--limit", default="20", metavar="<n>", help="Documents that are shown, or all")
+    for parser, call in ((compare, _compare), (show, _show)):
+        parser.add_argument("--data_dir", metavar="<dir>", help="Folder with the dev.tsv that holds the texts")
+        parser.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
+        parser.set_defaults(func=call)
+
+
 def _models(args: argparse.Namespace) -> None:
     from harness_ext.model import presets
 
@@ -105,6 +124,20 @@ def _doctor(args: argparse.Namespace) -> None:
     from harness_ext.run import doctor
 
     doctor.examine(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from harness_ext.report import cells, compare
+
+    with for_a_reader():
+        compare.run(args.a, args.b, Path(args.output_path), args.data_dir, cells.rows("--show", args.show))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from harness_ext.report import cells, show
+
+    with for_a_reader():
+        show.run(args.run, args.only, Path(args.output_path), args.data_dir, cells.rows("--limit", args.limit))
 
 
 def _leaderboard(args: argparse.Namespace) -> None:

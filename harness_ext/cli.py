@@ -69,6 +69,16 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
 
 
 @contextlib.contextmanager
+def for_a_reader() -> Iterator[None]:
+    """Let whoever reads what is printed leave before its end, as `head` and `less` do."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+
+
+@contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
     """Let SIGTERM (a scheduler) and SIGHUP (a closed session) do what Ctrl-C does: end, and leave what can be continued.
 

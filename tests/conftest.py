@@ -109,6 +109,14 @@ def cli(tmp_path: Path) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def results(tmp_path: Path) -> Any:
+    """Write finished runs: ``results("model", [1, 0, -1])`` has the first document right and no label for the third."""
+    from fakeresults import FakeResults
+
+    return FakeResults(tmp_path / "results")
+
+
+@pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let matplotlib draw: elsewhere its files stay empty."""
     monkeypatch.setattr(quick, "draws", True)

@@ -28,6 +28,10 @@ TRAINING_FLAGS = {  # the same of `make finetune`
     "DATA_DIR": "--data_dir", "DEVICE": "--device", "DTYPE": "--dtype", "REPORT_TO": "--report_to",
     "OUT": "--output_path", "ARGS": "--args",
 }  # fmt: skip
+COMPARE_FLAGS = {"A": "--a", "B": "--b", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args"}
+SHOW_FLAGS = {
+    "RUN": "--run", "ONLY": "--only", "LIMIT": "--limit", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args",
+}  # fmt: skip
 VALUES = {
     "space": "two  words",
     "quotes": """it's a "name" """,
@@ -111,6 +115,8 @@ def test_help_names_every_target_of_the_makefile():
         ("eval", "environment", FLAGS, 3),
         ("finetune", "command line", TRAINING_FLAGS, 2),
         ("doctor", "command line", FLAGS, 3),
+        ("compare", "command line", COMPARE_FLAGS, 3),
+        ("show", "command line", SHOW_FLAGS, 3),
     ],
 )
 def test_value_reaches_the_program_as_typed_and_is_never_run(
@@ -158,6 +164,8 @@ EVERY = [
     "finetune",
     "curves",
     "leaderboard",
+    "compare",
+    "show",
     "models",
     "validate",
     "tiny",
@@ -206,7 +214,7 @@ def test_variables_of_the_environment_are_nobodys_mistake(copy: Path):
     assert make(copy, "leaderboard", env={"LIMT": "4", "MODEL": "x"}).returncode == 0
 
 
-@pytest.mark.parametrize("target", ["validate", "leaderboard", "models", "doctor"])
+@pytest.mark.parametrize("target", ["validate", "leaderboard", "compare", "show", "models", "doctor"])
 def test_args_are_handed_on_by_every_target_of_ours(target: str, copy: Path):
     assert make(copy, target, "ARGS=--include_path my_tasks").returncode == 0
     assert received(copy)[-1] == "--args=--include_path my_tasks"

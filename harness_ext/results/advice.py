@@ -3,7 +3,9 @@
 Reads a run's record only. What a model wrote is untrusted text: it is cut, and control characters are made visible.
 """
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from harness_ext.paths import TASKS_DIR
@@ -34,9 +36,9 @@ def examples(samples: Iterable[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
-def lines(record: dict[str, Any]) -> list[str]:
-    """Say what should be known about a run's score; nothing where there is nothing to say."""
-    said = [_not_following(record), _one_answer(record), _overlap(record), _no_better(record), _no_forecast(record)]
+def lines(record: dict[str, Any], folder: Path | None = None) -> list[str]:
+    """Say what should be known about the score of the run in a folder; nothing where there is nothing to say."""
+    said = [_not_following(record, folder), _one_answer(record), _overlap(record), _no_better(record), _no_forecast(record)]
     return [line for line in said if line]
 
 
@@ -63,7 +65,7 @@ def _score(record: dict[str, Any]) -> float | None:
     return counts["correct"] / record["n"] if counts else None
 
 
-def _not_following(record: dict[str, Any]) -> str:
+def _not_following(record: dict[str, Any], folder: Path | None) -> str:
     kinds, n = main_counts(record).get("not_following", {}), record["n"]
     missing = sum(kinds.values())
     if missing < NOTABLE * n or not missing:
@@ -72,7 +74,8 @@ def _not_following(record: dict[str, Any]) -> str:
     by_kind = ", ".join(f"{kinds[kind]} {KINDS.get(kind, kind)}" for kind in order)
     kept = visible((record.get("examples") or {}).get(order[0], ""))
     shown = f', such as "{kept[:LENGTH]}{"…" if len(kept) >= LENGTH else ""}"' if kept else ""
-    return f"{missing} of {n} outputs give no label ({by_kind}){shown}. {_what_may_help(record, order[0])}"
+    read = f" (make show RUN={shlex.quote(str(folder))} ONLY=not_following lists them)" if folder else ""
+    return f"{missing} of {n} outputs give no label ({by_kind}){shown}{read}. {_what_may_help(record, order[0])}"
 
 
 def _what_may_help(record: dict[str, Any], kind: str) -> str:

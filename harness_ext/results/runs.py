@@ -26,6 +26,7 @@ class Answers:
     margins: NDArray[np.float64]  # log p(1) - log p(0); nan where it is not known
     kinds: tuple[str, ...]  # "label", or why there is none
     responses: tuple[str, ...]  # what the model wrote, long ones cut; empty where it wrote nothing or it was not kept
+    numbers: tuple[str, ...] = ()  # lm-eval's doc_id
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -68,7 +69,7 @@ def read_answers(path: Path) -> Answers:
         head, lines = next(table, []), list(table)
     columns = dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else dict.fromkeys(head, ())
     rule = next((name for name in head if name not in outcomes.COLUMNS), None)
-    if missing := {"hash", "gold", "kind", "margin", rule} - set(columns):
+    if missing := {"doc", "hash", "gold", "kind", "margin", rule} - set(columns):
         raise ValueError(f"{path} lacks {', '.join(sorted(map(str, missing)))}")
     return Answers(
         columns["hash"],
@@ -77,4 +78,5 @@ def read_answers(path: Path) -> Answers:
         np.array([margin or "nan" for margin in columns["margin"]], np.float64),
         columns["kind"],
         columns.get("response") or ("",) * len(lines),
+        columns["doc"],
     )

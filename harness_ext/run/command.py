@@ -2,10 +2,13 @@
 
 import argparse
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness_ext.errors import UserError
 from harness_ext.run.spec import several_from_args
+
+if TYPE_CHECKING:
+    from harness_ext.run.execute import Run
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,28 +29,29 @@ def run(args: argparse.Namespace) -> None:
     from harness_ext.run.shards import worker_for
 
     worker = worker_for(planned)
-    records: list[dict[str, Any]] = []
+    done: list[Run] = []
     try:
         for number, spec in enumerate(specs):
             planned = plan(spec) if number else planned
             if number and worker.size > 1:  # its processes have planned the spec before
                 worker.close()
                 worker = worker_for(planned)
-            records += [done.record for done in execute(planned, worker)]
+            done += execute(planned, worker)
     finally:
         worker.close()
-        _show(records)  # also where a later one has failed
+        _show(done)  # also where a later one has failed
 
 
-def _show(records: list[dict[str, Any]]) -> None:
+def _show(done: list["Run"]) -> None:
     """Print the table, and what it does not say by itself."""
     from harness_ext.results import advice, leaderboard, render, reported
 
+    records = [run.record for run in done]
     if rows := leaderboard.rows(records, reported.scores()):
         render.show(rows)
-    for record in records:
-        for line in advice.lines(record):
-            print(f"{record['task']}: {line}" if len(records) > 1 else line)
+    for run in done:
+        for line in advice.lines(run.record, run.folder):
+            print(f"{run.record['task']}: {line}" if len(done) > 1 else line)
     for line in advice.format_tax(records):
         print(line)
 

@@ -4,6 +4,7 @@ Everything a model wrote, and every name, is made visible here (`tables.visible`
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from harness_ext.results.tables import visible
 HASH = 12  # digits by which a document is found in the files
 DIGITS = 2  # of a margin
 
-Texts = Mapping[str, str]  # document hash -> its text
-
 
 class Pool(dict[Any, int]):
     """Numbers things in the order in which they come first."""
@@ -31,8 +30,13 @@ class Pool(dict[Any, int]):
         return self[thing]
 
 
-def details(entries: Sequence[Entry], texts: Texts, out: Path) -> dict[str, Any]:
+def details(entries: Sequence[Entry], texts: Mapping[str, str], out: Path) -> dict[str, Any]:
     """Collect all that the page's script draws from.
+
+    Args:
+        entries: The leaderboard.
+        texts: Of documents by hash, as far as they are known.
+        out: Where adapters have left their loss histories.
 
     Returns:
         ``entries``: the numbers of each one's runs. ``runs``: what `_run` says. ``sets``: each data set's documents.
@@ -43,7 +47,7 @@ def details(entries: Sequence[Entry], texts: Texts, out: Path) -> dict[str, Any]
     numbers = []
     for entry in entries:
         numbers.append(list(range(len(runs), len(runs) + len(entry.runs))))
-        runs += [_run(run, bool(texts), out) | _answers(run.answers, sets, kinds, responses) for run in entry.runs]
+        runs += [_run(run, bool(texts), out) | _answers(run, sets, kinds, responses) for run in entry.runs]
     return {
         "entries": numbers,
         "runs": runs,
@@ -53,7 +57,7 @@ def details(entries: Sequence[Entry], texts: Texts, out: Path) -> dict[str, Any]
     }
 
 
-def _documents(documents: tuple[str, ...], gold: bytes, texts: Texts) -> dict[str, Any]:
+def _documents(documents: tuple[str, ...], gold: bytes, texts: Mapping[str, str]) -> dict[str, Any]:
     known = [visible(texts.get(document, "")) for document in documents]
     return {
         "hashes": [visible(document[:HASH]) for document in documents],
@@ -62,21 +66,23 @@ def _documents(documents: tuple[str, ...], gold: bytes, texts: Texts) -> dict[st
     }
 
 
-def _answers(answers: Answers | None, sets: Pool, kinds: Pool, responses: Pool) -> dict[str, Any]:
+def _answers(run: Run, sets: Pool, kinds: Pool, responses: Pool) -> dict[str, Any]:
     """Write what was said as one character a document: the label, or the letter of why there is none."""
-    if answers is None:
+    answers = run.answers
+    if answers is None or not answers.documents:
         return {}
+    moved = run.record.get("calibration") or {"slope": 1, "intercept": 0}
+    margins = moved["slope"] * answers.margins + moved["intercept"]  # by which the labels were chosen
     others = {kind: chr(ord("a") + kinds[kind]) for kind in sorted(set(answers.kinds) - {"label"})}
     said = [str(label) if label >= 0 else others[kind] for label, kind in zip(answers.labels, answers.kinds, strict=True)]
-    known = not np.isnan(answers.margins).all()
     found = {
         "set": sets[answers.documents, answers.gold.tobytes()],
         "said": "".join(said),
         "score": _score(answers),
-        "margins": _hundredths(answers.margins) if known else None,
+        "margins": _hundredths(margins) if np.isfinite(margins).any() else None,
         "responses": [responses[each] for each in answers.responses] if any(answers.responses) else None,
     }
-    if bins := reliability(answers.margins, answers.gold):
+    if bins := reliability(margins, answers.gold):
         filled = zip(bins.confidence, bins.right, bins.counts, strict=True)
         found["reliability"] = {
             "error": round(bins.error, 4),
@@ -100,7 +106,7 @@ def _run(run: Run, with_prompt: bool, out: Path) -> dict[str, Any]:
     """Say how a run was made; its prompt holds a sentence, so it is shown where sentences are."""
     record = run.record
     return {
-        "seed": record.get("seed"),
+        "seed": visible(str(record.get("seed"))),
         "facts": [[name, visible(str(value))] for name, value in _facts(run).items() if value not in (None, "")],
         "command": visible(str(record.get("command") or "")),
         "prompt": visible(str((record.get("prompt") or {}).get("first") or "")) if with_prompt else "",
@@ -145,7 +151,8 @@ def _loss(out: Path, adapter: str | None) -> list[dict[str, float]] | None:
     try:
         path = out / "adapters" / str(adapter).split("/")[0] / "history.json"
         steps = json.loads(path.read_text(encoding="utf-8"))["history"]
-        names = ("step", "train_loss", "held_out_loss", "held_out_score")
-        return [{name: float(step[name]) for name in names if name in step} for step in steps]
+        names = ("train_loss", "held_out_loss", "held_out_score")
+        known = [{"step": step["step"]} | {name: float(step[name]) for name in names if name in step} for step in steps]
+        return [{name: value for name, value in step.items() if math.isfinite(value)} for step in known]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness_ext.errors import UserError, writing_to
@@ -18,7 +18,7 @@ from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
 from harness_ext.report.matrix import Matrix, Pair, in_order, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
-from harness_ext.results import board, reported, reported_tables, runs
+from harness_ext.results import board, reported, reported_tables, runs, unlabelled
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry, entries
@@ -65,7 +65,7 @@ def read_texts(entries: Sequence[Entry], data_dir: str | None) -> dict[str, str]
             found |= {name: text for name, text in zip(log.hashes, log.texts, strict=False) if text}
         except UserError as error:
             refused = error
-    if refused and not found:
+    if refused and data_dir and not found:
         raise refused
     return found
 
@@ -84,14 +84,13 @@ def render(entries: Sequence[Entry], texts: Mapping[str, str], out: Path, priced
     templates = {each.name: each.read_text(encoding="utf-8") for each in TEMPLATES.iterdir()}
     script = '"use strict";\n' + "\n".join(templates[name] for name in SCRIPTS)
     environment = Environment(
-        loader=DictLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters |= {"cell": _cell, "svg": Markup}
     columns, rows = _rows(entries, priced)
-    return environment.get_template("page.html").render(
+    return environment.from_string(templates["page.html"]).render(
         about=_about(entries),
         verdict=answer.sentences(entries),
         figures=pictures(entries),
@@ -99,6 +98,9 @@ def render(entries: Sequence[Entry], texts: Mapping[str, str], out: Path, priced
         explained=[" ".join(line.split()) for line in board.EXPLAINED.removeprefix("- ").split("\n- ")],
         board=rows,
         labels=sorted({entry.samples for entry in entries if entry.samples is not None}, key=in_order),
+        ways=unlabelled.rows(entries),
+        ways_heads=unlabelled.HEADS,
+        ways_explained=" ".join(unlabelled.EXPLAINED.split()),
         matrices=[_titled(each, tables) for each in tables],
         claims=claims.restated(entries),
         note=claims.NOTE,

@@ -23,6 +23,7 @@ doctor.reads := $(RUN_READS)
 finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
 leaderboard.reads := OUT PRICES ARGS
+report.reads := OUT DATA_DIR PRICES ARGS
 compare.reads := A B DATA_DIR OUT ARGS
 show.reads := RUN ONLY DATA_DIR LIMIT OUT ARGS
 validate.reads := TASK DATA_DIR ARGS
@@ -42,7 +43,7 @@ export MAKECMDGOALS READS UNREAD
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard compare show validate tiny test test-slow test-real test-gpu bench lint
+.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate tiny test test-slow test-real test-gpu bench lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -95,6 +96,10 @@ curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results
 
 leaderboard: $(READY)  ## Write results/leaderboard.md, .csv and .json from all runs [OUT=results PRICES=prices.yaml]
 	@exec $(HARNESS) leaderboard $${OUT:+"--output_path=$$OUT"} $${PRICES:+"--prices=$$PRICES"} $${ARGS:+"--args=$$ARGS"}
+
+report: $(READY)  ## Write results/report.html, one page of all runs [OUT=results] [DATA_DIR=folder: shows sentences] [PRICES=prices.yaml]
+	@exec $(HARNESS) report $${OUT:+"--output_path=$$OUT"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${PRICES:+"--prices=$$PRICES"} \
+	  $${ARGS:+"--args=$$ARGS"}
 
 compare: $(READY)  ## Compare two runs, experiments or logs: make compare [A=... B=...] [DATA_DIR=folder with dev.tsv] [OUT=results]
 	@exec $(HARNESS) compare $${A:+"--a=$$A"} $${B:+"--b=$$B"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval._cli.ls import List
 from lm_eval._cli.run import Run
@@ -16,6 +16,9 @@ from lm_eval._cli.validate import Validate
 from harness_ext.cli import Parser, for_a_reader, run_command
 from harness_ext.errors import UserError
 from harness_ext.run.spec import add_flags
+
+if TYPE_CHECKING:
+    from harness_ext.results.prices import Prices
 
 PRICES = "prices.yaml"
 KINDS = ("groups", "subtasks", "tags")  # what lm-eval's ls can list
@@ -82,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
     board.add_argument("--prices", metavar="<file>", help=f"What machines and tokens cost (default: {PRICES}, if there)")
     board.set_defaults(func=_leaderboard)
+    page = commands.add_parser("report", help="Write report.html, one page of all runs")
+    page.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
+    page.add_argument("--data_dir", metavar="<dir>", help="Folder with the dev.tsv that holds the texts")
+    page.add_argument("--prices", metavar="<file>", help=f"What machines and tokens cost (default: {PRICES}, if there)")
+    page.set_defaults(func=_report)
     _add_reports(commands, where)
     commands.add_parser("models", help="List the models of the original experiment").set_defaults(func=_models)
     doctor = commands.add_parser(
@@ -141,15 +149,30 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _leaderboard(args: argparse.Namespace) -> None:
-    from harness_ext.results import board, prices, reported
+    from harness_ext.results import board, reported
     from harness_ext.results.write import write_leaderboard
 
-    priced = prices.read(Path(args.prices or PRICES))
-    if args.prices and priced is None:
-        raise UserError(f"No prices in {args.prices!r}: there is no such file. docs/evidence.md shows what it holds.")
+    priced = _prices(args.prices)
     entries, files, said = write_leaderboard(Path(args.output_path), priced)
     board.show(entries, reported.scores(), priced, more=f"in {files[0]}")
     print(f"{said} Written: {', '.join(map(str, files))}", file=sys.stderr)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from harness_ext.report.page import write_report
+
+    file = write_report(Path(args.output_path), args.data_dir, _prices(args.prices))
+    print(f"Written: {file} ({file.stat().st_size / 1e6:.1f} MB). Open it in a browser.", file=sys.stderr)
+
+
+def _prices(path: str | None) -> "Prices | None":
+    """Read the file that was named, or the usual one where there is one."""
+    from harness_ext.results import prices
+
+    found = prices.read(Path(path or PRICES))
+    if path and found is None:
+        raise UserError(f"No prices in {path!r}: there is no such file. docs/evidence.md shows what it holds.")
+    return found
 
 
 if __name__ == "__main__":

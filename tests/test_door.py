@@ -7,6 +7,7 @@ WITHOUT_A_MODEL = [
     (["run", "--help"], 0),
     (["leaderboard", "-o", "."], 0),
     (["leaderboard", "-o", "absent"], 2),
+    (["report", "-o", "absent"], 2),
     (["run", "--limit=-1"], 2),
     (["run", "--nonsense"], 2),
     (["run", "--pretrained=tinny"], 2),

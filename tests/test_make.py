@@ -133,7 +133,8 @@ def test_value_reaches_the_program_as_typed_and_is_never_run(
 
 
 @pytest.mark.parametrize(
-    "target", ["models", "leaderboard", "curves", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"]
+    "target",
+    ["models", "leaderboard", "report", "curves", "validate", "tiny", "setup", "test", "test-slow", "bench", "lint"],
 )
 def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
     for name in ("ruff", "mypy", "lint-imports"):
@@ -164,6 +165,7 @@ EVERY = [
     "finetune",
     "curves",
     "leaderboard",
+    "report",
     "compare",
     "show",
     "models",

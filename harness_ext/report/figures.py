@@ -220,7 +220,7 @@ def _policy(small: Entry, large: Entry) -> tuple[NDArray[np.float64], int]:
     answers = [{seed_of(run.record): run.answers for run in entry.runs} for entry in (small, large)]
     scores = []
     for seed in common_seeds(method_of(small), method_of(large)) or ():
-        first, second = (each[seed] for each in answers)
+        first, second = (each.get(seed) or each[None] for each in answers)  # without a seed it goes with every seed
         assert first
         assert second
         found = calibration.two_stage(first.margins, first.correct, second.correct)

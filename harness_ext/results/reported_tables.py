@@ -14,6 +14,7 @@ What was answered to which sentence is not known, so pairs are compared as if on
 correction), which tells fewer apart; and no interval says anything of other seeds."""
 NOTE_N = """\
 The original write-up names 1,872 test sentences; its scores are fractions of 872, the SST-2 validation split."""
+HEADS = ["group", "model", "labels", "score %", "95% interval", "correct", "not following"]
 _N = 872
 
 
@@ -35,16 +36,21 @@ def beside(entries: Iterable[Entry]) -> list[str]:
 
 def alone() -> list[str]:
     """Render a table of all reported scores, best first."""
+    return markdown_table(HEADS, rows())
+
+
+def rows() -> list[list[str]]:
+    """Write every reported score as a row under `HEADS`, best first."""
     lines = sorted(reported.table(), key=lambda line: -int(line["correct_of_872"]))
     counts = [int(line["correct_of_872"]) for line in lines]
-    rows = []
+    found = []
     for line, count, (low, high) in zip(lines, counts, rank_ranges_of_counts(counts, _N), strict=True):
         group = str(low) if low == high else f"{low}-{high}"
         batch = f", batch {line['batch_size']}" if line["batch_size"] else ""
         how = f"{line['model']}, {line['base_or_method']}{batch}"
         shown = [f"{100 * count / _N:.2f}", _percent(*wilson(count, _N))]
-        rows.append([group, how, line["train_samples"], *shown, str(count), line["not_following"]])
-    return markdown_table(["group", "model", "labels", "score %", "95% interval", "correct", "not following"], rows)
+        found.append([group, how, line["train_samples"], *shown, str(count), line["not_following"]])
+    return found
 
 
 def _percent(low: float, high: float) -> str:

@@ -95,6 +95,8 @@ def shorten(text: str, width: int) -> str:
 
 def visible(text: str) -> str:
     """Write control characters, line ends and invisible characters as escapes, as Python does."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -15,7 +15,7 @@ By context, by batch: words chosen, at a boundary from texts without content or 
 boundary: of the words' likelihoods, or of the digits' where no words were asked; the best boundary is chosen on these
 documents, so it is a bound. Format tax: words chosen minus digits written, in points, with its 95% interval."""
 _FORMS = ("_words_choice", "_words", "_choice", "")  # what the name of a task ends in, the longest first
-_HEADS = [
+HEADS = [
     "model", "question", "written", "chosen", "words written", "words chosen", "by context", "by batch", "AUROC",
     "best boundary", "format tax",
 ]  # fmt: skip
@@ -23,13 +23,19 @@ _HEADS = [
 
 def markdown(entries: Iterable[Entry]) -> list[str]:
     """Render a table: a row for each model, settings and wording that was asked in more than one way."""
+    found = rows(entries)
+    return markdown_table(HEADS, found) if found else []
+
+
+def rows(entries: Iterable[Entry]) -> list[list[str]]:
+    """Write the rows of that table."""
     asked: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
         if entry.samples == 0 and not entry.partial and not entry.stale and entry.record.get("method") != "examples":
             task, form = _form(entry.record)
             asked[(*_who(entry.record), task)].setdefault(form, entry)
-    rows = [[*who, *_cells(forms)] for who, forms in sorted(asked.items()) if len(forms) > 1]
-    return markdown_table(_HEADS, [[f"{model}{more}", *rest] for model, more, *rest in rows]) if rows else []
+    found = [(*who, _cells(forms)) for who, forms in sorted(asked.items()) if len(forms) > 1]
+    return [[f"{model}{more}", task, *cells] for model, more, task, cells in found]
 
 
 def _who(record: dict[str, Any]) -> tuple[str, str]:

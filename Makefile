@@ -48,7 +48,7 @@ endif
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see README)'
+	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi

@@ -78,15 +78,14 @@ def _by_runs(tables: NDArray, a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]
 
 
 def _by_seeds(tables: NDArray, a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]:
-    """The sums of squares of A - B by sums of products; all are whole numbers, so nothing is lost to rounding."""
     _, k, n = tables.shape
     by_seed, by_document, cells = tables.sum(2), tables.sum(1), tables.reshape(len(tables), -1)
     total = by_seed.sum(1)[a] - by_seed.sum(1)[b]
 
-    def squares(sums: NDArray, size: int) -> NDArray:
-        """Between groups of `size` cells whose sums these are."""
+    def squares(sums: NDArray) -> NDArray:
+        """Return the sum of the squares of (A - B), by those of A, of B and of their product."""
         products = sums @ sums.T
-        return (np.diag(products)[a] + np.diag(products)[b] - 2 * products[a, b]) / size - total**2 / (k * n)
+        return np.diag(products)[a] + np.diag(products)[b] - 2 * products[a, b]
 
-    found = spread(squares(by_seed, n), squares(by_document, k), squares(cells, 1), k, n)
-    return total / (k * n), found.p(total / (k * n))
+    difference = total / (k * n)
+    return difference, spread(squares(by_seed), squares(by_document), squares(cells), total, k, n).p(difference)

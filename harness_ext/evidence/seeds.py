@@ -63,35 +63,41 @@ class Spread:
         return np.exp(high)
 
 
-def spread(rows: ArrayLike, columns: ArrayLike, cells: ArrayLike, k: int, n: int) -> Spread:
+def spread(rows: ArrayLike, columns: ArrayLike, cells: ArrayLike, total: ArrayLike, k: int, n: int) -> Spread:
     """Split the variance of the mean of a table of `k` seeds and `n` documents: two-way random effects without replication.
 
-    Source: S. R. Searle, G. Casella, C. E. McCulloch (1992), Variance Components, chapter 4.
+    Whole numbers come in, so that nothing is lost to rounding. Source: S. R. Searle, G. Casella, C. E. McCulloch (1992),
+    Variance Components, chapter 4.
 
     Args:
-        rows: The sum of squares between the k rows; an array where there are many tables.
-        columns: That between the n columns.
-        cells: That of all k n cells.
+        rows: The sum of the squared sums of the k rows; an array where there are many tables.
+        columns: The same of the n columns.
+        cells: The same of all cells.
+        total: The sum of all cells.
         k: At least 2.
         n: At least 1.
     """
-    documents = max(n - 1, 1)
-    by_seed = np.divide(rows, (k - 1) * k * n)
-    chance = (np.asarray(cells) - rows - columns) / ((k - 1) * documents * k * n)
-    by_document = np.divide(columns, documents * k * n) - chance
+    square = np.square(total)
+    between_rows = (np.multiply(rows, k) - square) / (k * n)
+    between_columns = (np.multiply(columns, n) - square) / (k * n)
+    all_cells = (np.multiply(cells, k * n) - square) / (k * n)
+    degrees = max(n - 1, 1)  # of one document, whose sum of squares is 0
+    chance = (all_cells - between_rows - between_columns) / ((k - 1) * degrees)
+    by_seed = between_rows / (k - 1) / (k * n)
+    by_document = (between_columns / degrees - chance) / (k * n)
     # Rows that happen to agree would leave nothing. The whole variance of as many independent cells would be the least that
     # is possible, but with three seeds an interval then covers 99%; with half of it no more than without.
-    by_document = np.maximum(by_document, np.maximum(0.5 * np.divide(cells, (k * n - 1) * k * n) - by_seed, 0.0))
+    by_document = np.maximum(by_document, np.maximum(0.5 * all_cells / (k * n - 1) / (k * n) - by_seed, 0.0))
     # Where no cell differs: half the width of Wilson's and of Tango's interval of n such documents, z²/(n + z²).
     z = float(ndtri(0.975))
-    return Spread(by_seed, np.where(np.equal(cells, 0), (z / (n + z * z)) ** 2, by_document), k, n)
+    return Spread(by_seed, np.where(all_cells == 0, (z / (n + z * z)) ** 2, by_document), k, n)
 
 
 def spread_of(table: NDArray) -> Spread:
     """Return the spread of the mean of a table, ``(seeds, n)``."""
     k, n = table.shape
-    apart = table - table.mean()
-    return spread(n * (apart.mean(1) ** 2).sum(), k * (apart.mean(0) ** 2).sum(), (apart**2).sum(), k, n)
+    rows, columns = (table.sum(axis, dtype=float) for axis in (1, 0))
+    return spread(rows @ rows, columns @ columns, np.square(table).sum(dtype=float), rows.sum(), k, n)
 
 
 def two_way(table: NDArray, level: float = 0.95) -> Estimate:

@@ -54,9 +54,9 @@ class Spread:
     def p(self, difference: ArrayLike) -> NDArray[np.float64]:
         """Return the two-sided p of a difference from 0: the alpha at which the interval ends there, by bisection."""
         t = -np.abs(difference) / np.sqrt(self.by_seed + self.by_document)
-        tails = (np.maximum(2 * stdtr(df, t), 1e-300) for df in (max(self.n - 1, 1), self.k - 1))
-        low, high = (np.log(tail) for tail in tails)  # p lies between those of the two t
-        for _ in range(40):
+        tails = [np.log(np.maximum(2 * stdtr(df, t), 1e-300)) for df in (self.k - 1, max(self.n - 1, 1))]
+        low, high = np.minimum(*tails), np.maximum(*tails)  # p lies between those of the two t
+        for _ in range(30):
             middle = (low + high) / 2
             inside = self.half(np.exp(middle)) > np.abs(difference)
             low, high = np.where(inside, middle, low), np.where(inside, high, middle)

@@ -8,8 +8,8 @@ pytestmark = pytest.mark.slow
 
 def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say():
     for cell in coverage_over_seeds(5000):
-        # With three seeds they are a little wider than they need be.
-        assert 0.925 <= cell.share <= (0.98 if cell.k == 3 else 0.975), cell
+        # With three seeds they are a little wider than they need be (97.9% in the long run).
+        assert 0.925 <= cell.share <= (0.985 if cell.k == 3 else 0.975), cell
         if cell.what != "one method":  # the truth is no difference, so that what does not cover it is a false claim
             assert 1 - cell.share <= 0.055 + 0.005, cell  # of 5,000 tables, the share has a standard error of 0.3%
 

@@ -52,7 +52,7 @@ class Contrast:
         basis: "runs": two methods without seeds, by McNemar's mid-p and Tango's interval. "seeds": the mean over common
             seeds, by `seeds.two_way`. "few seeds": no interval and no p.
         seeds: How many seeds were compared.
-        paired: The two runs, where either method has but one.
+        paired: The two runs, where each method has but one.
         visible: The smallest difference that would have been told from none, in 0-1.
     """
 

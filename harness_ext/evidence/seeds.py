@@ -8,7 +8,7 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from harness_ext.evidence.proportion import score_interval, wilson
 
-FEWEST_SEEDS = 3  # from two, the spread over seeds is itself known only within a factor of 25
+FEWEST_SEEDS = 3  # of two, t with its one degree of freedom is 12.7: no interval that says anything
 
 
 @dataclass(frozen=True)

@@ -16,4 +16,4 @@ def test_nine_of_ten_intervals_hold_the_true_break_even(n, seeds, spread):
         found = simulate(n, seeds, DEVIATIONS[spread], prompted, TIMES)
         assert found.mean >= LEAST, where
         assert found.most >= LEAST, where
-        assert found.mean_doublings < 4, where  # of the six that were run
+        assert found.mean_doublings < 5, where  # of the six that were run

@@ -113,7 +113,8 @@ def _most(differences: NDArray[Any], level: float) -> tuple[float, float, float]
     squares = float(((rows - mean) ** 2).sum())
 
     def deviation(variance: float) -> float:
-        return math.sqrt(max(variance - noise, 0.0))
+        # Equal but for rounding is equal: the root of 1e-17 would move a crossing from one side to the other.
+        return math.sqrt(variance - noise) if variance > noise * (1 + 1e-9) else 0.0
 
     sd = deviation(squares / (seeds - 1))
     least, largest = (deviation(squares / chdtri(seeds - 1, tail)) for tail in ((1 - level) / 2, (1 + level) / 2))

@@ -5,12 +5,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr
+from numpy.typing import NDArray
 
 from harness_ext.evidence.paired import Paired, compare
 from harness_ext.evidence.proportion import wilson
-from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate, two_way
+from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate, spread_of, two_way, two_way_score
 
 MARGIN = 0.02  # what counts as no worse
 
@@ -40,7 +39,7 @@ class Method:
         """The mean score; the interval of a single run is of that run and says nothing of other seeds."""
         k, n = self.correct.shape
         if k > 1:
-            return two_way(self.correct)
+            return two_way_score(self.correct)
         right = int(self.correct.sum())
         return Estimate(right / n, *wilson(right, n), None, None, k, n)
 
@@ -53,7 +52,7 @@ class Contrast:
         basis: "runs": two methods without seeds, by McNemar's mid-p and Tango's interval. "seeds": the mean over common
             seeds, by `seeds.two_way`. "few seeds": no interval and no p.
         seeds: How many seeds were compared.
-        paired: The two runs, where either method has but one.
+        paired: The two runs, where each method has but one.
         visible: The smallest difference that would have been told from none, in 0-1.
     """
 
@@ -79,12 +78,10 @@ def contrast(a: Method, b: Method, level: float = 0.95) -> Contrast:
     seeds = common_seeds(a, b) or ()
     if len(seeds) < FEWEST_SEEDS:
         return Contrast(a.score.mean - b.score.mean, None, None, None, "few seeds", len(seeds), paired)
-    found = two_way(rows(a, seeds) - rows(b, seeds), level)
-    assert found.low is not None
-    assert found.se is not None
-    assert found.df is not None
-    p = float(p_of_t(found.mean, found.se, found.df))
-    return Contrast(found.mean, found.low, found.high, p, "seeds", len(seeds), None, found.mean - found.low)
+    table = rows(a, seeds) - rows(b, seeds)
+    found, spread = two_way(table, level), spread_of(table)
+    p, visible = float(spread.p(found.mean)), min(1.0, float(spread.half(1 - level)))
+    return Contrast(found.mean, found.low, found.high, p, "seeds", len(seeds), None, visible)
 
 
 def no_worse(a: Method, b: Method, margin: float = MARGIN) -> bool | None:
@@ -105,8 +102,3 @@ def rows(method: Method, seeds: tuple[int, ...]) -> NDArray[np.float64]:
     """Return ``(seeds, n)``: the rows of these seeds, or the only one as often."""
     which = [0] * len(seeds) if method.seeds is None else [method.seeds.index(seed) for seed in seeds]
     return method.correct[which].astype(float)
-
-
-def p_of_t(difference: ArrayLike, se: ArrayLike, df: ArrayLike) -> NDArray[np.float64]:
-    """Return the two-sided p of a difference, element by element."""
-    return 2 * stdtr(df, -np.abs(difference) / np.asarray(se))

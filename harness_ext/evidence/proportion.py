@@ -14,11 +14,16 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     z = float(ndtri((1 + level) / 2))
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is not a proportion.")
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low, high = score_interval(successes / trials, z * z / trials)
     # At 0% and 100% one bound is exact; rounding would leave 1e-17 there.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
+
+
+def score_interval(share: float, unit: float) -> tuple[float, float]:
+    """Return all proportions p that lie at most sqrt(`unit` p (1 - p)) from `share`; `unit` is z²/n."""
+    centre = (share + unit / 2) / (1 + unit)
+    half = math.sqrt(unit * share * (1 - share) + unit * unit / 4) / (1 + unit)
+    return centre - half, centre + half
 
 
 def newcombe(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tuple[float, float]:

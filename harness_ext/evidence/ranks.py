@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness_ext.evidence.contrast import Method, common_seeds, p_of_t, rows
+from harness_ext.evidence.contrast import Method, common_seeds, rows
 from harness_ext.evidence.paired import mcnemar
 from harness_ext.evidence.proportion import unpaired_p
 from harness_ext.evidence.seeds import FEWEST_SEEDS, spread
@@ -78,16 +78,14 @@ def _by_runs(tables: NDArray, a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]
 
 
 def _by_seeds(tables: NDArray, a: NDArray, b: NDArray) -> tuple[NDArray, NDArray]:
-    """The three variances of A - B from sums of products; they are whole numbers, so nothing is lost to rounding."""
     _, k, n = tables.shape
     by_seed, by_document, cells = tables.sum(2), tables.sum(1), tables.reshape(len(tables), -1)
     total = by_seed.sum(1)[a] - by_seed.sum(1)[b]
 
-    def variance(sums: NDArray, size: int) -> NDArray:
-        """Of the means of `size` cells whose sums these are."""
-        products, count = sums @ sums.T, sums.shape[1]
-        squares = np.diag(products)[a] + np.diag(products)[b] - 2 * products[a, b]
-        return (squares - total**2 / count) / max(count - 1, 1) / size**2
+    def squares(sums: NDArray) -> NDArray:
+        """Return the sum of the squares of (A - B), by those of A, of B and of their product."""
+        products = sums @ sums.T
+        return np.diag(products)[a] + np.diag(products)[b] - 2 * products[a, b]
 
-    se, df = spread(variance(by_seed, n), variance(by_document, k), variance(cells, 1), k, n)
-    return total / (k * n), p_of_t(total / (k * n), se, df)
+    difference = total / (k * n)
+    return difference, spread(squares(by_seed), squares(by_document), squares(cells), total, k, n).p(difference)

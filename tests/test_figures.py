@@ -13,7 +13,7 @@ from test_standings import run
 from harness_ext.evidence import break_even
 from harness_ext.paths import ROOT
 from harness_ext.report import figures
-from harness_ext.results import label_figure, pictures, runs
+from harness_ext.results import label_figure, pictures, prices, runs
 from harness_ext.results.contest import contests
 from harness_ext.results.standings import entries
 
@@ -243,6 +243,22 @@ def test_coverage_and_stages_say_what_a_count_by_hand_says():
         asked = [each for each in board if (each.record["model"], each.record["train_samples"]) == (model, 64)]
         alone = np.mean([each.answers.correct.mean() for each in asked])
         assert f"the {place} alone {100 * alone:.1f}%" in stages.caption
+
+
+def test_stages_have_a_price_where_both_models_have_one(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text("currency: EUR\nmodels: {small: {in: 1.0, out: 0}, large: {in: 20.0, out: 0}}")
+    board = [replace(each, record=each.record | {"tokens": {"in": 100 * each.record["n"], "out": 0}}) for each in measured()]
+    *_, stages = figures.others(entries(board), prices.read(path))
+    # 100 tokens a document, 100,000 for 1,000: a tenth of a million.
+    assert "by the second alone 2, by the first alone 0.1." in stages.caption
+    assert "EUR per 1,000 decisions" in texts(stages.svg)
+    assert [each for each in texts(stages.svg) if each in ("0.1", "0.5", "0.9", "1.3", "1.7", "2.1")] == [
+        "0.1", "0.5", "0.9", "1.3", "1.7", "2.1"
+    ]  # fmt: skip
+    path.write_text("currency: EUR\nmodels: {small: {in: 1.0, out: 0}}")
+    *_, stages = figures.others(entries(board), prices.read(path))
+    assert "EUR" not in stages.caption
 
 
 def test_margins_of_a_calibrated_run_are_moved_as_it_moved_them():

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from harness_ext.evidence import calibration
 from harness_ext.evidence.contrast import common_seeds
 from harness_ext.report.words import labels, percent, points
-from harness_ext.results import label_figure, names, pictures
+from harness_ext.results import board, label_figure, names, pictures
 from harness_ext.results.contest import Contest, asked, contests, method_of, model_of
 from harness_ext.results.experiments import seed_of
+from harness_ext.results.prices import Prices
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 
@@ -62,10 +63,10 @@ def label_efficiency(entries: Iterable[Entry]) -> Drawn | None:
     )
 
 
-def others(entries: Iterable[Entry]) -> list[Drawn]:
+def others(entries: Iterable[Entry], priced: Prices | None = None) -> list[Drawn]:
     """Draw how sure the best are of their answers, for the same data set."""
     contest = next(iter(contests(entries)), None)
-    found = [draw(contest) for draw in (reliability, coverage, two_stage)] if contest else []
+    found = [reliability(contest), coverage(contest), two_stage(contest, priced)] if contest else []
     return [each for each in found if each]
 
 
@@ -129,8 +130,8 @@ def coverage(contest: Contest) -> Drawn | None:
     return _drawn("coverage", "Score, if the least sure answers are left to someone else", caption, caption, draw)
 
 
-def two_stage(contest: Contest) -> Drawn | None:
-    """Draw the score when a small model answers first and a large one where it is least sure.
+def two_stage(contest: Contest, priced: Prices | None = None) -> Drawn | None:
+    """Draw the score when a small model answers first and a large one where it is least sure, and the price if known.
 
     The pair: with the most labels that two models were trained on, the best of each; the better of the two is the large one.
     """
@@ -139,6 +140,7 @@ def two_stage(contest: Contest) -> Drawn | None:
         return None
     small, large = pair
     score, seeds = _policy(small, large)
+    paid = _paid(small, large, priced)
     enough = int(np.argmax(score >= score[-1] - _CLOSE))
 
     def draw() -> Any:
@@ -151,6 +153,8 @@ def two_stage(contest: Contest) -> Drawn | None:
         axis.set_xticks(np.linspace(0, 1, 6))
         for which in "xy":
             pictures.percent(axis, which)
+        if paid:
+            _over_shares(axis, *paid)
         says = {-1: f"{pictures.label(model_of(large), 34)} alone", 0: f"{pictures.label(model_of(small), 34)} alone"}
         says |= {enough: f"{share[enough]:.0%} asked:"}
         ends = [(share[at], score[at], f"{said} {100 * score[at]:.1f}", pictures.INK) for at, said in says.items()]
@@ -162,7 +166,29 @@ def two_stage(contest: Contest) -> Drawn | None:
         f"Asked for {calibration.SHARES[enough]:.0%} of the sentences the two score {percent(score[enough])}; "
         f"the second alone {percent(score[-1])}, the first alone {percent(score[0])}. Dotted: the second is asked at random."
     )
+    if paid:
+        first, second, currency = paid
+        caption += f" 1,000 decisions cost {_money(first + calibration.SHARES[enough] * second)} {currency}, "
+        caption += f"by the second alone {_money(second)}, by the first alone {_money(first)}."
     return _drawn("stages", "One model first, a better one where it is not sure", caption, caption, draw)
+
+
+def _paid(first: Entry, second: Entry, priced: Prices | None) -> tuple[float, float, str] | None:
+    """Return what 1,000 decisions of each cost, and in which currency; None where either is not known."""
+    one, other = board.price(first, priced), board.price(second, priced)
+    return None if priced is None or one is None or other is None else (one, other, priced.currency)
+
+
+def _over_shares(axis: Any, first: float, second: float, currency: str) -> None:
+    """Write prices over the shares: the first model is paid for every sentence, the second for its share."""
+    above = axis.secondary_xaxis("top")
+    shares = np.linspace(0, 1, 6)
+    above.set_xticks(shares, [_money(first + share * second) for share in shares])
+    above.set_xlabel(f"{currency} per 1,000 decisions")
+
+
+def _money(price: float) -> str:
+    return f"{price:.2g}" if price < 10 else f"{price:,.0f}"
 
 
 def _drawn(name: str, title: str, caption: str, alternative: str, draw: Callable[[], Any]) -> Drawn:

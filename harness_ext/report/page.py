@@ -93,7 +93,7 @@ def render(entries: Sequence[Entry], texts: Mapping[str, str], out: Path, priced
     return environment.from_string(templates["page.html"]).render(
         about=_about(entries),
         verdict=answer.sentences(entries),
-        figures=pictures(entries),
+        figures=pictures(entries, priced),
         columns=columns,
         explained=[" ".join(line.split()) for line in board.EXPLAINED.removeprefix("- ").split("\n- ")],
         board=rows,
@@ -116,9 +116,9 @@ def render(entries: Sequence[Entry], texts: Mapping[str, str], out: Path, priced
     )
 
 
-def pictures(entries: Sequence[Entry]) -> list[figures.Drawn]:
+def pictures(entries: Sequence[Entry], priced: Prices | None = None) -> list[figures.Drawn]:
     """Draw the page's pictures, that of score by labels first."""
-    return [each for each in (figures.label_efficiency(entries), *figures.others(entries)) if each]
+    return [each for each in (figures.label_efficiency(entries), *figures.others(entries, priced)) if each]
 
 
 def _packed(content: Any) -> str:

@@ -1,9 +1,11 @@
 """The leaderboard's files and its table in a terminal: what a reader of them sees."""
 
 import csv
+import errno
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -305,9 +307,14 @@ def test_json_rounds_what_the_last_digit_of_a_library_could_change():
         (manifest(n=900), "700 of 900 are correct"),
         (manifest(counts={"lenient": 7}), "its counts are"),
         (manifest(counts={"lenient": {"correct": 7}}), "its counts are"),
+        (manifest() | {"not_default": ["x"]}, "its not_default is \"['x']\""),
+        (manifest() | {"training": "lora"}, "its training is 'lora'"),
+        (manifest() | {"docs_per_s": "fast"}, "its docs_per_s is 'fast'"),
+        (manifest() | {"method": 3}, "its method is '3'"),
     ],
-    ids=["newer", "list", "half", "text for a number", "too many right", "too many asked", "no counts", "half counts"],
-)
+    ids=["newer", "list", "half", "text for a number", "too many right", "too many asked", "no counts", "half counts",
+         "list for an object", "text for an object", "text for a speed", "number for a name"],
+)  # fmt: skip
 def test_record_that_is_none_of_a_run_is_named_left_out_and_counted(record, said, tmp_path, capsys):
     save(tmp_path, manifest("good"), record)
     found, _, counted = write_leaderboard(tmp_path)
@@ -316,6 +323,22 @@ def test_record_that_is_none_of_a_run_is_named_left_out_and_counted(record, said
     assert f"Left out {tmp_path / 'runs' / 'run1' / 'run.json'}: " in error
     assert said in error
     assert counted == "1 run in 1 entry, 1 left out as said above."
+
+
+def test_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch):
+    save(tmp_path, manifest("good"), manifest("other"))
+    write_leaderboard(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert len(before) == 3
+
+    def full(path, *args, **kwargs):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_leaderboard(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before  # and nothing half written
 
 
 def test_copy_of_a_run_is_named_left_out_and_counted(tmp_path, capsys):

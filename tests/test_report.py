@@ -29,7 +29,7 @@ def content(html: str) -> dict:
 def without_pictures():
     """They take seconds, and have tests of their own; in test_report_in_browser.py they are drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "pictures", lambda entries: [])
+        patch.setattr(page, "pictures", lambda *_: [])
         yield
 
 

@@ -4,7 +4,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
 from harness_ext.report.matrix import Matrix, Pair, in_order, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
-from harness_ext.results import board, reported, reported_tables, runs, unlabelled
+from harness_ext.results import board, records, reported, reported_tables, runs, unlabelled
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry, entries
@@ -40,13 +39,8 @@ def write_report(out: Path, data_dir: str | None = None, priced: Prices | None =
     if not found:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
     page = render(found, read_texts(found, data_dir), out, priced)
-    temporary = out / f".{FILE}.{os.getpid()}"
-    with writing_to(out):
-        try:
-            temporary.write_text(page, encoding="utf-8", newline="\n")
-            temporary.replace(out / FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing_to(out), records.replacing(out / FILE) as new:
+        new.write_text(page, encoding="utf-8", newline="\n")
     return out / FILE
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from harness_ext.results.records import replacing
 from harness_ext.results.tables import shorten, visible
 
 # Of the eight colours of Okabe & Ito (2008) those that stand out from a white page and a black one.
@@ -85,7 +86,8 @@ def save(figure: Any, path: Path) -> list[Path]:
     """Write a figure, within `style`, as PNG and SVG on white; the path is without suffix."""
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        with replacing(file) as new:
+            figure.savefig(new, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     return files
 
 

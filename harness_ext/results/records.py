@@ -22,6 +22,33 @@ from harness_ext.results.schema1 import upgrade
 SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
 _OF_A_RUN = {"key": str, "model": str, "task": str, "n": int, "n_available": int, "counts": dict}
+_MAY_BE_THERE: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    dict: (
+        "calibration",
+        "key_parts",
+        "margins",
+        "not_default",
+        "peak_memory_bytes",
+        "prompt",
+        "settings",
+        "tokens",
+        "training",
+    ),
+    str: (
+        "adapter",
+        "curve",
+        "data",
+        "data_fingerprint",
+        "experiment",
+        "hardware",
+        "method",
+        "quantisation",
+        "recipe",
+        "started",
+    ),
+    (int, float): ("docs_per_s", "near_ties", "seed"),
+    (int, str): ("train_samples",),
+}
 
 
 def run_label(
@@ -115,6 +142,10 @@ def _check(record: dict[str, Any]) -> None:
     for name, kind in _OF_A_RUN.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"no run record, its {name} is {str(record.get(name))[:40]!r}")
+    for kinds, names in _MAY_BE_THERE.items():
+        for name in names:
+            if record.get(name) is not None and not isinstance(record[name], kinds):
+                raise ValueError(f"no run record, its {name} is {str(record[name])[:40]!r}")
     for counts in record["counts"].values():
         if not isinstance(counts, dict) or not {"correct", "not_following"} <= counts.keys():
             raise ValueError(f"no run record, its counts are {str(counts)[:40]}")
@@ -150,6 +181,17 @@ def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
         finally:
             if folder.is_dir() and not any(folder.glob(keep)):
                 drop(folder)  # nothing that a next attempt could continue from
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place to write a file that takes the place of `path` when the block ends: that is whole, or as it was."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The leaderboard's files: read every run under OUT, write what is made of them."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,8 @@ def write_leaderboard(out: Path, priced: Prices | None = None) -> tuple[list[Ent
             out / "leaderboard.json": json.dumps(as_json(entries, priced), indent=1, ensure_ascii=False) + "\n",
         }
         for path, text in texts.items():
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            with records.replacing(path) as new:
+                new.write_text(text, encoding="utf-8")
     return entries, [*texts, *pictures], _counted(out, found, entries)
 
 

@@ -1,0 +1,40 @@
+"""README's results, as the commands make them: `python tests/readme.py` writes them between README's marks.
+
+The verdict is that of `make report`, the tables are those of `make leaderboard`, of the runs in results/published.
+"""
+
+import re
+from collections.abc import Sequence
+
+from harness_ext.paths import ROOT
+from harness_ext.report import answer
+from harness_ext.results import label_efficiency, runs, standings, unlabelled
+
+README = ROOT / "README.md"
+
+
+def blocks(entries: Sequence[standings.Entry]) -> dict[str, str]:
+    """Return what stands between each pair of marks."""
+    headline, *more = answer.sentences(entries)
+    return {
+        "verdict": f"> {headline}\n>\n> {' '.join(more[2:])}",
+        "labels": "\n".join(label_efficiency.markdown(entries)).strip(),
+        "unlabelled": "\n".join(unlabelled.markdown(entries)).strip(),
+    }
+
+
+def between(name: str) -> "re.Pattern[str]":
+    """Find what stands between a pair of marks."""
+    return re.compile(rf"(?<=<!-- {name} -->\n)(.*?)(?=\n<!-- end of {name} -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Write README anew."""
+    text = README.read_text(encoding="utf-8")
+    for name, block in blocks(standings.entries(runs.read_all(ROOT / "results"))).items():
+        text = between(name).sub(lambda _, block=block: block, text)  # type: ignore[misc]
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -111,6 +111,16 @@ def seeds_of(results, model, shares, n=200, **more):
         results(model, np.random.default_rng(seed).permutation(np.arange(n) < share * n), seed=seed, **more)
 
 
+def test_runs_that_gave_one_answer_to_everything_are_counted(door, tmp_path):
+    lines = {"a": "111", "b": "100"}  # gold 1, 0, 0
+    for name, said in lines.items():
+        rows = [f"{n},{label},{each}" for n, (label, each) in enumerate(zip("100", said, strict=True))]
+        (tmp_path / name).with_suffix(".csv").write_text("\n".join(["id,gold,prediction", *rows]))
+    said = door("compare", "--a", tmp_path / "a.csv", "--b", tmp_path / "b.csv").stdout
+    assert "A gave one answer to everything." in said
+    assert "B gave" not in said
+
+
 def test_experiment_is_compared_with_its_seeds(results, door):
     seeds_of(results, "trained", (0.8, 0.82, 0.78))
     results("prompted", np.arange(200) < 100)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import SENTENCES, tsv_folder
 from test_board import table
@@ -136,3 +137,12 @@ def test_names_stay_in_their_cells_of_the_label_efficiency_table():
         label_efficiency.markdown(entries([run(50, model="a|b\n<i>_x_ `y` *w*", method="tfidf", train_samples=16, seed=0)]))
     )
     assert cells["method"] == r"a\|b\\n&lt;i&gt;\_x\_ \`y\` \*w\*"
+
+
+def test_collapsed_runs_stand_beside_the_mean():
+    always_one = np.arange(100) % 2 == 1  # right on the 1s alone
+    about = {"method": "probe", "train_samples": 16, "experiment": "e", "curve": "c"}
+    board = [run(60, seed=0, **about), run(always_one, seed=1, **about), run(62, seed=2, **about)]
+    (row,) = table(label_efficiency.markdown(entries(board)))
+    assert row["16"].startswith("57.3 (")
+    assert row["16"].endswith(", 3 seeds, 1 collapsed)")

@@ -172,7 +172,8 @@ def _training(contest: Contest) -> str:
     parts = []
     for samples in in_order(best):
         curve, entry = best[samples]
-        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)})")
+        collapsed = f", {entry.collapsed} of {entry.seeds} collapsed" if entry.collapsed else ""
+        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed})")
     return f"The best that was trained, by number of labels (mean over seeds, 95% interval): {'; '.join(parts)}."
 
 

@@ -108,8 +108,13 @@ def _show_difference(a: Method, b: Method, found: Contrast) -> None:
 
 
 def _notes(a: Side, b: Side) -> list[str]:
-    """Say what the two have not in common."""
-    said, asked = [], [side.runs[0].record["task"] for side in (a, b) if side.runs]
+    """Say which runs collapsed, and what the two have not in common."""
+    said = []
+    for letter, side in (("A", a), ("B", b)):
+        if collapsed := sum(log.one_answer for log in side.logs):
+            many = f"{letter}: {collapsed} of {len(side.logs)} runs" if len(side.logs) > 1 else letter
+            said.append(f"{many} gave one answer to everything.")
+    asked = [side.runs[0].record["task"] for side in (a, b) if side.runs]
     if len(set(asked)) > 1:
         said.append(f"They were asked in different ways: A {asked[0]}, B {asked[1]}.")
     if not set(a.logs[0].hashes) & set(b.logs[0].hashes):

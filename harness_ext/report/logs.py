@@ -47,6 +47,11 @@ class Log:
         """How many outputs have no label; None where the log does not tell."""
         return sum(not label for label in self.said) if self.tells_following else None
 
+    @property
+    def one_answer(self) -> bool:
+        """Whether all labels are the same, of those that there are."""
+        return len(set(self.said) - {""}) == 1 < len(set(self.gold))
+
     def take(self, order: Sequence[int]) -> "Log":
         """Put the documents into another order, given by their places."""
         tuples = ("ids", "gold", "said", "responses", "hashes", "texts")

@@ -8,8 +8,9 @@ from harness_ext.results.standings import Entry
 from harness_ext.results.tables import markdown_table
 
 EXPLAINED = """\
-Mean in percent, in brackets the 95% interval and the number of seeds; of models without labels the best of the ways they
-were asked, chosen on these documents."""
+Mean in percent, in brackets the 95% interval, the number of seeds, and how many of them gave one answer to everything
+(collapsed; they count like the others). Of models without labels the best of the ways they were asked, chosen on these
+documents."""
 
 
 def markdown(entries: Iterable[Entry]) -> list[str]:
@@ -34,5 +35,6 @@ def _table(contest: Contest) -> list[str]:
 
 def _cell(entry: Entry) -> str:
     seeds = f"{entry.seeds} seed{'s' * (entry.seeds > 1)}" if entry.seeds else ""
-    said = [f"{100 * entry.interval[0]:.1f}-{100 * entry.interval[1]:.1f}" if entry.interval else "", seeds]
+    collapsed = f"{entry.collapsed} collapsed" if entry.collapsed else ""
+    said = [f"{100 * entry.interval[0]:.1f}-{100 * entry.interval[1]:.1f}" if entry.interval else "", seeds, collapsed]
     return f"{100 * entry.score.mean:.1f} ({', '.join(each for each in said if each)})"

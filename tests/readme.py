@@ -15,9 +15,9 @@ README = ROOT / "README.md"
 
 def blocks(entries: Sequence[standings.Entry]) -> dict[str, str]:
     """Return what stands between each pair of marks."""
-    headline, *more = answer.sentences(entries)
+    headline, _, _, *more, _ = answer.sentences(entries)  # without who is best at what, and who took no part
     return {
-        "verdict": f"> {headline}\n>\n> {' '.join(more[2:])}",
+        "verdict": f"> {headline}\n>\n> {' '.join(more)}",
         "labels": "\n".join(label_efficiency.markdown(entries)).strip(),
         "unlabelled": "\n".join(unlabelled.markdown(entries)).strip(),
     }

@@ -23,7 +23,7 @@ from harness_ext.evidence.contrast import Method
 from harness_ext.evidence.paired import mcnemar, tango
 from harness_ext.evidence.proportion import newcombe, unpaired_p, wilson
 from harness_ext.evidence.ranks import rank_ranges
-from harness_ext.evidence.seeds import Estimate, two_way, two_way_score
+from harness_ext.evidence.seeds import Estimate, estimate, spread_apart, two_way, two_way_score
 
 SCORE, DIFFICULTY, ALIKE = 0.8, 2.0, 0.8
 SIZES, SEEDS, SEED_SD = (100, 872), (3, 5, 10), (0.0, 0.02, 0.07)
@@ -72,17 +72,20 @@ def answers(rng: np.random.Generator, difficulty: NDArray, k: int, seed_sd: floa
 
 
 def coverage_over_seeds(tables: int = TABLES) -> Iterator[Cell]:
-    """Yield the coverage of the intervals of a score, of a difference, and of one from a prompted method."""
+    """Yield the coverage of the intervals of a score, of differences: seeds shared, seeds apart, from a prompted method."""
     rng = np.random.default_rng(1)
     for n, k, sd in product(SIZES, SEEDS, SEED_SD):
-        covered: dict[str, int] = dict.fromkeys(("one method", "two trained", "trained, prompted"), 0)
+        covered: dict[str, int] = dict.fromkeys(("one method", "two trained", "seeds apart", "trained, prompted"), 0)
         for _ in range(tables // BLOCK):
             shared = rng.standard_normal((BLOCK, n), dtype=np.float32)
             a = answers(rng, difficulties(rng, shared), k, sd)
-            trained = a - answers(rng, difficulties(rng, shared), k, sd)
+            b = answers(rng, difficulties(rng, shared), k, sd)
+            trained = a - b
             prompted = a - answers(rng, difficulties(rng, shared), 1, 0.0)
             covered["one method"] += sum(covers(two_way_score(table), SCORE) for table in a)
             covered["two trained"] += sum(covers(two_way(table), 0.0) for table in trained)
+            apart = (estimate(one.mean() - two.mean(), spread_apart(one, two), k, n) for one, two in zip(a, b, strict=True))
+            covered["seeds apart"] += sum(covers(found, 0.0) for found in apart)
             covered["trained, prompted"] += sum(covers(two_way(table), 0.0) for table in prompted)
         for what, count in covered.items():
             yield Cell(what, n, k, sd, count / tables)
@@ -150,11 +153,9 @@ def main() -> None:
     for n, share, *shares in two_runs():
         print(f"| {n} | {share:.0%} | {' | '.join(f'{share:.1%}' for share in shares)} |")
     cells = [*coverage_over_seeds(), *false_claims_among_equals()]
-    names = ("one method", "two trained", "trained, prompted", "eight equal")
-    print(
-        "\n| documents | seeds | SD of seeds | one method | two trained | trained, prompted | eight equal: any false claim |"
-    )
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    names = ("one method", "two trained", "seeds apart", "trained, prompted", "eight equal")
+    heads = ["documents", "seeds", "SD of seeds", *names[:-1], f"{names[-1]}: any false claim"]
+    print(f"\n| {' | '.join(heads)} |\n|{' ---: |' * len(heads)}")
     for n, k, sd in dict.fromkeys(cell[1:4] for cell in cells):
         found = {cell.what: f"{cell.share:.1%}" for cell in cells if cell[1:4] == (n, k, sd)}
         print(f"| {n} | {k} | {100 * sd:.0f} | {' | '.join(found.get(name, '') for name in names)} |")

@@ -162,9 +162,7 @@ def test_a_method_without_seeds_is_compared_with_every_seed_of_the_other():
     assert (turned.low, turned.high, turned.p) == pytest.approx((-found.high, -found.low, found.p))
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [((0, 1), (0, 1)), ((0, 1, 2, 3), (2, 3, 4, 5)), ((0, 1), None), ((0,), (1,)), ((0,), None)]
-)
+@pytest.mark.parametrize(("a", "b"), [((0, 1), (0, 1)), ((0, 1, 2, 3), (2, 3)), ((0, 1), None), ((0,), (1,)), ((0,), None)])
 def test_fewer_than_three_common_seeds_claim_nothing(a, b):
     one, other = (Method(drawn(len(seeds or (0,)), seed=3 + i), seeds) for i, seeds in enumerate((a, b)))
     found = contrast(one, other)
@@ -228,3 +226,52 @@ def test_the_level_widens_the_interval():
     halves = [sure(two_way(table, level)).high - table.mean() for level in (0.8, 0.9, 0.95)]
     assert halves == sorted(halves)
     assert halves[0] > norm.ppf(0.9) * sure(two_way(table)).se
+
+
+def test_seeds_that_are_not_shared_each_have_their_own_t():
+    a, b = drawn(5, 60, 1, better=0.6), drawn(3, 60, 2)
+    parts = []
+    for table in (a, b):
+        k, n = table.shape
+        frame = pd.DataFrame(
+            {"y": table.ravel().astype(float), "row": np.repeat(range(k), n), "column": np.tile(range(n), k)}
+        )
+        squares = anova_lm(smf.ols("y ~ C(row) + C(column)", frame).fit())["mean_sq"]
+        parts.append((squares["C(row)"] / (k * n), squares["Residual"] / (k * n), t.ppf(0.975, k - 1)))
+    (by_a, chance_a, t_a), (by_b, chance_b, t_b) = parts
+    by_document = (a.mean(0) - b.mean(0)).var(ddof=1) / 60 - chance_a - chance_b
+    half = np.sqrt(t_a**2 * by_a + t_b**2 * by_b + t.ppf(0.975, 59) ** 2 * by_document)
+    found = sure(contrast(Method(a, (0, 1, 2, 3, 4)), Method(b, (5, 6, 7))))
+    assert (found.basis, found.seeds) == ("seeds apart", 3)
+    assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half))
+    assert found.difference == pytest.approx(a.mean() - b.mean())
+    assert sure(contrast(Method(a, (0, 1, 2, 3, 4)), Method(b, (5, 6, 7)), level=1 - found.p)).low == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_seeds_drawn_otherwise_are_not_those_of_the_same_number():
+    a, b = drawn(4, 60, 1), drawn(4, 60, 2)
+    assert contrast(Method(a, (0, 1, 2, 3)), Method(b, ("draw 0", "draw 1", "draw 2", "draw 3"))).basis == "seeds apart"
+    assert contrast(Method(a, (0, 1, 2, 3)), Method(b, (0, 1, 7, 8))).basis == "seeds apart"  # two in common are too few
+    assert contrast(Method(a[:2], (0, 1)), Method(b, (4, 5, 6, 7))).basis == "few seeds"
+
+
+def test_seeds_apart_without_any_variance_are_as_unsure_as_one_run():
+    ones = np.ones((3, 50), int)
+    found = sure(contrast(Method(ones, (0, 1, 2)), Method(ones, (3, 4, 5))))
+    low, high = tango(0, 0, 50)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.05)
+    assert found.p == 1
+
+
+@given(ANSWERS, st.integers(0, 2**32 - 1))
+def test_seeds_apart_are_the_mirror_image_of_the_reverse_and_know_no_order(table, seed):
+    rng = np.random.default_rng(seed)
+    other = rng.integers(0, 2, (3, table.shape[1]))
+    a, b = Method(table, tuple(range(len(table)))), Method(other, (10, 11, 12))
+    found, back = sure(contrast(a, b)), sure(contrast(b, a))
+    assert (found.low, found.high, found.p) == pytest.approx((-back.high, -back.low, back.p))
+    moved = rng.permutation(table.shape[1])
+    again = sure(contrast(Method(table[:, moved], a.seeds), Method(other[::-1][:, moved], b.seeds)))
+    assert (again.low, again.high, again.p) == pytest.approx((found.low, found.high, found.p))

@@ -168,9 +168,9 @@ DRAWN = {"generation": {"do_sample": True}}
 @pytest.mark.parametrize(
     ("parts", "seeds"),
     [
-        (DRAWN | {"seeds": [0, 0, 7, 0]}, (7,)),
-        ({"num_fewshot": 4, "seeds": [0, 0, 0, 7]}, (7,)),
-        ({"calibration": "batch", "seeds": [7, 0, 0, 0]}, (7,)),
+        (DRAWN | {"seeds": [0, 0, 7, 0]}, ("draw 7",)),
+        ({"num_fewshot": 4, "seeds": [0, 0, 0, 7]}, ("draw 7",)),
+        ({"calibration": "batch", "seeds": [7, 0, 0, 0]}, ("draw 7",)),
         ({"seeds": [7, 7, 7, 7]}, None),
     ],
     ids=["drawn tokens", "lm-eval's examples", "unlabelled rows", "greedy"],

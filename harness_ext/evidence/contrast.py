@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness_ext.evidence.paired import Paired, compare
 from harness_ext.evidence.proportion import wilson
-from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate, spread_of, two_way, two_way_score
+from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate, Spread, estimate, spread_apart, spread_of, two_way_score
 
 MARGIN = 0.02  # what counts as no worse
 
@@ -20,11 +20,12 @@ class Method:
 
     Attributes:
         correct: ``(runs, n)`` of 0 and 1.
-        seeds: That of each row; None for a method without seeds, as a prompted model is, which has one row.
+        seeds: That of each row; None for a method without seeds, as a prompted model is, which has one row. The same seed
+            means that the same was drawn.
     """
 
     correct: NDArray
-    seeds: tuple[int, ...] | None
+    seeds: tuple[int | str, ...] | None
 
     def __post_init__(self) -> None:
         if self.correct.ndim != 2 or not self.correct.size:
@@ -50,8 +51,9 @@ class Contrast:
 
     Attributes:
         basis: "runs": two methods without seeds, by McNemar's mid-p and Tango's interval. "seeds": the mean over common
-            seeds, by `seeds.two_way`. "few seeds": no interval and no p.
-        seeds: How many seeds were compared.
+            seeds, by `seeds.two_way`. "seeds apart": the means over each method's own, by `seeds.spread_apart`. "few seeds":
+            no interval and no p.
+        seeds: How many seeds were compared; of seeds apart the fewer.
         paired: The two runs, where each method has but one.
         visible: The smallest difference that would have been told from none, in 0-1.
     """
@@ -60,7 +62,7 @@ class Contrast:
     low: float | None
     high: float | None
     p: float | None
-    basis: Literal["runs", "seeds", "few seeds"]
+    basis: Literal["runs", "seeds", "seeds apart", "few seeds"]
     seeds: int
     paired: Paired | None = None
     visible: float | None = None
@@ -76,12 +78,22 @@ def contrast(a: Method, b: Method, level: float = 0.95) -> Contrast:
     if paired and a.seeds is None and b.seeds is None:
         return Contrast(paired.difference, paired.low, paired.high, paired.p_mid, "runs", 1, paired, paired.visible)
     seeds = common_seeds(a, b) or ()
-    if len(seeds) < FEWEST_SEEDS:
-        return Contrast(a.score.mean - b.score.mean, None, None, None, "few seeds", len(seeds), paired)
-    table = rows(a, seeds) - rows(b, seeds)
-    found, spread = two_way(table, level), spread_of(table)
-    p, visible = float(spread.p(found.mean)), min(1.0, float(spread.half(1 - level)))
-    return Contrast(found.mean, found.low, found.high, p, "seeds", len(seeds), None, visible)
+    fewer = min(len(a.correct), len(b.correct))
+    if len(seeds) >= FEWEST_SEEDS:
+        table = rows(a, seeds) - rows(b, seeds)
+        return _over_seeds(float(table.mean()), spread_of(table), "seeds", len(seeds), table.shape[1], level)
+    if fewer >= FEWEST_SEEDS:
+        spread = spread_apart(a.correct, b.correct)
+        return _over_seeds(a.score.mean - b.score.mean, spread, "seeds apart", fewer, a.correct.shape[1], level)
+    return Contrast(a.score.mean - b.score.mean, None, None, None, "few seeds", len(seeds), paired)
+
+
+def _over_seeds(
+    difference: float, spread: Spread, basis: Literal["seeds", "seeds apart"], seeds: int, n: int, level: float
+) -> Contrast:
+    found = estimate(difference, spread, seeds, n, level)
+    p, visible = float(spread.p(difference)), min(1.0, float(spread.half(1 - level)))
+    return Contrast(difference, found.low, found.high, p, basis, seeds, None, visible)
 
 
 def no_worse(a: Method, b: Method, margin: float = MARGIN) -> bool | None:
@@ -90,7 +102,7 @@ def no_worse(a: Method, b: Method, margin: float = MARGIN) -> bool | None:
     return None if low is None else low > -margin
 
 
-def common_seeds(a: Method, b: Method) -> tuple[int, ...] | None:
+def common_seeds(a: Method, b: Method) -> tuple[int | str, ...] | None:
     """Return the seeds that both have, in order; a method without seeds goes with every seed; None where neither has any."""
     if a.seeds is None or b.seeds is None:
         seeds = b.seeds if a.seeds is None else a.seeds
@@ -98,7 +110,7 @@ def common_seeds(a: Method, b: Method) -> tuple[int, ...] | None:
     return tuple(sorted(set(a.seeds) & set(b.seeds)))
 
 
-def rows(method: Method, seeds: tuple[int, ...]) -> NDArray[np.float64]:
+def rows(method: Method, seeds: tuple[int | str, ...]) -> NDArray[np.float64]:
     """Return ``(seeds, n)``: the rows of these seeds, or the only one as often."""
     which = [0] * len(seeds) if method.seeds is None else [method.seeds.index(seed) for seed in seeds]
     return method.correct[which].astype(float)

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness_ext.evidence.contrast import Method, common_seeds, rows
+from harness_ext.evidence.contrast import Method, common_seeds, contrast, rows
 from harness_ext.evidence.paired import mcnemar
 from harness_ext.evidence.proportion import unpaired_p
 from harness_ext.evidence.seeds import FEWEST_SEEDS, spread
@@ -63,6 +63,9 @@ def _pairs(methods: Sequence[Method], first: NDArray, second: NDArray) -> tuple[
     difference, p = np.zeros(len(first)), np.full(len(first), np.nan)
     for seeds, pairs in alike.items():
         if seeds is not None and len(seeds) < FEWEST_SEEDS:
+            for pair in pairs:  # seldom more than a few
+                found = contrast(methods[first[pair]], methods[second[pair]])
+                difference[pair], p[pair] = found.difference, np.nan if found.p is None else found.p
             continue
         used = np.unique([first[pairs], second[pairs]])
         a, b = np.searchsorted(used, first[pairs]), np.searchsorted(used, second[pairs])

@@ -34,12 +34,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean in two parts, for one table or element by element for many of one shape."""
+    """The variance of a mean in parts that are independent, for one table or element by element for many of one shape.
 
-    by_seed: NDArray[np.float64]  # what seeds and chance in single cells add, known from k rows
-    by_document: NDArray[np.float64]  # what the choice of documents adds, known from n columns
-    k: int
-    n: int
+    Attributes:
+        parts: Each with the degrees of freedom from which it is known: what seeds add, chance in single cells with it, and
+            last what the choice of documents adds.
+    """
+
+    parts: tuple[tuple[NDArray[np.float64], int], ...]
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """All parts together."""
+        return np.sum([part for part, _ in self.parts], axis=0)
 
     def half(self, alpha: ArrayLike) -> NDArray[np.float64]:
         """Return half the width of the interval at level 1 - `alpha`: each part with the t of its own degrees of freedom.
@@ -48,14 +55,13 @@ class Spread:
         independent random variables. Satterthwaite's single t claims far too much where three seeds happen to lie close
         together (docs/evidence.md).
         """
-        seeds, documents = (stdtrit(df, np.divide(alpha, 2)) for df in (self.k - 1, max(self.n - 1, 1)))
-        return np.sqrt(seeds**2 * self.by_seed + documents**2 * self.by_document)
+        return np.sqrt(np.sum([stdtrit(df, np.divide(alpha, 2)) ** 2 * part for part, df in self.parts], axis=0))
 
     def p(self, difference: ArrayLike) -> NDArray[np.float64]:
         """Return the two-sided p of a difference from 0: the alpha at which the interval ends there, by bisection."""
-        t = -np.abs(difference) / np.sqrt(self.by_seed + self.by_document)
-        tails = [np.log(np.maximum(2 * stdtr(df, t), 1e-300)) for df in (self.k - 1, max(self.n - 1, 1))]
-        low, high = np.minimum(*tails), np.maximum(*tails)  # p lies between those of the two t
+        t = -np.abs(difference) / np.sqrt(self.variance)
+        tails = [np.log(np.maximum(2 * stdtr(df, t), 1e-300)) for _, df in self.parts]
+        low, high = np.min(tails, axis=0), np.max(tails, axis=0)  # p lies between those of the single t
         for _ in range(30):
             middle = (low + high) / 2
             inside = self.half(np.exp(middle)) > np.abs(difference)
@@ -88,9 +94,13 @@ def spread(rows: ArrayLike, columns: ArrayLike, cells: ArrayLike, total: ArrayLi
     # Rows that happen to agree would leave nothing. The whole variance of as many independent cells would be the least that
     # is possible, but with three seeds an interval then covers 99%; with half of it no more than without.
     by_document = np.maximum(by_document, np.maximum(0.5 * all_cells / (k * n - 1) / (k * n) - by_seed, 0.0))
-    # Where no cell differs: half the width of Wilson's and of Tango's interval of n such documents, z²/(n + z²).
+    return Spread(((by_seed, k - 1), (np.where(all_cells == 0, _least(n), by_document), degrees)))
+
+
+def _least(n: int) -> float:
+    """Where no cell differs: half the width of Wilson's and of Tango's interval of n such documents is z²/(n + z²)."""
     z = float(ndtri(0.975))
-    return Spread(by_seed, np.where(all_cells == 0, (z / (n + z * z)) ** 2, by_document), k, n)
+    return (z / (n + z * z)) ** 2
 
 
 def spread_of(table: NDArray) -> Spread:
@@ -98,6 +108,23 @@ def spread_of(table: NDArray) -> Spread:
     k, n = table.shape
     rows, columns = (table.sum(axis, dtype=float) for axis in (1, 0))
     return spread(rows @ rows, columns @ columns, np.square(table).sum(dtype=float), rows.sum(), k, n)
+
+
+def spread_apart(a: NDArray, b: NDArray) -> Spread:
+    """Return the spread of the difference of the means of two tables whose seeds have nothing to do with each other.
+
+    The same with three parts: each side's seeds with their own t, and the documents, which the two share.
+    """
+    n = a.shape[1]
+    parts, chance, cells = [], 0.0, 0.0
+    for table in (a, b):
+        k, rest = len(table), table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+        parts.append((table.mean(1).var(ddof=1) / k, k - 1))
+        chance += float(np.square(rest).sum()) / ((k - 1) * max(n - 1, 1)) / (k * n)
+        cells += float(table.var(ddof=1)) / (k * n)
+    by_document = (a.mean(0) - b.mean(0)).var(ddof=min(1, n - 1)) / n - chance
+    least = max(0.5 * cells - sum(part for part, _ in parts), 0.0)  # as in `spread`
+    return Spread((*parts, (np.asarray(max(by_document, least) if cells else _least(n)), max(n - 1, 1))))
 
 
 def two_way(table: NDArray, level: float = 0.95) -> Estimate:
@@ -113,10 +140,14 @@ def two_way(table: NDArray, level: float = 0.95) -> Estimate:
     mean = float(table.mean())
     if k < FEWEST_SEEDS:
         return Estimate(mean, None, None, None, None, k, n)
-    found = spread_of(table)
-    half, variance = float(found.half(1 - level)), float(found.by_seed + found.by_document)
-    low, high = max(-1.0, mean - half), min(1.0, mean + half)
-    return Estimate(mean, low, high, variance**0.5, float(found.by_seed) / variance, k, n)
+    return estimate(mean, spread_of(table), k, n, level)
+
+
+def estimate(mean: float, found: Spread, seeds: int, n: int, level: float = 0.95) -> Estimate:
+    """Return the interval of a mean whose spread is known."""
+    half, variance = float(found.half(1 - level)), float(found.variance)
+    by_seed = variance - float(found.parts[-1][0])
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), variance**0.5, by_seed / variance, seeds, n)
 
 
 def two_way_score(table: NDArray, level: float = 0.95) -> Estimate:

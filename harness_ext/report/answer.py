@@ -4,6 +4,7 @@ Nothing is said that the runs do not show: what has no interval takes no part, a
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from harness_ext.evidence import break_even, extrapolation
 from harness_ext.evidence.contrast import Contrast, contrast
 from harness_ext.evidence.ranks import ALPHA, holm
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report.words import interval, labels, listed, number, percent, points
+from harness_ext.report.words import interval, labels, listed, number, p_text, percent, points
+from harness_ext.results import reported
 from harness_ext.results.contest import (
     Contest,
     Curve,
@@ -25,6 +27,7 @@ from harness_ext.results.contest import (
     method_of,
     model_of,
 )
+from harness_ext.results.reported import SST2_VALIDATION
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 
@@ -40,7 +43,8 @@ class Match:
     curve: Curve
     trained: Entry
     found: Contrast  # trained - prompted
-    p: float  # Holm's, over everything that was trained
+    p: float  # Holm's, over all that was trained on so many labels
+    compared: int  # how many those are
 
     @property
     def winner(self) -> str:
@@ -51,7 +55,7 @@ class Match:
 
 
 def sentences(entries: Iterable[Entry]) -> list[str]:
-    """Answer the question for the data set with the most runs."""
+    """Answer the question for the data set with the most runs: the answer first, what took no part last."""
     found = contests(entries)
     contest = next(iter(found), None)
     if contest is None or not (contest.label_free or contest.curves):
@@ -63,7 +67,8 @@ def sentences(entries: Iterable[Entry]) -> list[str]:
         _training(contest),
         _break_even(contest),
         _more(contest),
-        _limits(contest, found[1:]),
+        _limits(contest),
+        _left_out(contest, found[1:]),
     ]
     return [visible(each) for each in said if each]
 
@@ -72,17 +77,19 @@ def matches(contest: Contest) -> list[Match]:
     """Set the best trained at each number of labels against the best prompted; fewer than three seeds have no test."""
     if not contest.prompted:
         return []
-    fought = [
-        (curve, samples, entry, _contrast(entry, contest.prompted[0]))
-        for curve in contest.curves
-        for samples, entry in curve.by_labels.items()
-    ]
-    adjusted = holm(np.array([np.nan if found.p is None else found.p for *_, found in fought]))
-    best: dict[int | str, Match] = {}
-    for (curve, samples, entry, found), p in zip(fought, adjusted, strict=True):
-        if found.p is not None and (samples not in best or entry.score.mean > best[samples].trained.score.mean):
-            best[samples] = Match(samples, curve, entry, found, float(p))
-    return [best[samples] for samples in in_order(best)]
+    fought: dict[int | str, list[tuple[Curve, Entry, Contrast]]] = defaultdict(list)
+    for curve in contest.curves:
+        for samples, entry in curve.by_labels.items():
+            found = _contrast(entry, contest.prompted[0])
+            if found.p is not None:
+                fought[samples].append((curve, entry, found))
+    best = []
+    for samples in in_order(fought):
+        adjusted = holm(np.array([found.p for *_, found in fought[samples]]))
+        compared = list(zip(fought[samples], adjusted, strict=True))
+        (curve, entry, found), p = max(compared, key=lambda each: each[0][1].score.mean)
+        best.append(Match(samples, curve, entry, found, float(p), len(compared)))
+    return best
 
 
 def _contrast(a: Entry, b: Entry) -> Contrast:
@@ -97,23 +104,29 @@ def _headline(contest: Contest, fought: Sequence[Match]) -> str:
         return f"{where} no model was asked without labels: what is trained cannot be compared with a prompt."
     if not fought:
         return f"{where} nothing was trained with {FEWEST_SEEDS} seeds or more: there is no sure answer yet."
-    other = [number for number, match in enumerate(fought) if match.winner != "training"]
-    first = other[-1] + 1 if other else 0
-    if first < len(fought):
-        match = fought[first]
+    where += ", among models of less than a billion parameters" if is_small(contest) else ""
+    # Whoever has more labels can train on fewer, so the first number that is enough decides; unless more do surely worse.
+    lost = [number for number, match in enumerate(fought) if match.winner == "prompting"]
+    won = [number for number, match in enumerate(fought) if match.winner == "training" and number > max(lost, default=-1)]
+    if won:
+        match = fought[won[0]]
+        p = p_text(match.p) if match.p < 0.001 else f"= {p_text(match.p)}"
+        several = f"; p {p} after Holm's correction for {match.compared} comparisons" * (match.compared > 1)
         answer = (
             f"{_act(match.curve)} if you have {labels(match.samples)} labels or more. With {labels(match.samples)}, "
             f"{match.curve.name} is right on {percent(match.trained.score.mean)}, {points(match.found.difference)} more "
-            f"than the best prompt without labels ({interval(match.found.low, match.found.high)})."
+            f"than the best prompt without labels ({interval(match.found.low, match.found.high)}{several})."
         )
     else:
-        says = {"prompting": "prompt: the best that was trained is surely worse", "neither": "neither is surely better"}
+        says = {"prompting": "prompt: the best that was trained is surely worse", "neither": "there is no sure winner"}
         answer = f"{says[fought[-1].winner]}, with up to {labels(fought[-1].samples)} labels ({_shown(fought[-1])})."
-    return f"{where}: {answer}{_below(fought[:first] if first < len(fought) else fought[:-1])}"
+    return f"{where}: {answer}{_below(fought[: won[0]] if won else fought[:-1])}"
 
 
 def _shown(match: Match) -> str:
-    return f"{match.curve.name}: {number(match.found.difference)} points, {interval(match.found.low, match.found.high)}"
+    side = "above" if match.found.difference > 0 else "below"
+    gap = f"{points(match.found.difference)} {side} the best prompt"
+    return f"the best that was trained, {match.curve.name}, is {gap}, {interval(match.found.low, match.found.high)}"
 
 
 def _act(curve: Curve) -> str:
@@ -126,13 +139,13 @@ def _below(fought: Sequence[Match]) -> str:
     says = {
         "training": "training is surely better",
         "prompting": "prompting is surely better",
-        "neither": "neither is surely better",
+        "neither": "there is no sure winner",
     }
     parts = []
     for winner, verdict in says.items():
         if sizes := [match for match in fought if match.winner == winner]:
             shown = f" ({_shown(sizes[0])})" if len(sizes) == 1 else ""
-            parts.append(f"with {listed([labels(match.samples) for match in sizes])} {verdict}{shown}")
+            parts.append(f"with {listed([labels(match.samples) for match in sizes])} labels {verdict}{shown}")
     return f" {listed(parts)}.".replace(" with", " With", 1) if parts else ""
 
 
@@ -161,19 +174,19 @@ def _prompting(contest: Contest) -> str:
 
 def _training(contest: Contest) -> str:
     """Name the best at each number of labels among those with seeds enough."""
-    best: dict[int | str, tuple[Curve, Entry]] = {}
+    sure: dict[int | str, list[tuple[Curve, Entry]]] = defaultdict(list)
     for curve in contest.curves:
         for samples, entry in curve.by_labels.items():
-            sure = (entry.seeds or 0) >= FEWEST_SEEDS
-            if sure and (samples not in best or entry.score.mean > best[samples][1].score.mean):
-                best[samples] = curve, entry
-    if not best:
+            if (entry.seeds or 0) >= FEWEST_SEEDS:
+                sure[samples].append((curve, entry))
+    if not sure:
         return ""
     parts = []
-    for samples in in_order(best):
-        curve, entry = best[samples]
+    for samples in in_order(sure):
+        curve, entry = max(sure[samples], key=lambda each: each[1].score.mean)
+        only = ", the only one with so many" if len(sure[samples]) == 1 else ""
         collapsed = f", {entry.collapsed} of {entry.seeds} collapsed" if entry.collapsed else ""
-        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed})")
+        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed}{only})")
     return f"The best that was trained, by number of labels (mean over seeds, 95% interval): {'; '.join(parts)}."
 
 
@@ -191,16 +204,16 @@ def _break_even(contest: Contest) -> str:
         curve, where = found
         mean = _range(where, where.mean, where.mean_low, where.mean_high)
         if where.most.side == "above":
-            most = f"{break_even.MOST:.0%} of its seeds do not with {where.largest:,}"
+            most = f"an unlucky subset, one in 20, does not with {where.largest:,}"
         else:
-            most = f"{break_even.MOST:.0%} of its seeds do with {_range(where, where.most, where.most_low, where.most_high)}"
+            most = f"an unlucky subset, one in 20, does with {_range(where, where.most, where.most_low, where.most_high)}"
         several = len(contest.curves) > 1
         first = (
-            f"Of {len(contest.curves)} trained methods {curve.name} is the first to catch"
+            f"Of {len(contest.curves)} methods with labels {curve.name} is the first to catch"
             if several
             else f"{curve.name} catches"
         )
-        return f"{first} the best prompt: its mean with {mean}; {most}."
+        return f"{first} the best prompt: on average with {mean}, between sizes that were run; {most}."
     known = [curve for curve in contest.curves if crossing_of(curve, prompted)]
     if not known:
         return f"Where training catches the best prompt takes two numbers of labels with {FEWEST_SEEDS} seeds each to say."
@@ -248,9 +261,8 @@ def _more(contest: Contest) -> str:
     return f"{curve.name} {'gained' if found.difference > 0 else 'lost'} from {fewer} to {more} labels ({change})."
 
 
-def _limits(contest: Contest, others: Sequence[Contest]) -> str:
-    """Say what may not be concluded."""
-    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
+def _limits(contest: Contest) -> str:
+    """Say what may not be concluded, and which larger model the original has prompted on the same sentences."""
     limits = ["of other texts or questions"]
     if is_small(contest):
         limits.append("of models of billions of parameters (none was run)")
@@ -258,13 +270,27 @@ def _limits(contest: Contest, others: Sequence[Contest]) -> str:
     if contest.label_free and len(chat) < 2:
         limits.append(f"of chat models in general ({f'only {next(iter(chat))}' if chat else 'none'} was asked)")
     said = f"This says nothing {', '.join(limits[:-1])}{' or ' * (len(limits) > 1)}{limits[-1]}."
+    if is_small(contest) and contest.entries[0].record.get("data_fingerprint") == SST2_VALIDATION:
+        asked_once = [line for line in reported.table() if line["group"] == "zero-shot"]
+        best = max(asked_once, key=lambda line: int(line["correct_of_872"]))
+        score = percent(int(best["correct_of_872"]) / 872)
+        said += f" On the same sentences the original reports {score} for {best['model']}, prompted (one run, not repeated)."
+    return said
+
+
+def _left_out(contest: Contest, others: Sequence[Contest]) -> str:
+    """Say which runs took no part."""
+    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
     few = [f"“{entry.name}”" for entry in every if entry.seeds is not None and entry.seeds < FEWEST_SEEDS]
+    said = []
     if few:
         named = listed(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"
-        said += f" With fewer than {FEWEST_SEEDS} seeds there is no interval, so {named} took no part."
+        said.append(f"With fewer than {FEWEST_SEEDS} seeds there is no interval, so {named} took no part.")
     if others:
-        said += f" Runs on {listed([each.data for each in others])} are not part of this: most was run on {contest.data}."
-    return said
+        said.append(
+            f"Runs on {listed([each.data for each in others])} are not part of this: most was run on {contest.data}."
+        )
+    return " ".join(said)
 
 
 def is_small(contest: Contest) -> bool:

@@ -13,6 +13,7 @@ from harness_ext.report.cells import Rows, answer, interval, points, show_docume
 from harness_ext.report.find import Results
 from harness_ext.report.logs import Side
 from harness_ext.report.texts import HINT, with_texts
+from harness_ext.report.words import p_text
 from harness_ext.results.tables import Column, show_table
 
 
@@ -103,7 +104,7 @@ def _scores(letter: str, side: Side) -> list[str]:
 def _show_difference(a: Method, b: Method, found: Contrast) -> None:
     columns = ("both right", "only A", "only B", "neither", "A-B", "95% interval", "p")
     counted = [f"{round(count, 1):g}" for count in counts(a, b)] or [""] * 4
-    p = "" if found.p is None else verdict.p_text(found.p)
+    p = "" if found.p is None else p_text(found.p)
     show_table(columns, [[*counted, signed(found.difference), interval(found.low, found.high), p]])
 
 

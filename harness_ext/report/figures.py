@@ -12,7 +12,7 @@ from harness_ext.evidence.contrast import common_seeds
 from harness_ext.report.words import labels, percent, points
 from harness_ext.results import board, label_figure, names, pictures
 from harness_ext.results.contest import Contest, asked, contests, method_of, model_of
-from harness_ext.results.experiments import seed_of
+from harness_ext.results.experiments import draw_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
@@ -243,7 +243,7 @@ def _stages(contest: Contest) -> tuple[Entry, Entry] | None:
 
 def _policy(small: Entry, large: Entry) -> tuple[NDArray[np.float64], int]:
     """Return the score at each of `calibration.SHARES`, the mean over the seeds that both have, and how many those are."""
-    answers = [{seed_of(run.record): run.answers for run in entry.runs} for entry in (small, large)]
+    answers = [{draw_of(run.record): run.answers for run in entry.runs} for entry in (small, large)]
     scores = []
     for seed in common_seeds(method_of(small), method_of(large)) or ():
         first, second = (each.get(seed) or each[None] for each in answers)  # without a seed it goes with every seed

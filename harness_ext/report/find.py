@@ -14,7 +14,7 @@ from harness_ext.paths import as_path
 from harness_ext.report import csv_log, inspect_log, lm_eval_log, texts
 from harness_ext.report.logs import Log, Side, of_answers
 from harness_ext.results import outcomes, records
-from harness_ext.results.experiments import seed_of
+from harness_ext.results.experiments import draw_of
 from harness_ext.results.runs import Run, read_all, read_answers
 from harness_ext.results.standings import Entry, entries
 from harness_ext.results.tables import visible
@@ -98,13 +98,13 @@ class Results:
 
 def of_run(run: Run) -> Side:
     """Read a single run."""
-    seed = seed_of(run.record)
+    seed = draw_of(run.record)
     return Side(run.folder.resolve().name, (_log(run),), None if seed is None else (seed,), (run,))
 
 
 def of_entry(entry: Entry) -> Side:
     """Read an experiment with its seeds."""
-    seeds = tuple(seed for run in entry.runs if (seed := seed_of(run.record)) is not None)
+    seeds = tuple(seed for run in entry.runs if (seed := draw_of(run.record)) is not None)
     return Side(entry.name, tuple(map(_log, entry.runs)), seeds or None, entry.runs)
 
 

@@ -68,7 +68,7 @@ class Side:
 
     name: str
     logs: tuple[Log, ...]
-    seeds: tuple[int, ...] | None = None  # of each log; None of a method without seeds
+    seeds: tuple[int | str, ...] | None = None  # of each log; None of a method without seeds
     runs: tuple[Run, ...] = ()  # ours, as many as there are logs
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Side:
         """Which documents are right, by seed."""
         return Method(np.array([log.correct for log in self.logs]), self.seeds)
 
-    def of_seeds(self, seeds: tuple[int, ...]) -> "Side":
+    def of_seeds(self, seeds: tuple[int | str, ...]) -> "Side":
         """Keep some of its seeds."""
         which = [(self.seeds or ()).index(seed) for seed in seeds]
         return Side(self.name, tuple(self.logs[n] for n in which), seeds, tuple(self.runs[n] for n in which))

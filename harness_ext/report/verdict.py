@@ -2,7 +2,7 @@
 
 from harness_ext.evidence.contrast import MARGIN, Contrast, Method, no_worse
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report.words import interval, points
+from harness_ext.report.words import interval, p_text, points
 
 LEVEL = 0.05
 
@@ -14,7 +14,7 @@ def sentences(a: Method, b: Method, found: Contrast) -> list[str]:
     assert found.low is not None
     assert found.high is not None
     assert found.p is not None
-    apart = _documents(found) if found.paired else f"{found.seeds} seeds"
+    apart = _documents(found) if found.paired else _seeds(a, b, found)
     if found.p < LEVEL:
         better, low, high = ("A", found.low, found.high) if found.difference > 0 else ("B", -found.high, -found.low)
         return [f"{better} is better by {points(found.difference)} ({interval(low, high)}; {apart})."]
@@ -26,9 +26,10 @@ def sentences(a: Method, b: Method, found: Contrast) -> list[str]:
     return [f"tie: {apart}; {told}.", *_no_worse(a, b)]
 
 
-def p_text(p: float) -> str:
-    """Write a p so that none is shown as 0."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _seeds(a: Method, b: Method, found: Contrast) -> str:
+    if found.basis == "seeds":
+        return f"{found.seeds} seeds"
+    return f"{len(a.correct)} and {len(b.correct)} seeds, drawn apart"
 
 
 def _few(found: Contrast) -> str:
@@ -56,4 +57,5 @@ def _no_worse(a: Method, b: Method) -> list[str]:
 
 def _documents(found: Contrast) -> str:
     assert found.paired is not None
-    return f"{abs(found.paired.only_a - found.paired.only_b)} of {found.paired.n} documents apart"
+    more, fewer = sorted((found.paired.only_a, found.paired.only_b), reverse=True)
+    return f"{more - fewer} of {found.paired.n} documents apart, {more} against {fewer}"

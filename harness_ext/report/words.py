@@ -23,6 +23,11 @@ def points(share: float) -> str:
     return f"{100 * abs(share):.1f} points"
 
 
+def p_text(p: float) -> str:
+    """Write a p so that none is shown as 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def labels(samples: int | str | None) -> str:
     """Write a number of labels."""
     return f"{samples:,}" if isinstance(samples, int) else str(samples)

@@ -68,6 +68,12 @@ def is_no_better(made: Mapping[str, Any]) -> bool:
     return bool(after["loss"] >= before["loss"] and after["score"] <= before["score"])
 
 
+def draw_of(record: Mapping[str, Any]) -> int | str | None:
+    """Name what a run drew: labelled rows by their seed, so that methods share it; anything else so that they do not."""
+    seed = seed_of(record)
+    return seed if seed is None or record.get("train_samples") else f"draw {seed}"
+
+
 def adapter_experiment(parts: Mapping[str, Any]) -> tuple[str, str]:
     """Return an adapter's experiment and curve, from the parts of its key."""
     kept = {name: part for name, part in parts.items() if name not in _OF_AN_ADAPTERS_SEED}

@@ -17,7 +17,7 @@ from harness_ext.evidence.proportion import wilson
 from harness_ext.evidence.ranks import rank_ranges
 from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate
 from harness_ext.results import names, versions
-from harness_ext.results.experiments import is_no_better, seed_of
+from harness_ext.results.experiments import draw_of, is_no_better, seed_of
 from harness_ext.results.outcomes import main_counts, one_answer
 from harness_ext.results.runs import Run
 
@@ -155,7 +155,7 @@ def _method(runs: Sequence[Run]) -> Method | None:
     correct = [run.answers.correct for run in runs if run.answers]
     if len(correct) < len(runs) or not correct[0].size:
         return None
-    seeds = tuple(seed for run in runs if (seed := seed_of(run.record)) is not None)
+    seeds = tuple(seed for run in runs if (seed := draw_of(run.record)) is not None)
     return Method(np.stack(correct), seeds or None)
 
 

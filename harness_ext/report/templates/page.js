@@ -2,11 +2,12 @@
 const nameOf = (number) => document.querySelector(`[data-entry="${number}"]`).textContent;
 
 function filterBoard() {
-  const wanted = byId("find").value.toLowerCase(), labels = byId("labels").value;
+  const wanted = byId("find").value.toLowerCase().split(/[\s,]+/), labels = byId("labels").value;
   const rows = [...byId("board").tBodies[0].rows];
   for (const row of rows) {
     const fits = !labels || row.dataset.labels === labels;
-    row.hidden = !fits || !row.textContent.toLowerCase().includes(wanted);
+    const text = row.textContent.toLowerCase();
+    row.hidden = !fits || !wanted.every((word) => text.includes(word));
   }
   byId("found").textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
 }

@@ -68,6 +68,7 @@ def test_odd_field_is_refused_or_does_no_harm(folder, place, odd):
         return
     record = changed(record, place, odd)
     try:
+        json.dumps(record, ensure_ascii=False).encode()  # as in reading
         fields.check(record)
         run = runs.read(folder, record)
     except ValueError:
@@ -108,14 +109,16 @@ def test_every_published_record_is_one():
         fields.check(json.loads(path.read_text()))
 
 
-def test_half_a_character_is_written_as_its_escape(tmp_path):
-    folder = tmp_path / "runs" / "one"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(record_of(TRAINED) | {"model": "m\ud800", "data": "\ud800"}))
-    (folder / "outcomes.csv").write_bytes((TRAINED / "outcomes.csv").read_bytes())
-    write.write_leaderboard(tmp_path)
+def test_half_a_character_is_named_and_a_whole_one_is_read(tmp_path, door):
+    for name, model in (("half", "m\ud800"), ("whole", "m😀")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(record_of(TRAINED) | {"model": model}))  # as its escape
+    said = door("leaderboard", "-o", tmp_path)
+    assert (said.code, said.stderr.count("Left out")) == (0, 1)
+    assert f"Left out {tmp_path / 'runs' / 'half' / 'run.json'}: " in said.stderr
     (entry,) = json.loads((tmp_path / "leaderboard.json").read_text())["entries"]
-    assert entry["data"] == "\ud800"
+    assert entry["name"].startswith("m😀")
 
 
 def lines_of(folder: Path) -> list[str]:

@@ -21,7 +21,7 @@ _TEXTS = (
     "key", "model", "task", "adapter", "curve", "data", "data_fingerprint", "experiment", "hardware", "method",
     "quantisation", "recipe", "started", "training.curve", "training.data_fingerprint", "training.experiment",
 )  # fmt: skip
-_WHOLE = ("n", "n_available", "seed", "key_parts.num_fewshot", "key_parts.task_version")
+_WHOLE = ("n", "n_available", "seed", "key_parts.num_fewshot", "key_parts.task_version", "training.settings.batch_size")
 _AMOUNTS = (
     "docs_per_s", "near_ties", "peak_memory_bytes.gpu", "peak_memory_bytes.process", "tokens.in", "tokens.out",
     "training.median_words", "training.optimiser_steps", "training.train_s",

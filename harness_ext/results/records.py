@@ -118,7 +118,10 @@ def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    record = json.loads(text)
+    if "\\u" in text:
+        json.dumps(record, ensure_ascii=False).encode()  # half a character, that can be written nowhere, is a ValueError
     if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA):
         raise ValueError(f"not a run record of schema 1 or {SCHEMA}")
     return record

@@ -46,7 +46,7 @@ def write_leaderboard(out: Path, priced: Prices | None = None) -> tuple[list[Ent
         }
         for path, text in texts.items():
             with records.replacing(path) as new:
-                new.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, of foreign records
+                new.write_text(text, encoding="utf-8")
     return entries, [*texts, *pictures], _counted(out, found, entries)
 
 

@@ -67,8 +67,9 @@ def read(folder: Path, record: dict[str, Any]) -> Run:
         answers = read_answers(path) if path.is_file() else None
     except (OverflowError, csv.Error) as error:
         raise ValueError(str(error)) from None
-    if answers:
-        _check(answers, record)
+    if not (answers and answers.documents):
+        return Run(record, folder, None)
+    _check(answers, record)
     return Run(record, folder, answers)
 
 

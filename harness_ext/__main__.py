@@ -154,7 +154,8 @@ def _leaderboard(args: argparse.Namespace) -> None:
 
     priced = _prices(args.prices)
     entries, files, said = write_leaderboard(Path(args.output_path), priced)
-    board.show(entries, reported.scores(), priced, more=f"in {files[0]}")
+    with for_a_reader():
+        board.show(entries, reported.scores(), priced, more=f"in {files[0]}")
     print(f"{said} Written: {', '.join(map(str, files))}", file=sys.stderr)
 
 

@@ -5,6 +5,8 @@ import errno
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -401,3 +403,19 @@ def test_committed_leaderboard_is_made_of_the_published_runs():
         assert f"{100 * entry.score.mean:.2f}" in {line[2] for line in cells}
     rows = list(csv.DictReader((results / "leaderboard.csv").open(encoding="utf-8")))
     assert {row["key"] for row in rows} == {run.record["key"] for entry in found for run in entry.runs}
+
+
+def test_reader_who_leaves_early_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "harness_ext", "leaderboard", "-o", str(tmp_path)]
+    publish(tmp_path, *(run(50, model="m" * 400 + str(number)) for number in range(200)))  # more than a pipe holds
+    for lines in (0, 1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout
+            assert process.stderr
+            for _ in range(lines):
+                process.stdout.readline()
+            process.stdout.close()
+            said = process.stderr.read()
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+        assert "200 runs" in said

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import json
 import random
+import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -238,6 +240,7 @@ BAD = {
     "header.csv": (b"id,gold,prediction\n", "it holds no documents"),
     "columns.csv": (b"id,label,answer\n1,0,0\n", "it lacks the column gold and prediction"),
     "semicolons.csv": (b"id;gold;prediction\n1;0;0\n", "separated by commas"),
+    "columns twice.csv": (b"id,gold,prediction,Prediction\n1,0,0,1\n", "it has the column prediction more than once"),
     "half.csv": (b"id,gold,prediction\n1,0,0\n2,0", "line 3 has 2 cells instead of 3; perhaps it was only half written"),
     "quote.csv": (b'id,gold,prediction\n1,0,"0\n', "perhaps it was only half written"),
     "gold.csv": (b"id,gold,prediction\n1,0,0\n2,,1\n", "line 3 has no gold label"),
@@ -300,6 +303,42 @@ def test_damaged_zip_is_named_in_one_line(damage, door, tmp_path):
     path.write_bytes(data)
     error = door("show", "--run", path).error
     assert ("has not finished" if damage == "unfinished" else "it is no zip file as inspect writes it") in error
+
+
+@pytest.mark.parametrize("zstd", [True, False])
+@pytest.mark.parametrize(
+    ("told", "said"), [(2**30, "is larger than 256 MiB"), (100, "it is no zip file as inspect writes it")]
+)
+def test_zip_bomb_is_refused_without_being_unpacked_whether_or_not_it_tells_its_size(told, said, zstd, tmp_path):
+    path = write_zip(tmp_path / "log.eval", b" " * 60_000_000, zstd=zstd)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02") + 24  # the size in the zip's directory
+    data[at : at + 4] = struct.pack("<I", told)
+    path.write_bytes(data)
+    tracemalloc.start()
+    before = pyarrow.total_allocated_bytes()
+    with pytest.raises(UserError, match=said):
+        inspect_log.read(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2_000_000
+    assert pyarrow.total_allocated_bytes() - before < 2_000_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_inspect_does_not_use_is_refused(method, tmp_path):
+    with zipfile.ZipFile(tmp_path / "log.eval", "w", method) as archive:
+        archive.writestr("summaries.json", json.dumps(inspect_samples()))
+    with pytest.raises(UserError, match=r"compression 1[24] is not known"):
+        inspect_log.read(tmp_path / "log.eval")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c", "\r"])
+def test_what_ends_a_line_elsewhere_may_stand_in_an_answer(mark, tmp_path):
+    samples = [each | {"resps": [[f"1{mark}2"]]} for each in our_samples(0, "1", "1")]
+    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in samples)  # as lm-eval writes them
+    (tmp_path / "samples.jsonl").write_text(lines, encoding="utf-8", newline="")
+    assert lm_eval_log.read(tmp_path / "samples.jsonl").responses == (f"1{mark}2",)
 
 
 @settings(deadline=None, max_examples=60)

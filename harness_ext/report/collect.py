@@ -154,5 +154,5 @@ def _loss(out: Path, adapter: str | None) -> list[dict[str, float]] | None:
         names = ("train_loss", "held_out_loss", "held_out_score")
         known = [{"step": step["step"]} | {name: float(step[name]) for name in names if name in step} for step in steps]
         return [{name: value for name, value in step.items() if math.isfinite(value)} for step in known]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None

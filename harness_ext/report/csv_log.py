@@ -28,6 +28,8 @@ def read(path: Path) -> Log:
         raise UserError(
             f"it lacks the column {' and '.join(missing)}; it must have {', '.join(COLUMNS)}, separated by {named}."
         )
+    if twice := [name for name in COLUMNS if head.count(name) > 1]:
+        raise UserError(f"it has the column {' and '.join(twice)} more than once. Keep one.")
     for line, cells in rows:
         if len(cells) != len(head):
             raise UserError(f"line {line} has {len(cells)} cells instead of {len(head)}; perhaps it was only half written.")

@@ -1,6 +1,5 @@
 """What a user means by A=, B= or RUN=: a file, a run's folder or key, or an entry of the leaderboard."""
 
-import csv
 import difflib
 import re
 from collections import defaultdict
@@ -15,7 +14,7 @@ from harness_ext.report import csv_log, inspect_log, lm_eval_log, texts
 from harness_ext.report.logs import Log, Side, of_answers
 from harness_ext.results import outcomes, records
 from harness_ext.results.experiments import draw_of
-from harness_ext.results.runs import Run, read_all, read_answers
+from harness_ext.results.runs import Run, read, read_all
 from harness_ext.results.standings import Entry, entries
 from harness_ext.results.tables import visible
 
@@ -131,13 +130,10 @@ def _read_log(path: Path) -> Log:
 
 def _read_run(folder: Path) -> Run:
     try:
-        record, path = records.read_run(folder), folder / outcomes.FILE
-        if not {"key", "task"} <= record.keys():
-            raise ValueError(f"{records.MANIFEST} has no key and task")
-        return Run(record, folder, read_answers(path) if path.is_file() else None)
+        return read(folder, records.read_checked(folder))
     except FileNotFoundError:
         raise UserError(f"{folder} is no run: it has no {records.MANIFEST}. Give a run's folder, or a file.") from None
-    except (OSError, ValueError, OverflowError, KeyError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no run that can be read: {error}") from None
 
 

@@ -17,6 +17,7 @@ from harness_ext.report.text_files import parse_json, read_text
 from harness_ext.task.label_values import plain
 
 _SUMMARIES = "summaries.json"  # all samples with their scores, without what else was logged of them
+_MOST = 2**28  # bytes of it: a small file can be made to hold more than any machine does
 _ZSTD = 93  # the zip format's number of it; Python's zipfile knows it from 3.14 on
 _RIGHT, _WRONG = ("c", "yes", "true", "1"), ("i", "n", "no", "false", "0")  # n: no answer
 
@@ -47,16 +48,19 @@ def _unzipped(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         if _SUMMARIES not in archive.namelist():
             raise UserError(f"it holds no {_SUMMARIES}: it is not inspect's log, or of an evaluation that has not finished.")
+        if (member := archive.getinfo(_SUMMARIES)).file_size > _MOST:
+            raise UserError(f"its {_SUMMARIES} is larger than {_MOST >> 20} MiB, which is more than is read.")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, _ZSTD):
+            raise zipfile.BadZipFile(f"compression {member.compress_type} is not known")
         try:
-            return archive.read(_SUMMARIES)
+            with archive.open(member) as file:
+                return file.read(member.file_size)  # no more is decompressed, even where that is not true
         except NotImplementedError:
-            return _decompressed(path, archive.getinfo(_SUMMARIES))
+            return _decompressed(path, member)
 
 
 def _decompressed(path: Path, member: zipfile.ZipInfo) -> bytes:
     """Read a member that zipfile does not know how to decompress, by pyarrow, which `datasets` needs anyway."""
-    if member.compress_type != _ZSTD:
-        raise zipfile.BadZipFile(f"compression {member.compress_type} is not known")
     import pyarrow
 
     with path.open("rb") as file:
@@ -65,7 +69,7 @@ def _decompressed(path: Path, member: zipfile.ZipInfo) -> bytes:
         file.seek(name + extra, 1)
         compressed = file.read(member.compress_size)
     try:
-        content = pyarrow.CompressedInputStream(pyarrow.BufferReader(compressed), "zstd").read()
+        content = pyarrow.CompressedInputStream(pyarrow.BufferReader(compressed), "zstd").read(member.file_size + 1)
     except OSError as error:  # pyarrow's own, without a reason of the system
         raise zipfile.BadZipFile(str(error)) from None
     if zlib.crc32(content) != member.CRC:

@@ -19,7 +19,7 @@ _METRICS = ("acc", "exact_match")  # that say of one document whether it is righ
 
 def read(path: Path) -> Log:
     """Read a log; the label is taken from what was predicted where that is in it, else from which answers were right."""
-    lines = read_text(path).splitlines()
+    lines = read_text(path).split("\n")  # what else ends a line elsewhere may stand in a text
     samples = [parse_json(line, f"line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     for number, sample in enumerate(samples, start=1):
         if not isinstance(sample, dict) or not {"doc_id", "target", "filtered_resps"} <= sample.keys():

@@ -72,7 +72,7 @@ class Side:
     runs: tuple[Run, ...] = ()  # ours, as many as there are logs
 
     def __post_init__(self) -> None:
-        assert len({log.ids for log in self.logs}) == 1
+        assert len({log.hashes or log.ids for log in self.logs}) == 1
 
     @cached_property
     def method(self) -> Method:

@@ -152,13 +152,13 @@ def _contest(entries: Sequence[Entry]) -> Contest:
     for entry in sorted(entries, key=lambda each: (-each.score.mean, each.name)):
         method = entry.record.get("method")
         if entry.record.get("train_samples") and method != "majority":
-            curves[entry.record["curve"]].append(entry)
+            curves[entry.record.get("curve") or entry.name].append(entry)
         elif method in _LABEL_FREE and not entry.samples:
             free.append(entry)
         else:
             other.append(entry)
     drawn = sorted(_curves(curves.values()), key=lambda curve: (-curve.last.score.mean, curve.name))
-    return Contest(str(entries[0].record["data"]), tuple(free), tuple(drawn), tuple(other))
+    return Contest(str(entries[0].record.get("data")), tuple(free), tuple(drawn), tuple(other))
 
 
 def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
@@ -168,7 +168,10 @@ def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
         ordered = {samples: by_labels[samples] for samples in in_order(by_labels)}
         model, how = model_of(group[0]), names.method_text(group[0].record)
         found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
-    for detail in (lambda record: names.settings_text(names.settings_of(record)), lambda record: record["curve"][:6]):
+    for detail in (
+        lambda record: names.settings_text(names.settings_of(record)),
+        lambda record: str(record.get("curve"))[:6],
+    ):
         twice = Counter(curve.name for curve in found)
         found = [_apart(curve, detail(curve.last.record)) if twice[curve.name] > 1 else curve for curve in found]
     return found

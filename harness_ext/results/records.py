@@ -17,38 +17,11 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from harness_ext.errors import UserError, writing_to
+from harness_ext.results.fields import check
 from harness_ext.results.schema1 import upgrade
 
 SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
-_OF_A_RUN = {"key": str, "model": str, "task": str, "n": int, "n_available": int, "counts": dict}
-_MAY_BE_THERE: dict[type | tuple[type, ...], tuple[str, ...]] = {
-    dict: (
-        "calibration",
-        "key_parts",
-        "margins",
-        "not_default",
-        "peak_memory_bytes",
-        "prompt",
-        "settings",
-        "tokens",
-        "training",
-    ),
-    str: (
-        "adapter",
-        "curve",
-        "data",
-        "data_fingerprint",
-        "experiment",
-        "hardware",
-        "method",
-        "quantisation",
-        "recipe",
-        "started",
-    ),
-    (int, float): ("docs_per_s", "near_ties", "seed"),
-    (int, str): ("train_samples",),
-}
 
 
 def run_label(
@@ -107,6 +80,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     return upgrade([_read(folder)])[0]
 
 
+def read_checked(folder: Path) -> dict[str, Any]:
+    """Read the record of a finished run as `read_run` does; ValueError also where it is not what a run's record is."""
+    record = _read(folder)
+    check(record)
+    return upgrade([record])[0]
+
+
 def read_runs(out: Path) -> list[dict[str, Any]]:
     """Read every finished run's record, as `read_folders` finds them."""
     return [record for _, record in read_folders(out)]
@@ -127,7 +107,7 @@ def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     for file in manifests(out):
         try:
             record = _read(file.parent)
-            _check(record)
+            check(record)
             other = runs.get(record["key"])
             if other and other[0].parent == file.parent.parent:
                 raise ValueError(f"the same run as {other[0].name}")
@@ -137,24 +117,11 @@ def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     return list(zip((folder for folder, _ in runs.values()), upgrade(record for _, record in runs.values()), strict=True))
 
 
-def _check(record: dict[str, Any]) -> None:
-    """Check that a record has what makes it a run's; someone else's program may have written it, or half of it."""
-    for name, kind in _OF_A_RUN.items():
-        if not isinstance(record.get(name), kind):
-            raise ValueError(f"no run record, its {name} is {str(record.get(name))[:40]!r}")
-    for kinds, names in _MAY_BE_THERE.items():
-        for name in names:
-            if record.get(name) is not None and not isinstance(record[name], kinds):
-                raise ValueError(f"no run record, its {name} is {str(record[name])[:40]!r}")
-    for counts in record["counts"].values():
-        if not isinstance(counts, dict) or not {"correct", "not_following"} <= counts.keys():
-            raise ValueError(f"no run record, its counts are {str(counts)[:40]}")
-        if not 0 <= counts["correct"] <= record["n"] <= record["n_available"]:
-            raise ValueError(f"no run record, {counts['correct']} of {record['n']} are correct")
-
-
 def _read(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    record = json.loads(text)
+    if "\\u" in text:
+        json.dumps(record, ensure_ascii=False).encode()  # half a character, that can be written nowhere, is a ValueError
     if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA):
         raise ValueError(f"not a run record of schema 1 or {SCHEMA}")
     return record

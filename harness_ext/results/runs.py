@@ -50,31 +50,64 @@ def read_all(out: Path) -> list[Run]:
     """
     found = []
     for folder, record in records.read_folders(out):
-        path = folder / outcomes.FILE
         try:
-            found.append(Run(record, folder, read_answers(path) if path.is_file() else None))
-        except (OSError, ValueError, OverflowError, csv.Error) as error:
-            print(f"Left out {path}: {error}", file=sys.stderr)
+            found.append(read(folder, record))
+        except (OSError, ValueError) as error:
+            print(f"Left out {folder / outcomes.FILE}: {error}", file=sys.stderr)
     return found
+
+
+def read(folder: Path, record: dict[str, Any]) -> Run:
+    """Read what the run of a record said of each document, if that was kept.
+
+    Raises ValueError where it was not written by that run, whole.
+    """
+    path = folder / outcomes.FILE
+    try:
+        answers = read_answers(path) if path.is_file() else None
+    except (OverflowError, csv.Error) as error:
+        raise ValueError(str(error)) from None
+    if not (answers and answers.documents):
+        return Run(record, folder, None)
+    _check(answers, record)
+    return Run(record, folder, answers)
+
+
+def _check(answers: Answers, record: dict[str, Any]) -> None:
+    """Check that scores from these answers are those of the record; someone may have changed or mixed up either file."""
+    if len(set(answers.numbers)) < len(answers.numbers):
+        raise ValueError("a document stands in it twice")
+    if not (set(answers.gold.tolist()) <= {0, 1} and set(answers.labels.tolist()) <= {-1, 0, 1}):
+        raise ValueError("a label is neither 0 nor 1")
+    if [label >= 0 for label in answers.labels] != [kind == "label" for kind in answers.kinds]:
+        raise ValueError("its labels are not of the kinds that it names")
+    right, n, counts = int(answers.correct.sum()), len(answers.documents), outcomes.main_counts(record)
+    if counts and (right, n) != (counts["correct"], record["n"]):
+        raise ValueError(f"{right} of {n} documents are right in it, {counts['correct']} of {record['n']} in the record")
 
 
 def read_answers(path: Path) -> Answers:
     """Read an ``outcomes.csv`` by columns, four times as fast as a row at a time: the rule is the first one, as in scores.
 
+    Documents come in the order of their numbers, as our runs write them, so that runs of the same documents line up.
+
     Raises:
         ValueError: A column is missing, or a cell is not what it should be.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.reader(file)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.reader(file, strict=True)
         head, lines = next(table, []), list(table)
+    rule = next((name for name in head if name not in outcomes.COLUMNS), "a rule")
+    if missing := {"doc", "hash", "gold", "kind", "margin", rule} - set(head):
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    if short := next((number for number, line in enumerate(lines, start=2) if len(line) != len(head)), None):
+        raise ValueError(f"row {short} is not whole")
+    lines.sort(key=lambda line: int(line[head.index("doc")]))
     columns = dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else dict.fromkeys(head, ())
-    rule = next((name for name in head if name not in outcomes.COLUMNS), None)
-    if missing := {"doc", "hash", "gold", "kind", "margin", rule} - set(columns):
-        raise ValueError(f"{path} lacks {', '.join(sorted(map(str, missing)))}")
     return Answers(
         columns["hash"],
         np.array(columns["gold"], np.int8),
-        np.array([label or -1 for label in columns[rule or ""]], np.int8),
+        np.array([label or -1 for label in columns[rule]], np.int8),
         np.array([margin or "nan" for margin in columns["margin"]], np.float64),
         columns["kind"],
         columns.get("response") or ("",) * len(lines),

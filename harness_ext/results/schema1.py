@@ -55,7 +55,7 @@ def _not_default(parts: dict[str, Any], settings: dict[str, Any]) -> dict[str, A
     if shots := parts.get("num_fewshot"):
         found["shots"] = shots
     forced = "float32" if parts.get("backend") == CLASSIFIER else None
-    if settings and "dtype" not in settings.get("reasons", {}) and settings.get("dtype") != forced:
+    if settings and "dtype" not in (settings.get("reasons") or {}) and settings.get("dtype") != forced:
         found["dtype"] = settings.get("dtype")
     if (parts.get("model_args") or {}).get("engine") == "stock":
         found["engine"] = "stock"

@@ -181,10 +181,6 @@ def _ranked(found: list[Entry]) -> list[Entry]:
     return found
 
 
-def _has_collapsed(record: dict[str, Any]) -> bool:
-    return bool((record.get("training") or {}).get("collapsed")) or one_answer(record) is not None
-
-
 def _field(record: dict[str, Any], path: Sequence[str]) -> Any:
     found: Any = record
     for name in path:

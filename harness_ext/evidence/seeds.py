@@ -41,7 +41,7 @@ class Spread:
             last what the choice of documents adds.
     """
 
-    parts: tuple[tuple[NDArray[np.float64], int], ...]
+    parts: tuple[tuple[NDArray[np.float64], float], ...]
 
     @property
     def variance(self) -> NDArray[np.float64]:
@@ -113,18 +113,25 @@ def spread_of(table: NDArray) -> Spread:
 def spread_apart(a: NDArray, b: NDArray) -> Spread:
     """Return the spread of the difference of the means of two tables whose seeds have nothing to do with each other.
 
-    The same with three parts: each side's seeds with their own t, and the documents, which the two share.
+    The seeds of both sides are one part, the documents, which they share, the other. The seeds have the degrees of freedom
+    of Welch's test (B. L. Welch, 1947), but never more than they would have if both sides' seeds varied alike: where three
+    seeds lie close together by chance, Welch's claim too much.
     """
     n = a.shape[1]
-    parts, chance, cells = [], 0.0, 0.0
+    by_seed, squares, chance, cells = 0.0, 0.0, 0.0, 0.0
     for table in (a, b):
         k, rest = len(table), table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-        parts.append((table.mean(1).var(ddof=1) / k, k - 1))
+        part = float(table.mean(1).var(ddof=1)) / k
+        by_seed, squares = by_seed + part, squares + part**2 / (k - 1)
         chance += float(np.square(rest).sum()) / ((k - 1) * max(n - 1, 1)) / (k * n)
         cells += float(table.var(ddof=1)) / (k * n)
     by_document = (a.mean(0) - b.mean(0)).var(ddof=min(1, n - 1)) / n - chance
-    least = max(0.5 * cells - sum(part for part, _ in parts), 0.0)  # as in `spread`
-    return Spread((*parts, (np.asarray(max(by_document, least) if cells else _least(n)), max(n - 1, 1))))
+    least = max(0.5 * cells - by_seed, 0.0)  # as in `spread`
+    weights = np.array([1 / len(a), 1 / len(b)])
+    alike = weights.sum() ** 2 / (weights**2 / np.array([len(a) - 1, len(b) - 1])).sum()
+    df = min(alike, by_seed**2 / squares) if squares else alike
+    documents = max(float(by_document), least) if cells else _least(n)
+    return Spread(((np.asarray(by_seed), df), (np.asarray(documents), max(n - 1, 1))))
 
 
 def two_way(table: NDArray, level: float = 0.95) -> Estimate:

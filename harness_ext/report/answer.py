@@ -14,7 +14,6 @@ from harness_ext.evidence import break_even, extrapolation
 from harness_ext.evidence.contrast import Contrast, contrast
 from harness_ext.evidence.ranks import ALPHA, holm
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report.words import interval, labels, listed, number, p_text, percent, points
 from harness_ext.results import reported
 from harness_ext.results.contest import (
     Contest,
@@ -23,13 +22,13 @@ from harness_ext.results.contest import (
     contests,
     crossing_of,
     first_crossing,
-    in_order,
     method_of,
     model_of,
 )
 from harness_ext.results.reported import SST2_VALIDATION
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import in_order, interval, labels, listed, number, p_text, percent, points
 
 SMALL = "No model of billions of parameters was run."
 _LARGE = 1e9  # parameters
@@ -84,7 +83,7 @@ def matches(contest: Contest) -> list[Match]:
             if found.p is not None:
                 fought[samples].append((curve, entry, found))
     best = []
-    for samples in in_order(fought):
+    for samples in sorted(fought, key=in_order):
         adjusted = holm(np.array([found.p for *_, found in fought[samples]]))
         compared = list(zip(fought[samples], adjusted, strict=True))
         (curve, entry, found), p = max(compared, key=lambda each: each[0][1].score.mean)
@@ -158,16 +157,11 @@ def _prompting(contest: Contest) -> str:
     if not others:
         return f"Without a label one way of asking was tried: {name} is right on {score}."
     tied = best.rank[1] - 1 if best.rank else len(others)  # as on the leaderboard, which looks at all pairs
-    models = len(contest.prompted)
-    ways = (
-        f"{len(contest.ranked)} ways of asking {models} models"
-        if models > 1
-        else f"{len(contest.ranked)} ways of asking one model"
-    )
+    models = f"{len(contest.prompted)} models" if len(contest.prompted) > 1 else "one model"
     told = f"{tied} of the others cannot be told from it" if tied else "it is surely better than each of the others"
     return (
-        f"Without a label, the best of {ways} is {name}: {score}; {told} (Holm-corrected), and the best of "
-        "so many is likely to look a little better than it is. "
+        f"Without a label, the best of {len(contest.ranked)} ways of asking {models} is {name}: {score}; {told} "
+        "(Holm-corrected), and the best of so many is likely to look a little better than it is. "
         f"Always giving the commoner answer is right on {percent(contest.majority)}."
     )
 
@@ -182,7 +176,7 @@ def _training(contest: Contest) -> str:
     if not sure:
         return ""
     parts = []
-    for samples in in_order(sure):
+    for samples in sorted(sure, key=in_order):
         curve, entry = max(sure[samples], key=lambda each: each[1].score.mean)
         only = ", the only one with so many" if len(sure[samples]) == 1 else ""
         collapsed = f", {entry.collapsed} of {entry.seeds} collapsed" if entry.collapsed else ""

@@ -13,11 +13,11 @@ from harness_ext.evidence.proportion import newcombe, unpaired_p, wilson
 from harness_ext.evidence.ranks import ALPHA
 from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.report import answer
-from harness_ext.report.words import interval, labels, listed, number, percent
 from harness_ext.results import names, reported
 from harness_ext.results.contest import SST2_ROWS, Contest, Curve, asked, contests, method_of, model_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import interval, labels, listed, number, p_text, percent
 
 NOTE = (
     "The original made one run of each and published how many of 872 sentences were right, not which: its runs are compared "
@@ -90,13 +90,9 @@ def _compared(pairs: Sequence[tuple[_Row, _Row]]) -> str:
         who = [f"{row[1]} samples" if first[0] == second[0] else row[0] for row in (first, second)]
         p = unpaired_p(a, N, b, N)
         verdict = "a tie" if p >= ALPHA else f"surely {'better' if a > b else 'worse'}"
-        span = interval(*newcombe(a, N, b, N))
-        said.append(f"{who[0]} {a}, {who[1]} {b} of {N}: {number((a - b) / N)} points ({span}, p {_p(p)}), {verdict}")
+        shown = f"{number((a - b) / N)} points ({interval(*newcombe(a, N, b, N))}, p {p_text(p)})"
+        said.append(f"{who[0]} {a}, {who[1]} {b} of {N}: {shown}, {verdict}")
     return f"{'; '.join(said)}."
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _collapse() -> str:

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from harness_ext.evidence import calibration
 from harness_ext.evidence.contrast import common_seeds
-from harness_ext.report.words import labels, percent, points
 from harness_ext.results import board, label_figure, names, pictures
 from harness_ext.results.contest import Contest, asked, contests, method_of, model_of
 from harness_ext.results.experiments import draw_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import labels, percent, points
 
 _CLOSE = 0.01  # how near the two-stage policy comes before it is as good as the large model alone
 _FIRST = 0.05  # share of the documents from which on score against coverage is drawn: of fewer it jumps

@@ -13,6 +13,7 @@ import numpy as np
 from harness_ext.evidence.contrast import Contrast, Method, contrast
 from harness_ext.evidence.ranks import ALPHA, holm
 from harness_ext.results.standings import Entry
+from harness_ext.results.words import in_order
 
 MOST = 24  # entries in a table
 
@@ -52,11 +53,6 @@ def matrices(entries: Sequence[Entry]) -> list[Matrix]:
             if len(chosen) > 1:
                 found.append(Matrix(data, samples, chosen, _pairs(methods, chosen, kept)))
     return found
-
-
-def in_order(samples: int | str) -> float:
-    """Sort "all" behind every number of labels."""
-    return float("inf") if samples == "all" else float(samples)
 
 
 def _pairs(

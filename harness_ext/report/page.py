@@ -15,13 +15,14 @@ from harness_ext.errors import UserError, writing_to
 from harness_ext.evidence.ranks import ALPHA
 from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
-from harness_ext.report.matrix import Matrix, Pair, in_order, matrices
+from harness_ext.report.matrix import Matrix, Pair, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
 from harness_ext.results import board, records, reported, reported_tables, runs, unlabelled
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry, entries
 from harness_ext.results.tables import Column, visible
+from harness_ext.results.words import in_order
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILE = "report.html"

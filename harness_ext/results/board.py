@@ -13,6 +13,7 @@ from harness_ext.results.prices import Prices
 from harness_ext.results.reported import Score, score_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import Column, markdown_table, show_table, visible
+from harness_ext.results.words import hundredths, in_order, ranks, span
 
 EXPLAINED = """\
 - Name: what `make compare A=` takes. Its last word is the task where that is not `sst2_01`: `words_choice` stands for
@@ -42,7 +43,7 @@ def tables(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, list[Ent
     for (key, same), head in zip(sorted(by_data.items()), heads, strict=True):
         by_labels: dict[Any, list[Entry]] = defaultdict(list)
         for entry in same:
-            by_labels[_labels_order(entry.samples)].append(entry)
+            by_labels[in_order(entry.samples)].append(entry)
         title = f"{head} (data {key[-1][:6]})" if heads.count(head) > 1 else head
         found.append((title, [(labels_text(each[0].samples), each) for _, each in sorted(by_labels.items())]))
     return found
@@ -51,10 +52,6 @@ def tables(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, list[Ent
 def _data_order(entry: Entry) -> tuple[bool, bool, int, str, str]:
     record = entry.record
     return entry.partial, entry.stale, -record["n"], str(record.get("data")), str(record.get("data_fingerprint"))
-
-
-def _labels_order(samples: int | str | None) -> tuple[int, int]:
-    return (0, samples) if isinstance(samples, int) else (1 if samples == "all" else 2, 0)
 
 
 def _head(entry: Entry) -> str:
@@ -95,7 +92,7 @@ def show(
 def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | None) -> dict[Column, Callable[[Entry], str]]:
     """Return the columns that have anything to say of these entries."""
     columns = dict(_COLUMNS)
-    columns[Column("reported %", dropped=1)] = lambda entry: _percent(score_of(entry.record, reported))
+    columns[Column("reported %", dropped=1)] = lambda entry: hundredths(score_of(entry.record, reported))
     if priced:
         columns[Column(f"{priced.currency} per 1,000", dropped=7)] = lambda entry: number(price(entry, priced))
     return {
@@ -119,10 +116,7 @@ def price_of(record: dict[str, Any], priced: Prices | None) -> float | None:
 
 def group(entry: Entry) -> str:
     """Say which ranks an entry may have, or why that is not known."""
-    if entry.rank is None:
-        return entry.unranked
-    low, high = entry.rank
-    return str(low) if low == high else f"{low}-{high}"
+    return ranks(*entry.rank) if entry.rank else entry.unranked
 
 
 def number(value: float | None) -> str:
@@ -134,16 +128,8 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if places else text
 
 
-def _percent(value: float | None) -> str:  # with two digits, as 1/872 is 0.11
-    return "" if value is None else f"{100 * value:.2f}"
-
-
-def _range(bounds: tuple[float, float] | None) -> str:
-    return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""
-
-
 def _seed_range(entry: Entry) -> str:
-    return _range((min(entry.scores), max(entry.scores))) if (entry.seeds or 0) > 1 else ""
+    return span((min(entry.scores), max(entry.scores))) if (entry.seeds or 0) > 1 else ""
 
 
 def _notes(entry: Entry) -> str:
@@ -163,15 +149,15 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("labels", dropped=15): lambda entry: "?" if entry.samples is None else str(entry.samples),
     Column("group"): group,
     Column("name", is_name=True, comfortable=40): lambda entry: entry.name,
-    Column("score %"): lambda entry: _percent(entry.score.mean),
-    Column("95% interval"): lambda entry: _range(entry.interval),
+    Column("score %"): lambda entry: hundredths(entry.score.mean),
+    Column("95% interval"): lambda entry: span(entry.interval),
     Column("seeds"): lambda entry: str(entry.seeds or ""),
     Column("seed range", dropped=9): _seed_range,
     Column("notes", is_left=True, dropped=14): _notes,
     Column("not following"): lambda entry: f"{sum(entry.not_following.values()):.3g}",
     Column("kinds", is_left=True, dropped=6): _kinds,
     Column("near ties", dropped=11): lambda entry: number(entry.over_runs("mean", "near_ties")),
-    Column("strict %", dropped=12): lambda entry: _percent(entry.strict),
+    Column("strict %", dropped=12): lambda entry: hundredths(entry.strict),
     Column("docs/s", dropped=10): lambda entry: number(entry.over_runs("median", "docs_per_s")),
     Column("memory GB", dropped=8): _memory,
     Column("training s", dropped=5): lambda entry: number(entry.over_runs("median", "training", "train_s")),

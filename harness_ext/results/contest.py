@@ -16,6 +16,7 @@ from harness_ext.evidence.contrast import Method
 from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.results import names
 from harness_ext.results.standings import Entry
+from harness_ext.results.words import in_order
 
 SST2_ROWS = 67349  # of its train split
 ALL_ROWS = {"033f91a9b0ae6c0b": SST2_ROWS}  # what "all" labels are, by data.fingerprint
@@ -111,11 +112,6 @@ def contests(entries: Iterable[Entry]) -> list[Contest]:
     return [_contest(each) for each in found]
 
 
-def in_order(samples: Iterable[int | str]) -> list[int | str]:
-    """Sort numbers of labels, "all" last."""
-    return sorted(samples, key=lambda each: (each == "all", each))
-
-
 def asked(entry: Entry) -> str:
     """Say how a model was asked, as in ``words chosen, calibrated by context``."""
     record = entry.record
@@ -165,7 +161,7 @@ def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
     found = []
     for group in groups:
         by_labels = {entry.samples: entry for entry in group if entry.samples is not None}
-        ordered = {samples: by_labels[samples] for samples in in_order(by_labels)}
+        ordered = {samples: by_labels[samples] for samples in sorted(by_labels, key=in_order)}
         model, how = model_of(group[0]), names.method_text(group[0].record)
         found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
     for detail in (lambda record: names.settings_text(names.settings_of(record)), lambda record: record["curve"][:6]):

@@ -20,6 +20,7 @@ from harness_ext.results import names, versions
 from harness_ext.results.experiments import draw_of, is_no_better, seed_of
 from harness_ext.results.outcomes import main_counts, one_answer
 from harness_ext.results.runs import Run
+from harness_ext.results.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Entry:
         if self.stale or self.partial:
             return "old task" if self.stale else "partial"
         if self.seeds is not None and self.seeds < FEWEST_SEEDS:
-            return f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+            return counted(self.seeds, "seed")
         if self.samples is None:
             return "labels ?"
         return "no outcomes" if self.method is None else ""
@@ -87,10 +88,7 @@ class Entry:
     @property
     def collapsed(self) -> int:
         """How many runs gave one answer to everything, in evaluation or on the rows that training held out."""
-        return sum(
-            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None
-            for run in self.runs
-        )
+        return sum(_has_collapsed(run.record) for run in self.runs)
 
     @property
     def no_better(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness_ext.evidence import break_even, extrapolation
-from harness_ext.evidence.contrast import Contrast, contrast
+from harness_ext.evidence.contrast import Contrast
 from harness_ext.evidence.ranks import ALPHA, holm
 from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.results import reported
@@ -19,10 +19,10 @@ from harness_ext.results.contest import (
     Contest,
     Curve,
     asked,
+    compare,
     contests,
     crossing_of,
     first_crossing,
-    method_of,
     model_of,
 )
 from harness_ext.results.reported import SST2_VALIDATION
@@ -79,7 +79,7 @@ def matches(contest: Contest) -> list[Match]:
     fought: dict[int | str, list[tuple[Curve, Entry, Contrast]]] = defaultdict(list)
     for curve in contest.curves:
         for samples, entry in curve.by_labels.items():
-            found = _contrast(entry, contest.prompted[0])
+            found = compare(entry, contest.prompted[0])
             if found.p is not None:
                 fought[samples].append((curve, entry, found))
     best = []
@@ -89,10 +89,6 @@ def matches(contest: Contest) -> list[Match]:
         (curve, entry, found), p = max(compared, key=lambda each: each[0][1].score.mean)
         best.append(Match(samples, curve, entry, found, float(p), len(compared)))
     return best
-
-
-def _contrast(a: Entry, b: Entry) -> Contrast:
-    return contrast(method_of(a), method_of(b))
 
 
 def _headline(contest: Contest, fought: Sequence[Match]) -> str:
@@ -171,7 +167,7 @@ def _training(contest: Contest) -> str:
     sure: dict[int | str, list[tuple[Curve, Entry]]] = defaultdict(list)
     for curve in contest.curves:
         for samples, entry in curve.by_labels.items():
-            if (entry.seeds or 0) >= FEWEST_SEEDS:
+            if not entry.too_few:
                 sure[samples].append((curve, entry))
     if not sure:
         return ""
@@ -237,15 +233,11 @@ def _extrapolated(curve: Curve, prompted: Entry) -> str:
 
 def _more(contest: Contest) -> str:
     """Say whether the best method still gained from more labels."""
-    sure = [
-        (curve, [entry for entry in curve.measured.values() if (entry.seeds or 0) >= FEWEST_SEEDS])
-        for curve in contest.curves
-    ]
-    curve, known = next(((curve, known) for curve, known in sure if len(known) > 1), (None, []))
+    curve = next((curve for curve in contest.curves if len(curve.sure) > 1), None)
     if curve is None:
         return ""
-    before, after = known[-2:]
-    found = _contrast(after, before)
+    before, after = curve.sure[-2:]
+    found = compare(after, before)
     if found.p is None:
         return ""
     change = f"{number(found.difference)} points, {interval(found.low, found.high)}"
@@ -274,8 +266,7 @@ def _limits(contest: Contest) -> str:
 
 def _left_out(contest: Contest, others: Sequence[Contest]) -> str:
     """Say which runs took no part."""
-    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
-    few = [f"“{entry.name}”" for entry in every if entry.seeds is not None and entry.seeds < FEWEST_SEEDS]
+    few = [f"“{entry.name}”" for entry in (*contest.label_free, *contest.trained) if entry.too_few]
     said = []
     if few:
         named = listed(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"

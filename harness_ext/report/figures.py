@@ -206,9 +206,8 @@ def _panels(count: int, **more: Any) -> tuple[Any, Any]:
 
 def _pair(contest: Contest) -> list[_Sure]:
     """Find the best trained and the best prompted whose margins are known."""
-    trained = sorted((entry for curve in contest.curves for entry in curve.entries), key=lambda each: -each.score.mean)
-    sides = ([_sure(entry) for entry in side] for side in (trained, contest.prompted))
-    return [found for side in sides if (found := next((each for each in side if each), None))]
+    trained = sorted(contest.trained, key=lambda each: -each.score.mean)
+    return [found for side in (trained, contest.prompted) if (found := next(filter(None, map(_sure, side)), None))]
 
 
 def _sure(entry: Entry) -> _Sure | None:

@@ -66,9 +66,8 @@ class Results:
         """Take the two best entries, of those on the largest data set that several were asked the whole of."""
         same: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
         for entry in self.entries:  # the best comes first
-            answers = entry.runs[0].answers
-            if entry.method and answers and not entry.partial and not entry.stale:
-                same[answers.documents].append(entry)
+            if entry.comparable and entry.documents:
+                same[entry.documents].append(entry)
         if not (several := [documents for documents, found in same.items() if len(found) > 1]):
             raise UserError(
                 f"{self.out} has no two runs on the same whole data set. Name what to compare: make compare A=... B=..."

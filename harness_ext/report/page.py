@@ -18,6 +18,7 @@ from harness_ext.report.find import of_run
 from harness_ext.report.matrix import Matrix, Pair, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
 from harness_ext.results import board, records, reported, reported_tables, runs, unlabelled
+from harness_ext.results.contest import method_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry, entries
@@ -123,13 +124,11 @@ def _packed(content: Any) -> str:
 
 def _verdicts(entries: Sequence[Entry], tables: Sequence[Matrix]) -> dict[str, tuple[str, bool]]:
     """Say of each pair, called by the numbers of its entries, what `make compare` says, and whether that tells it apart."""
-    pairs = {key: pair.contrast for each in tables for key, pair in each.pairs.items()}
     said = {}
-    for (a, b), found in pairs.items():
-        one, other = entries[a].method, entries[b].method
-        assert one
-        assert other
-        said[f"{a}-{b}"] = " ".join(verdict.sentences(one, other, found)), found.p is not None and found.p < ALPHA
+    for (a, b), pair in (each for table in tables for each in table.pairs.items()):
+        found = pair.contrast
+        words = verdict.sentences(method_of(entries[a]), method_of(entries[b]), found)
+        said[f"{a}-{b}"] = " ".join(words), found.p is not None and found.p < ALPHA
     return said
 
 

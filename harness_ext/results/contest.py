@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness_ext.evidence.break_even import BreakEven, break_even
-from harness_ext.evidence.contrast import Method
-from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.evidence.contrast import Contrast, Method, contrast
 from harness_ext.results import names
 from harness_ext.results.standings import Entry
 from harness_ext.results.words import in_order
@@ -49,6 +48,11 @@ class Curve:
         return self.entries[-1]
 
     @property
+    def sure(self) -> tuple[Entry, ...]:
+        """Those with seeds enough, "all" left out."""
+        return tuple(entry for entry in self.measured.values() if not entry.too_few)
+
+    @property
     def measured(self) -> dict[int, Entry]:
         """Those with a known number of labels, "all" left out."""
         return {samples: entry for samples, entry in self.by_labels.items() if isinstance(samples, int)}
@@ -63,15 +67,20 @@ class Contest:
     curves: tuple[Curve, ...]  # the best with the most labels first
     other: tuple[Entry, ...]  # no side of the question: what has no labels and is no model asked, such as the majority
 
-    @cached_property
+    @property
+    def trained(self) -> tuple[Entry, ...]:
+        """All points of its curves."""
+        return tuple(entry for curve in self.curves for entry in curve.entries)
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """All of them."""
-        return (*self.label_free, *self.other, *(entry for curve in self.curves for entry in curve.entries))
+        return (*self.label_free, *self.other, *self.trained)
 
     @cached_property
     def ranked(self) -> tuple[Entry, ...]:
         """The label-free ways that can be compared: one that draws unlabelled rows has been drawn three times."""
-        return tuple(entry for entry in self.label_free if (entry.seeds or FEWEST_SEEDS) >= FEWEST_SEEDS)
+        return tuple(entry for entry in self.label_free if not entry.too_few)
 
     @cached_property
     def prompted(self) -> tuple[Entry, ...]:
@@ -105,9 +114,8 @@ def contests(entries: Iterable[Entry]) -> list[Contest]:
     """Sort entries by data set, the one with the most runs first; those of a part of it or of an older task are left out."""
     by_data: dict[Any, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.method and not entry.partial and not entry.stale:
-            answers = entry.runs[0].answers
-            by_data[entry.record.get("data_fingerprint"), answers and answers.documents].append(entry)
+        if entry.comparable:
+            by_data[entry.record.get("data_fingerprint"), entry.documents].append(entry)
     found = sorted(by_data.values(), key=lambda each: -sum(len(entry.runs) for entry in each))
     return [_contest(each) for each in found]
 
@@ -135,6 +143,11 @@ def crossing_of(curve: Curve, prompted: Entry) -> BreakEven | None:
     """Find where a curve catches a prompted model; of one that draws rows without labels the mean over its draws."""
     tables = [method_of(entry).correct for entry in curve.measured.values()]
     return break_even(list(curve.measured), tables, method_of(prompted).correct.mean(axis=0, keepdims=True))
+
+
+def compare(a: Entry, b: Entry) -> Contrast:
+    """Compare two entries of a contest."""
+    return contrast(method_of(a), method_of(b))
 
 
 def method_of(entry: Entry) -> Method:

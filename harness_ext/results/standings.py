@@ -53,6 +53,22 @@ class Entry:
         return self.runs[0].record
 
     @property
+    def documents(self) -> tuple[str, ...] | None:
+        """What it was asked, by hash; None where that was not kept."""
+        answers = self.runs[0].answers
+        return answers.documents if answers else None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it can be compared with others, document by document: it was asked all of today's task."""
+        return self.method is not None and not self.partial and not self.stale
+
+    @property
+    def too_few(self) -> bool:
+        """Whether it has seeds, and so few that nothing can be said of others."""
+        return self.seeds is not None and self.seeds < FEWEST_SEEDS
+
+    @property
     def partial(self) -> bool:
         """Whether it was asked only part of the documents (LIMIT=)."""
         return self.record["n"] < self.record["n_available"]
@@ -65,7 +81,7 @@ class Entry:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the score; None where it would say nothing of other seeds, or documents were not kept."""
-        if self.score.low is None or self.score.high is None or (self.seeds or FEWEST_SEEDS) < FEWEST_SEEDS:
+        if self.score.low is None or self.score.high is None or self.too_few:
             return None
         return self.score.low, self.score.high
 
@@ -74,8 +90,8 @@ class Entry:
         """Why it has no rank."""
         if self.stale or self.partial:
             return "old task" if self.stale else "partial"
-        if self.seeds is not None and self.seeds < FEWEST_SEEDS:
-            return counted(self.seeds, "seed")
+        if self.too_few:
+            return counted(len(self.runs), "seed")
         if self.samples is None:
             return "labels ?"
         return "no outcomes" if self.method is None else ""
@@ -170,8 +186,7 @@ def _ranked(found: list[Entry]) -> list[Entry]:
     peers: dict[Any, list[int]] = defaultdict(list)
     for number, entry in enumerate(found):
         if not entry.unranked:
-            answers = entry.runs[0].answers
-            peers[entry.record.get("data_fingerprint"), answers and answers.documents, entry.samples].append(number)
+            peers[entry.record.get("data_fingerprint"), entry.documents, entry.samples].append(number)
     for same in peers.values():
         ranks = rank_ranges([method for number in same if (method := found[number].method)])
         for number, rank in zip(same, ranks, strict=True):

@@ -40,7 +40,6 @@ class BreakEven:
     most_high: Crossing
     smallest: int  # number of labels
     largest: int
-    seeds: int  # at the size that has the fewest
 
 
 def break_even(
@@ -65,9 +64,7 @@ def break_even(
     mean, mean_lower, mean_upper, most, most_lower, most_upper = (
         _crossing(run, curve) for curve in zip(*bands, strict=True)
     )
-    return BreakEven(
-        mean, mean_upper, mean_lower, most, most_upper, most_lower, run[0], run[-1], min(len(each) for _, each in kept)
-    )
+    return BreakEven(mean, mean_upper, mean_lower, most, most_upper, most_lower, run[0], run[-1])
 
 
 def text(crossing: Crossing, smallest: int, largest: int) -> str:

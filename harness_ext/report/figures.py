@@ -249,7 +249,7 @@ def _policy(small: Entry, large: Entry) -> tuple[NDArray[np.float64], int]:
         assert first
         assert second
         found = calibration.two_stage(first.margins, first.correct, second.correct)
-        scores.append(np.interp(calibration.SHARES, [each.share for each in found], [each.score for each in found]))
+        scores.append(np.interp(calibration.SHARES, *found))
     return np.mean(scores, axis=0), len(scores)
 
 

@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness_ext.results import prices
-from harness_ext.results.prices import Prices
+from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.reported import Score, score_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import Column, markdown_table, show_table, visible
@@ -104,14 +103,8 @@ def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | Non
 
 def price(entry: Entry, priced: Prices | None) -> float | None:
     """Return the price of 1,000 decisions, the mean over runs; None where it is not known of one."""
-    found = [price_of(run.record, priced) for run in entry.runs]
-    known = [each for each in found if each is not None]
-    return sum(known) / len(known) if len(known) == len(found) else None
-
-
-def price_of(record: dict[str, Any], priced: Prices | None) -> float | None:
-    """Return a run's price of 1,000 decisions; None without prices, or where it is not known."""
-    return prices.per_1000(priced, record) if priced else None
+    known = [price for run in entry.runs if (price := per_1000(priced, run.record)) is not None]
+    return sum(known) / len(known) if len(known) == len(entry.runs) else None
 
 
 def group(entry: Entry) -> str:

@@ -178,7 +178,7 @@ def _score(runs: Sequence[Run], method: Method | None) -> Estimate:
         return method.score
     counts, n = [main_counts(run.record)["correct"] for run in runs], runs[0].record["n"]
     low, high = wilson(counts[0], n) if len(runs) == 1 else (None, None)
-    return Estimate(mean(counts) / n, low, high, None, None, len(runs), n)
+    return Estimate(mean(counts) / n, low, high, len(runs), n)
 
 
 def _ranked(found: list[Entry]) -> list[Entry]:

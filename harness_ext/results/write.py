@@ -19,7 +19,7 @@ from harness_ext.results import (
     standings,
     unlabelled,
 )
-from harness_ext.results.prices import Prices
+from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry
 
@@ -76,7 +76,7 @@ def _rows(entries: Sequence[Entry], priced: Prices | None) -> list[dict[str, Any
                 "entry": entry.name,
                 "stale": entry.stale,
                 "counted": run not in entry.repeated,
-                "price_per_1000": board.price_of(run.record, priced),
+                "price_per_1000": per_1000(priced, run.record),
             }
     found = [run.record for entry in entries for run in (*entry.runs, *entry.repeated)]
     return [row | more[row["key"]] for row in leaderboard.rows(found, scores)]

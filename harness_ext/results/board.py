@@ -4,9 +4,8 @@ Knows entries; writes no files.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
 
 from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.reported import Score, score_of
@@ -34,23 +33,23 @@ def tables(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, list[Ent
 
     Runs on part of the documents, and of older task versions, come behind, each kind by itself.
     """
-    by_data: dict[Any, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        by_data[_data_order(entry)].append(entry)
+    by_data = {key: list(same) for key, same in groupby(sorted(entries, key=_data_order), _data_order)}
+    heads = [_head(same[0]) for same in by_data.values()]
     found = []
-    heads = [_head(same[0]) for _, same in sorted(by_data.items())]
-    for (key, same), head in zip(sorted(by_data.items()), heads, strict=True):
-        by_labels: dict[Any, list[Entry]] = defaultdict(list)
-        for entry in same:
-            by_labels[in_order(entry.samples)].append(entry)
+    for (key, same), head in zip(by_data.items(), heads, strict=True):
         title = f"{head} (data {key[-1][:6]})" if heads.count(head) > 1 else head
-        found.append((title, [(labels_text(each[0].samples), each) for _, each in sorted(by_labels.items())]))
+        by_labels = groupby(sorted(same, key=_labels_order), lambda entry: entry.samples)
+        found.append((title, [(labels_text(samples), list(each)) for samples, each in by_labels]))
     return found
 
 
 def _data_order(entry: Entry) -> tuple[bool, bool, int, str, str]:
     record = entry.record
     return entry.partial, entry.stale, -record["n"], str(record.get("data")), str(record.get("data_fingerprint"))
+
+
+def _labels_order(entry: Entry) -> tuple[bool, bool, int]:
+    return in_order(entry.samples)
 
 
 def _head(entry: Entry) -> str:

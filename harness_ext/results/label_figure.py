@@ -124,7 +124,7 @@ def _draw_axes(axis: Any, picture: Picture, places: dict[int | str, float], left
     axis.set_ylabel("score (share of all sentences answered correctly)")
     bottom, top = axis.get_ylim()
     axis.set(xlim=(left, right), ylim=(min(bottom, contest.majority - 0.03), min(top, 1.01)))
-    pictures.percent(axis)
+    pictures.percent(axis.yaxis)
     axis.grid(axis="y", color=pictures.INK, alpha=0.12, linewidth=0.6)
     axis.axhline(contest.majority, color=pictures.INK, linewidth=1, linestyle=":")
     where = {"xytext": (3, -3), "textcoords": "offset points", "va": "top"}

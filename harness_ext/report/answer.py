@@ -4,9 +4,9 @@ Nothing is said that the runs do not show: what has no interval takes no part, a
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -38,12 +38,16 @@ _LARGE = 1e9  # parameters
 class Match:
     """The best that is trained on so many labels against the best that is prompted."""
 
-    samples: int | str
     curve: Curve
     trained: Entry
     found: Contrast  # trained - prompted
     p: float  # Holm's, over all that was trained on so many labels
     compared: int  # how many those are
+
+    @property
+    def samples(self) -> int | str | None:
+        """The number of labels."""
+        return self.trained.samples
 
     @property
     def winner(self) -> str:
@@ -76,19 +80,20 @@ def matches(contest: Contest) -> list[Match]:
     """Set the best trained at each number of labels against the best prompted; fewer than three seeds have no test."""
     if not contest.prompted:
         return []
-    fought: dict[int | str, list[tuple[Curve, Entry, Contrast]]] = defaultdict(list)
-    for curve in contest.curves:
-        for samples, entry in curve.by_labels.items():
-            found = compare(entry, contest.prompted[0])
-            if found.p is not None:
-                fought[samples].append((curve, entry, found))
     best = []
-    for samples in sorted(fought, key=in_order):
-        adjusted = holm(np.array([found.p for *_, found in fought[samples]]))
-        compared = list(zip(fought[samples], adjusted, strict=True))
-        (curve, entry, found), p = max(compared, key=lambda each: each[0][1].score.mean)
-        best.append(Match(samples, curve, entry, found, float(p), len(compared)))
+    for same in _by_labels(contest):
+        found = [compare(entry, contest.prompted[0]) for _, entry in same]
+        adjusted = holm(np.array([each.p for each in found]))
+        at = max(range(len(same)), key=lambda n: same[n][1].score.mean)
+        best.append(Match(*same[at], found[at], float(adjusted[at]), len(same)))
     return best
+
+
+def _by_labels(contest: Contest) -> list[list[tuple[Curve, Entry]]]:
+    """Sort what was trained with seeds enough by number of labels."""
+    points = [(curve, entry) for curve in contest.curves for entry in curve.entries if not entry.too_few]
+    points.sort(key=lambda each: in_order(each[1].samples))
+    return [list(same) for _, same in groupby(points, lambda each: each[1].samples)]
 
 
 def _headline(contest: Contest, fought: Sequence[Match]) -> str:
@@ -164,19 +169,15 @@ def _prompting(contest: Contest) -> str:
 
 def _training(contest: Contest) -> str:
     """Name the best at each number of labels among those with seeds enough."""
-    sure: dict[int | str, list[tuple[Curve, Entry]]] = defaultdict(list)
-    for curve in contest.curves:
-        for samples, entry in curve.by_labels.items():
-            if not entry.too_few:
-                sure[samples].append((curve, entry))
-    if not sure:
-        return ""
     parts = []
-    for samples in sorted(sure, key=in_order):
-        curve, entry = max(sure[samples], key=lambda each: each[1].score.mean)
-        only = ", the only one with so many" if len(sure[samples]) == 1 else ""
+    for same in _by_labels(contest):
+        curve, entry = max(same, key=lambda each: each[1].score.mean)
+        only = ", the only one with so many" if len(same) == 1 else ""
         collapsed = f", {entry.collapsed} of {entry.seeds} collapsed" if entry.collapsed else ""
-        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed}{only})")
+        said = f"{curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed}{only})"
+        parts.append(f"{labels(entry.samples)}: {said}")
+    if not parts:
+        return ""
     return f"The best that was trained, by number of labels (mean over seeds, 95% interval): {'; '.join(parts)}."
 
 

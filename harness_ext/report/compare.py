@@ -43,8 +43,7 @@ def counts(a: Method, b: Method) -> list[float]:
     seeds = common_seeds(a, b)
     if seeds == ():
         return []
-    pair = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
-    in_a, in_b = (table.astype(bool) for table in pair)
+    in_a, in_b = (rows(each, seeds or (0,)).astype(bool) for each in (a, b))
     return [float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)]
 
 

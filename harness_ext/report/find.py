@@ -97,14 +97,17 @@ class Results:
 
 def of_run(run: Run) -> Side:
     """Read a single run."""
-    seed = draw_of(run.record)
-    return Side(run.folder.resolve().name, (_log(run),), None if seed is None else (seed,), (run,))
+    return _side(run.folder.resolve().name, (run,))
 
 
 def of_entry(entry: Entry) -> Side:
     """Read an experiment with its seeds."""
-    seeds = tuple(seed for run in entry.runs if (seed := draw_of(run.record)) is not None)
-    return Side(entry.name, tuple(map(_log, entry.runs)), seeds or None, entry.runs)
+    return _side(entry.name, entry.runs)
+
+
+def _side(name: str, runs: tuple[Run, ...]) -> Side:
+    seeds = tuple(seed for run in runs if (seed := draw_of(run.record)) is not None)
+    return Side(name, tuple(map(_log, runs)), seeds or None, runs)
 
 
 def _log(run: Run) -> Log:

@@ -6,6 +6,7 @@ Knows entries; writes no files.
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from statistics import mean, median
 
 from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.reported import Score, score_of
@@ -103,7 +104,7 @@ def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | Non
 def price(entry: Entry, priced: Prices | None) -> float | None:
     """Return the price of 1,000 decisions, the mean over runs; None where it is not known of one."""
     known = [price for run in entry.runs if (price := per_1000(priced, run.record)) is not None]
-    return sum(known) / len(known) if len(known) == len(entry.runs) else None
+    return mean(known) if len(known) == len(entry.runs) else None
 
 
 def group(entry: Entry) -> str:
@@ -148,9 +149,9 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("notes", is_left=True, dropped=14): _notes,
     Column("not following"): lambda entry: f"{sum(entry.not_following.values()):.3g}",
     Column("kinds", is_left=True, dropped=6): _kinds,
-    Column("near ties", dropped=11): lambda entry: number(entry.over_runs("mean", "near_ties")),
+    Column("near ties", dropped=11): lambda entry: number(entry.over_runs(mean, "near_ties")),
     Column("strict %", dropped=12): lambda entry: hundredths(entry.strict),
-    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs("median", "docs_per_s")),
+    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs(median, "docs_per_s")),
     Column("memory GB", dropped=8): _memory,
-    Column("training s", dropped=5): lambda entry: number(entry.over_runs("median", "training", "train_s")),
+    Column("training s", dropped=5): lambda entry: number(entry.over_runs(median, "training", "train_s")),
 }

@@ -4,10 +4,10 @@ Knows runs and evidence; nothing of how entries are shown.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -125,17 +125,15 @@ class Entry:
         found = [run.record["counts"].get("strict") for run in self.runs]
         return mean(each["correct"] / self.record["n"] for each in found) if all(found) else None
 
-    def over_runs(self, which: str, *path: str) -> float | None:
-        """Take the "median", "max" or "mean" over runs of a field that has a number; None where none has one."""
+    def over_runs(self, take: Callable[[list[float]], float], *path: str) -> float | None:
+        """Take the median, for example, over runs of a field that has a number; None where none has one."""
         values = [value for run in self.runs if (value := _field(run.record, path)) is not None]
-        take: dict[str, Any] = {"median": median, "max": max, "mean": mean}
-        return take[which](values) if values else None
+        return take(values) if values else None
 
     @property
     def peak_memory(self) -> float | None:
         """Bytes, of the run that needed most: on the GPU where there is one."""
-        on_gpu = self.over_runs("max", "peak_memory_bytes", "gpu")
-        return on_gpu or self.over_runs("max", "peak_memory_bytes", "process")
+        return self.over_runs(max, "peak_memory_bytes", "gpu") or self.over_runs(max, "peak_memory_bytes", "process")
 
 
 def entries(read: Iterable[Run]) -> list[Entry]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from harness_ext.errors import UserError, writing_to
@@ -106,11 +107,11 @@ def _entry(entry: Entry, scores: list[reported.Score], priced: Prices | None) ->
         "partial": entry.partial,
         "stale": entry.stale,
         "not_following": entry.not_following,
-        "near_ties": entry.over_runs("mean", "near_ties"),
+        "near_ties": entry.over_runs(mean, "near_ties"),
         "strict_score": entry.strict,
-        "docs_per_s": entry.over_runs("median", "docs_per_s"),
+        "docs_per_s": entry.over_runs(median, "docs_per_s"),
         "peak_memory_bytes": entry.peak_memory,
-        "train_s": entry.over_runs("median", "training", "train_s"),
+        "train_s": entry.over_runs(median, "training", "train_s"),
         "price_per_1000": board.price(entry, priced),
         "reported": reported.score_of(entry.record, scores),
         "runs": [

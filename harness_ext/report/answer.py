@@ -193,11 +193,11 @@ def _break_even(contest: Contest) -> str:
     found = first_crossing(contest.curves, prompted)
     if found:
         curve, where = found
-        mean = _range(where, where.mean, where.mean_low, where.mean_high)
+        mean = _range(where.mean, where.mean_low, where.mean_high)
         if where.most.side == "above":
-            most = f"an unlucky subset, one in 20, does not with {where.largest:,}"
+            most = f"an unlucky subset, one in 20, does not with {where.most.labels:,}"
         else:
-            most = f"an unlucky subset, one in 20, does with {_range(where, where.most, where.most_low, where.most_high)}"
+            most = f"an unlucky subset, one in 20, does with {_range(where.most, where.most_low, where.most_high)}"
         several = len(contest.curves) > 1
         first = (
             f"Of {len(contest.curves)} methods with labels {curve.name} is the first to catch"
@@ -212,8 +212,8 @@ def _break_even(contest: Contest) -> str:
     return f"Nothing that was trained catches the best prompt for good with the labels that were tried.{more}"
 
 
-def _range(where: break_even.BreakEven, middle: break_even.Crossing, *ends: break_even.Crossing) -> str:
-    said, low, high = (break_even.text(each, where.smallest, where.largest) for each in (middle, *ends))
+def _range(*crossings: break_even.Crossing) -> str:
+    said, low, high = map(break_even.text, crossings)
     return f"{said} labels (90% interval {low.removeprefix('about ')} to {high.removeprefix('about ')})"
 
 

@@ -136,7 +136,7 @@ def model_of(entry: Entry) -> str:
 def first_crossing(curves: Iterable[Curve], prompted: Entry) -> tuple[Curve, BreakEven] | None:
     """Find the curve that catches a prompted model with the fewest labels, and where."""
     found = [(curve, where) for curve in curves if (where := crossing_of(curve, prompted)) and where.mean.side != "above"]
-    return min(found, key=lambda each: each[1].mean.labels or 0, default=None)
+    return min(found, key=lambda each: 0 if each[1].mean.side == "below" else each[1].mean.labels, default=None)
 
 
 def crossing_of(curve: Curve, prompted: Entry) -> BreakEven | None:

@@ -149,7 +149,7 @@ def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> li
         _, where = picture.crossing
         y = picture.prompted[0].score.mean
         spots = [where.mean_low, where.mean, where.mean_high]
-        low, middle, high = (np.log2(_inside(each, where)) for each in spots)
+        low, middle, high = (np.log2(each.labels) for each in spots)
         ink = {"color": pictures.INK, "clip_on": False, "zorder": 5}
         axis.plot((low, high), (y, y), linewidth=3, solid_capstyle="butt", **ink)
         ends = [
@@ -162,14 +162,10 @@ def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> li
     return texts
 
 
-def _inside(crossing: break_even.Crossing, where: break_even.BreakEven) -> float:
-    return crossing.labels or (where.largest if crossing.side == "above" else where.smallest)
-
-
 def _range(where: break_even.BreakEven) -> str:
     """Say at how many labels, as in ``36 (27 to 52)``."""
-    said = [break_even.text(each, where.smallest, where.largest) for each in (where.mean, where.mean_low, where.mean_high)]
-    mean, low, high = (each.removeprefix("about ") for each in said)
+    spots = (where.mean, where.mean_low, where.mean_high)
+    mean, low, high = (break_even.text(each).removeprefix("about ") for each in spots)
     return mean if low == mean == high else f"{mean} ({low} to {high})"
 
 

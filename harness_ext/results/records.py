@@ -21,11 +21,32 @@ from harness_ext.errors import UserError, writing_to
 SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
 _OF_A_RUN = {"key": str, "model": str, "task": str, "n": int, "n_available": int, "counts": dict}
-_MAY_BE_THERE: dict[type | tuple[type, ...], str] = {
-    dict: "calibration key_parts margins not_default peak_memory_bytes prompt settings tokens training",
-    str: "adapter curve data data_fingerprint experiment hardware method quantisation recipe started",
-    (int, float): "docs_per_s near_ties seed",
-    (int, str): "train_samples",
+_MAY_BE_THERE: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    dict: (
+        "calibration",
+        "key_parts",
+        "margins",
+        "not_default",
+        "peak_memory_bytes",
+        "prompt",
+        "settings",
+        "tokens",
+        "training",
+    ),
+    str: (
+        "adapter",
+        "curve",
+        "data",
+        "data_fingerprint",
+        "experiment",
+        "hardware",
+        "method",
+        "quantisation",
+        "recipe",
+        "started",
+    ),
+    (int, float): ("docs_per_s", "near_ties", "seed"),
+    (int, str): ("train_samples",),
 }
 
 
@@ -124,7 +145,7 @@ def _check(record: dict[str, Any]) -> None:
         if not isinstance(record.get(name), kind):
             raise ValueError(f"no run record, its {name} is {str(record.get(name))[:40]!r}")
     for kinds, names in _MAY_BE_THERE.items():
-        for name in names.split():
+        for name in names:
             if record.get(name) is not None and not isinstance(record[name], kinds):
                 raise ValueError(f"no run record, its {name} is {str(record[name])[:40]!r}")
     for counts in record["counts"].values():

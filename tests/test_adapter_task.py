@@ -43,7 +43,7 @@ def room(lora, tmp_path, monkeypatch):
 
 def record(folder, **fields):
     made = {
-        "schema": 2,
+        "schema": 1,
         "task": "tickets_01",
         "dtype": "bfloat16",
         "train_samples": 16,

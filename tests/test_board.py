@@ -299,7 +299,7 @@ def test_json_rounds_what_the_last_digit_of_a_library_could_change():
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"schema": 99}, "not a run record of schema 2"),
+        ({"schema": 99}, "not a run record of schema 1 or 2"),
         ([], "not a run record"),
         ({"schema": 2}, "no run record, its key is 'None'"),
         (manifest(n="872"), "its n is '872'"),

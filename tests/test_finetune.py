@@ -107,6 +107,22 @@ def test_adapter_is_made_saved_and_scored(architecture, data, made, door, cli, t
     assert final["counts"]["lenient"] == checkpoint["counts"]["lenient"]  # the last checkpoint is the final adapter
 
 
+def test_adapter_of_schema_1_is_found_and_scored(made, copy, data, random_model, door):
+    """As adapters were made until November 2026: the recipe's settings under another name, no experiment."""
+    folder, manifest = only_adapter(copy)
+    old = {name: value for name, value in manifest.items() if name not in ("experiment", "curve", "recipe_settings")}
+    old |= {"schema": 1, "settings": manifest["recipe_settings"] | {"quantise": "nf4"}}
+    (folder / "run.json").write_text(json.dumps(old))
+    assert "Already done" in train(*flags(random_model, data, copy)).stderr
+    scored = door(
+        "run", f"--adapter={folder}", f"--data_dir={data}", f"--output_path={copy}", "--limit=2", "--quantise=none"
+    )
+    assert scored.code == 0, scored.stderr
+    (path,) = copy.glob("runs/*/run.json")
+    training = json.loads(path.read_text())["training"]
+    assert (training["recipe_settings"], training["optimiser_steps"]) == (old["settings"], 4)
+
+
 def test_experiment_is_the_key_without_the_seed_and_curve_without_the_samples_too(data, random_model):
     def of(**more):
         spec = make_spec(samples=(8, 16), seeds=(0, 1), model=str(random_model), data_dir=str(data), **more)

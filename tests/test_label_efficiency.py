@@ -12,6 +12,7 @@ from test_standings import run
 from harness_ext.results import label_efficiency, leaderboard, reported
 from harness_ext.results.experiments import experiment_of
 from harness_ext.results.runs import Run, read_all
+from harness_ext.results.schema1 import upgrade
 from harness_ext.results.standings import entries
 
 
@@ -32,6 +33,50 @@ def test_deberta_is_put_beside_the_reported_run_of_its_batch_size(recipe, sample
     about = {"train_samples": samples, "seed": 0, "training": {"recipe": recipe}}
     (row,) = leaderboard.rows([manifest("microsoft/deberta-v3-base", 500, **about)], reported.scores())
     assert row["reported"] == (None if expected is None else expected / 872)
+
+
+def adapted(samples, seed, correct, *, weights="sha256:a", trained_on="d1", batch=16, evaluated="v1", **settings):
+    """A record of schema 1: its batch is cut down to the number of samples, the recipe's is not known."""
+    training = {
+        "recipe": "qwen",
+        "base_version": weights,
+        "data_fingerprint": trained_on,
+        "settings": {"learning_rate": 0.001, "batch_size": min(batch, samples), **settings},
+    }
+    return manifest(
+        "final",
+        correct,
+        schema=1,
+        adapter=f"a{samples}{seed}{weights}{trained_on}",
+        train_samples=samples,
+        seed=seed,
+        training=training,
+        data_fingerprint=evaluated,
+        key_parts={"weights": weights, "data": evaluated, "adapter": f"sha256:{samples}{seed}{weights}{trained_on}"},
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"weights": "sha256:b"}, {"trained_on": "d2"}, {"evaluated": "v2"}, {"learning_rate": 0.1}, {"batch": 8}],
+    ids=["base", "training data", "evaluation data", "setting", "batch"],
+)
+def test_runs_of_one_name_and_different_content_are_no_seeds_of_each_other(other):
+    board = [adapted(size, 0, 436) for size in (16, 64)] + [adapted(size, 1, 545, **other) for size in (16, 64)]
+    found = folded(upgrade(board))
+    assert len({entry.name for entry in found}) == 4
+    assert len({entry.record["curve"] for entry in found}) == 2
+    assert sorted(entry.scores for entry in found if entry.samples == 64) == [[0.5], [0.625]]
+
+
+@pytest.mark.parametrize("batch", [16, 128])  # 128 is cut down to the number of samples
+def test_sizes_and_seeds_of_one_recipe_are_one_group_whatever_the_batch_was_cut_down_to(batch):
+    board = [adapted(size, seed, 436, batch=batch) for size in (16, 64, 256, 1024) for seed in (0, 1)]
+    found = folded(upgrade(board))
+    assert len({entry.record["curve"] for entry in found}) == 1
+    assert {entry.name: len(entry.runs) for entry in found} == {
+        f"final + LoRA qwen, {size} labels": 2 for size in (16, 64, 256, 1024)
+    }
 
 
 PARTS = {"weights": "sha256:w", "dtype": "bfloat16", "num_fewshot": 0, "prompts": "p", "adapter": None, "seeds": [0] * 4}

@@ -81,7 +81,7 @@ def test_keys_of_the_same_first_digits_get_folders_of_their_own(tmp_path):
 def test_folder_that_has_the_key_is_found_whatever_it_is_called(tmp_path):
     for name, key in (("m+m--64--s0--t", "1" * 64), ("m--lora-64-s0--t", "1" * 8 + "2" * 56)):
         (tmp_path / f"{name}--11111111").mkdir()
-        records.write_json(tmp_path / f"{name}--11111111" / "run.json", {"schema": records.SCHEMA, "key": key})
+        records.write_json(tmp_path / f"{name}--11111111" / "run.json", {"schema": 1, "key": key})
     label = records.run_label("m", "t", "lora", 64, 0)
     assert records.place(tmp_path, label, "1" * 64).name == "m+m--64--s0--t--11111111"
     assert records.place(tmp_path, label, "1" * 8 + "3" * 56).name == f"{label}--{'1' * 8}{'3' * 8}"
@@ -130,7 +130,7 @@ def test_publish_replaces_an_earlier_run_whole(tmp_path):
 
 
 def test_read_run_of_another_schema_is_an_error(tmp_path):
-    records.write_json(tmp_path / "run.json", {"schema": 1})
+    records.write_json(tmp_path / "run.json", {"schema": 0})
     with pytest.raises(ValueError, match="schema"):
         records.read_run(tmp_path)
 
@@ -142,7 +142,9 @@ PUBLISHED = sorted((ROOT / "results" / "published").glob("*/run.json"))
 def test_published_run_reads_as_its_file_says(path):
     raw = json.loads(path.read_text(encoding="utf-8"))
     record = records.read_run(path.parent)
-    assert record == raw
+    same = raw.keys() - {"schema", "choices"}
+    assert {name: record[name] for name in same} == {name: raw[name] for name in same}
+    assert record["settings"] == raw.get("settings", raw.get("choices"))
     if (path.parent / outcomes.FILE).is_file():
         assert outcomes.counts(read_outcomes(path.parent / outcomes.FILE)) == raw["counts"]
     (row,) = leaderboard.rows([record], [])
@@ -157,6 +159,40 @@ def test_published_runs_are_found(tmp_path):
     (tmp_path / "published").symlink_to(ROOT / "results" / "published")  # beside it may lie runs of one's own
     assert len(PUBLISHED) >= 36
     assert len(records.read_runs(tmp_path)) == len(PUBLISHED)
+
+
+OLD = {
+    "schema": 1,
+    "key": "k",
+    "train_samples": 0,
+    "training": None,
+    "choices": {"dtype": "float32", "quantisation": "nf4", "reasons": {"device": "no GPU found"}},
+    "key_parts": {"backend": "hf-answer", "adapter": None, "num_fewshot": 4, "model_args": {"engine": "stock"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "not_default"),
+    [
+        ({}, "examples", {"shots": 4, "dtype": "float32", "engine": "stock"}),
+        ({"key_parts": {"backend": "tfidf"}, "choices": None}, "tfidf", {}),
+        ({"key_parts": {"backend": "hf-classifier"}}, "classifier", {}),  # float32 is how these are run
+        ({"key_parts": {"backend": "hf-classifier", "adapter": "sha256:a"}}, "lora", {}),
+        (
+            {"key_parts": {"task": "sst2_01_think", "generation": {"max_gen_toks": 99}}},
+            "prompted",
+            {"dtype": "float32", "think_budget": 99},
+        ),
+        ({"key_parts": {}, "choices": {"dtype": "bfloat16", "reasons": {"dtype": "as stored"}}}, "prompted", {}),
+    ],
+)
+def test_record_of_schema_1_gets_the_fields_of_schema_2(change, method, not_default, tmp_path):
+    records.write_json(tmp_path / "run.json", OLD | change)
+    record = records.read_run(tmp_path)
+    assert (record["schema"], record["method"], record["not_default"]) == (2, method, not_default)
+    assert record["settings"] == (OLD | change)["choices"]
+    assert "choices" not in record
+    assert all(len(record[name]) == 64 for name in ("experiment", "curve"))
 
 
 PARTS = {

@@ -33,8 +33,8 @@ def experiment_of(
 ) -> tuple[str, str]:
     """Return a run's experiment and curve, 64 hex digits each: its key without the seed, then without the number of labels.
 
-    In place of what follows from the seed stands how the run was trained: an adapter's own experiment and curve; for an
-    adapter that was made elsewhere its version, as no more is known.
+    In place of what follows from the seed stands how the run was trained: an adapter's own experiment and curve; for a
+    record of schema 1 base, data and settings; for an adapter that was made elsewhere its version, as no more is known.
     `parts` are those of the run's key, `training` and `train_samples` as the record has them; the name of an adapter that
     is a checkpoint ends in ``/checkpoint-<steps>``, and it is no seed of the whole one.
     """
@@ -47,7 +47,11 @@ def experiment_of(
     common = [kept, steps and steps[1]]
     if made.get("experiment") and made.get("curve"):
         return hash_of([*common, made["experiment"]]), hash_of([*common, made["curve"]])
-    common.append(parts.get("adapter"))
+    if settings := made.get("recipe_settings") or made.get("settings"):
+        data = made.get("data_fingerprint") or made.get("data")
+        common.append([made.get("base_version"), made.get("task"), data, settings])
+    else:
+        common.append(parts.get("adapter"))
     return hash_of([*common, train_samples]), hash_of(common)
 
 

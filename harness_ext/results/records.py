@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from harness_ext.errors import UserError, writing_to
+from harness_ext.results.schema1 import upgrade
 
 SCHEMA = 2  # of run.json; goes up when a field changes its meaning
 MANIFEST = "run.json"
@@ -93,20 +94,17 @@ def is_complete(folder: Path, key: str) -> bool:
 
 def _key_in(folder: Path) -> str | None:
     try:
-        return read_run(folder).get("key")
+        return _read(folder).get("key")
     except (OSError, ValueError):
         return None
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read the record of a finished run or adapter.
+    """Read the record of a finished run or adapter; one of schema 1 gets the fields of schema 2.
 
     Raises OSError where there is none, ValueError where it is none of ours.
     """
-    record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"not a run record of schema {SCHEMA}")
-    return record
+    return upgrade([_read(folder)])[0]
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -128,7 +126,7 @@ def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     runs: dict[str, tuple[Path, dict[str, Any]]] = {}
     for file in manifests(out):
         try:
-            record = read_run(file.parent)
+            record = _read(file.parent)
             _check(record)
             other = runs.get(record["key"])
             if other and other[0].parent == file.parent.parent:
@@ -136,7 +134,7 @@ def read_folders(out: Path) -> list[tuple[Path, dict[str, Any]]]:
             runs[record["key"]] = file.parent, record
         except (OSError, ValueError) as error:
             print(f"Left out {file}: {error}", file=sys.stderr)
-    return list(runs.values())
+    return list(zip((folder for folder, _ in runs.values()), upgrade(record for _, record in runs.values()), strict=True))
 
 
 def _check(record: dict[str, Any]) -> None:
@@ -153,6 +151,13 @@ def _check(record: dict[str, Any]) -> None:
             raise ValueError(f"no run record, its counts are {str(counts)[:40]}")
         if not 0 <= counts["correct"] <= record["n"] <= record["n_available"]:
             raise ValueError(f"no run record, {counts['correct']} of {record['n']} are correct")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("schema") not in (1, SCHEMA):
+        raise ValueError(f"not a run record of schema 1 or {SCHEMA}")
+    return record
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from harness_ext.backend.account import Account
-from harness_ext.results import advice, experiments, outcomes, records
+from harness_ext.results import advice, experiments, outcomes, records, schema1
 from harness_ext.run import provenance
 from harness_ext.run.question import Question
 from harness_ext.run.redaction import hide
@@ -137,7 +137,7 @@ def _training(run: RunPlan) -> dict[str, Any]:
     if adapter is None:
         draws_rows = asked.spec.calibrate == "batch"  # without their labels
         return {"train_samples": 0, "seed": asked.seed if draws_rows else None, "training": None}
-    own = adapter.manifest
+    own = schema1.upgrade([adapter.manifest])[0] if adapter.manifest.get("schema") == 1 else adapter.manifest
     made = {name: own[name] for name in (*_MADE, "experiment", "curve") if name in own}
     if not own.get("steps_resumed") and "time_s" in own:  # else it is the time of the last attempt
         made["train_s"] = own["time_s"]["train"]

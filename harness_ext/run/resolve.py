@@ -253,7 +253,7 @@ def _with_checkpoint(
 
 def _quantise(spec: RunSpec, base: Checkpoint, adapter: Checkpoint | None, checks: Checks) -> str | None:
     """Quantise as asked for, else as the adapter's base was in training; where that cannot be, go on without."""
-    trained = (adapter.manifest.get("recipe_settings") or {}) if adapter else {}
+    trained = (adapter.manifest.get("recipe_settings") or adapter.manifest.get("settings") or {}) if adapter else {}
     asked = spec.quantise or trained.get("quantise")
     asked = None if asked == "none" else asked
     with checks.problem("quantisation"):

@@ -58,7 +58,7 @@ def draw(runs: Sequence[tuple[str, list[dict[str, float]]]], path: Path) -> list
         scores.axhline(0.5, color=pictures.INK, linewidth=0.8, linestyle=":")
         losses.set(ylabel="loss", ylim=(0, None))
         scores.set(ylabel="score on rows held out", ylim=(0.4, 1.0), xlabel="optimiser steps")
-        pictures.percent(scores)
+        pictures.percent(scores.yaxis)
         losses.set_title(titles[0] if is_one else "Thin: loss on training rows. Thick: loss on rows held out.")
         return pictures.save(figure, path)
 

@@ -1,5 +1,6 @@
 """Finished runs as files, made of which documents they have right: what `compare` and `show` read."""
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,3 +61,19 @@ class FakeResults:
         records.write_json(folder / records.MANIFEST, content)
         outcomes.write(folder / outcomes.FILE, rows)
         return folder
+
+
+def read_outcomes(path: Path) -> list[outcomes.Outcome]:
+    """Read what `outcomes.write` wrote; the kind of a stricter rule is ``other`` where only the first has a label."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    names = [name for name in (lines[0] if lines else ()) if name not in outcomes.COLUMNS]
+    rules = {name: outcomes.CHOICE if name == "choice" else name for name in names}
+    found = []
+    for line in lines:
+        labels = {rule: int(line[name]) if line[name] else None for name, rule in rules.items()}
+        missing = "other" if line["kind"] == "label" else line["kind"]
+        kinds = {rule: missing if label is None else "label" for rule, label in labels.items()}
+        margin, response = float(line["margin"]) if line["margin"] else None, line.get("response") or ""
+        found.append(outcomes.Outcome(int(line["doc"]), line["hash"], int(line["gold"]), labels, kinds, margin, response))
+    return found

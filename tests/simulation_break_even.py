@@ -75,7 +75,7 @@ def _true_crossing(curve: np.ndarray) -> float:
 
 
 def _place(crossing: Crossing) -> float:
-    return {"within": crossing.labels or 0.0, "below": 0.0, "above": math.inf}[crossing.side]
+    return {"within": crossing.labels, "below": 0.0, "above": math.inf}[crossing.side]
 
 
 def main(times: int) -> None:

@@ -109,7 +109,7 @@ def test_break_even_is_marked_where_the_line_meets_the_prompted_score():
     ((x, y, _),) = [each for each in marks(axis, "D") if each[1] == 0.7]
     assert (x, y) == (pytest.approx(4 + 2 * (0.70 - 0.62) / (0.82 - 0.62)), 0.7)  # linear in log n
     (bar,) = [line for line in axis.get_lines() if line.get_linewidth() == 3]
-    ends = [where.mean_low.labels or where.smallest, where.mean_high.labels or where.largest]
+    ends = [where.mean_low.labels, where.mean_high.labels]
     assert bar.get_xdata() == pytest.approx(np.log2(ends))
     tables = [
         np.stack([each.answers.correct for each in trained("x", 0, scores)]) for scores in ((60, 62, 64), (80, 82, 84))

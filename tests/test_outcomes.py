@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import SENTENCES
+from fakeresults import read_outcomes
 from stock import stock_samples
 
 from harness_ext.results import outcomes
@@ -63,7 +64,7 @@ def test_log_becomes_a_row_a_document_and_counts_by_rule(tmp_path):
 
 def test_file_is_read_as_it_was_written(tmp_path):
     (tmp_path / "outcomes.csv").write_text(FILE)
-    assert outcomes.read(tmp_path / "outcomes.csv") == ROWS
+    assert read_outcomes(tmp_path / "outcomes.csv") == ROWS
 
 
 def test_forced_choice_has_its_margin_and_one_label(tmp_path):
@@ -75,7 +76,7 @@ def test_forced_choice_has_its_margin_and_one_label(tmp_path):
     outcomes.write(tmp_path / "outcomes.csv", found)
     text = (tmp_path / "outcomes.csv").read_text()
     assert text == "doc,hash,gold,choice,kind,margin,response\n0,hash 0,1,1,label,1.5,\n1,hash 1,1,0,label,-2.5,\n"
-    assert outcomes.read(tmp_path / "outcomes.csv") == found
+    assert read_outcomes(tmp_path / "outcomes.csv") == found
 
 
 def test_output_that_no_filter_of_ours_has_read_is_of_another_kind_and_stays_out_of_the_file(tmp_path):
@@ -105,7 +106,7 @@ def test_log_of_stock_lm_eval_has_the_same_outcomes(task, answering, eight_rows,
         likelihoods = [[float(pair[0]) for pair in line["filtered_resps"]] for line in log]
         assert [row.margin for row in found] == [positive - negative for negative, positive in likelihoods]
     outcomes.write(tmp_path / "outcomes.csv", found)
-    assert outcomes.read(tmp_path / "outcomes.csv") == found
+    assert read_outcomes(tmp_path / "outcomes.csv") == found
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -118,6 +119,6 @@ def test_full_disk_is_an_error():
 def test_texts_with_commas_and_line_ends_stay_in_their_cells(tmp_path):
     odd = [Outcome(0, 'a,"b"\nc', 1, {"naïve, 模型": 1}, {"naïve, 模型": "label"})]
     outcomes.write(tmp_path / "outcomes.csv", odd)
-    assert outcomes.read(tmp_path / "outcomes.csv") == odd
+    assert read_outcomes(tmp_path / "outcomes.csv") == odd
     with (tmp_path / "outcomes.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.reader(file))) == 2

@@ -1,11 +1,12 @@
 """Prices: sums by hand, and each mistake in one line."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness_ext.errors import UserError
-from harness_ext.evidence import cost
 from harness_ext.results import prices
 
 FILE = """
@@ -29,12 +30,8 @@ def _read(tmp_path, text: str) -> prices.Prices:
 @given(st.floats(0.01, 1e4), st.floats(0, 100))
 def test_machine_is_paid_for_the_hours_that_1000_documents_take(docs_per_s, per_hour):
     hours = 1000 / docs_per_s / 3600
-    assert cost.of_machine(docs_per_s, per_hour) == pytest.approx(hours * per_hour)
-
-
-def test_tokens_are_paid_by_the_million():
-    # 100 in and 2 out a document: 0.1 and 0.002 million a thousand.
-    assert cost.of_tokens(50_000, 1_000, 500, 0.15, 0.60) == pytest.approx(0.1 * 0.15 + 0.002 * 0.60)
+    paid = prices.Prices(Path("prices.yaml"), "EUR", {"H200": per_hour}, {})
+    assert prices.per_1000(paid, RECORD | {"docs_per_s": docs_per_s}) == pytest.approx(hours * per_hour)
 
 
 def test_machine_is_found_by_a_part_of_its_name(tmp_path):
@@ -45,8 +42,10 @@ def test_machine_is_found_by_a_part_of_its_name(tmp_path):
     assert prices.per_1000(found, RECORD | {"hardware": "AMD EPYC, 2 threads"}) is None
 
 
-def test_model_that_is_paid_by_the_token_costs_no_machine(tmp_path):
-    assert prices.per_1000(_read(tmp_path, FILE), RECORD | {"model": "gpt-x"}) == pytest.approx(0.0162)
+def test_model_that_is_paid_by_the_million_tokens_costs_no_machine(tmp_path):
+    # 100 in and 2 out a document: 0.1 and 0.002 million a thousand.
+    found = prices.per_1000(_read(tmp_path, FILE), RECORD | {"model": "gpt-x"})
+    assert found == pytest.approx(0.1 * 0.15 + 0.002 * 0.60)
 
 
 @pytest.mark.parametrize(

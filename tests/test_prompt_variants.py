@@ -3,6 +3,7 @@
 import pytest
 import torch
 from builders import LINES, SENTENCES, build_model
+from fakeresults import read_outcomes
 from stock import assert_same_answers, samples_of, stock_samples
 from test_leaderboard import manifest
 from training import SHORT, adapters, train, words_folder
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune.data import collate_prompts, encode_examples
 from harness_ext.paths import TASKS_DIR
-from harness_ext.results import advice, outcomes
+from harness_ext.results import advice
 from harness_ext.results.records import read_runs
 from harness_ext.task.find import build_tasks
 from harness_ext.task.prompts import render_completion, render_prompt
@@ -142,7 +143,7 @@ def test_margin_is_that_of_the_positive_answer_over_the_negative_one(door, speak
         before, after, *answers = VARIANTS[record["task"].removesuffix("_choice")]
         (file,) = tmp_path.glob(f"runs/*--{record['task']}--*/outcomes.csv")
         zero, one = (tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers)
-        for outcome, (sentence, _) in zip(outcomes.read(file), SENTENCES, strict=True):
+        for outcome, (sentence, _) in zip(read_outcomes(file), SENTENCES, strict=True):
             with torch.no_grad():
                 ids = tokenizer(f"{before}\n\nSentence: {sentence}\n{after}", return_tensors="pt")
                 scores = model(**ids).logits[0, -1].log_softmax(-1)

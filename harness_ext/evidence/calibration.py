@@ -18,20 +18,10 @@ SHARES = tuple(share / 20 for share in range(21))  # sent to the large model; ev
 class Reliability:
     """Confidence against the share that is right, in bins of equal width from 0.5 to 1; empty bins are nan."""
 
-    edges: NDArray[Any]  # (bins + 1,)
     counts: NDArray[Any]  # (bins,)
     confidence: NDArray[Any]  # mean confidence in each bin
     right: NDArray[Any]  # share of the likelier labels that are right
     error: float  # expected calibration error, 0-1
-
-
-@dataclass(frozen=True)
-class TwoStage:
-    """The small model answers, and the large one where the small one is least sure."""
-
-    share: float  # of the documents that the large model answers
-    score: float
-    cost: float | None  # per document, in the unit of the costs given
 
 
 def reliability(margins: NDArray[Any], gold: NDArray[Any], bins: int = 10) -> Reliability | None:
@@ -50,7 +40,7 @@ def reliability(margins: NDArray[Any], gold: NDArray[Any], bins: int = 10) -> Re
     with np.errstate(invalid="ignore"):
         mean, share = (np.bincount(places, each, bins) / counts for each in (confidence, right))
     error = float(np.nansum(counts * np.abs(mean - share)) / margins.size)
-    return Reliability(edges, counts, mean, share, error)
+    return Reliability(counts, mean, share, error)
 
 
 def brier(margins: NDArray[Any], gold: NDArray[Any]) -> float | None:
@@ -84,16 +74,13 @@ def two_stage(
     margin_small: NDArray[Any],
     correct_small: NDArray[Any],
     correct_large: NDArray[Any],
-    cost_small: float | None = None,
-    cost_large: float | None = None,
     folds: int = 10,
     seed: int = 0,
-) -> list[TwoStage]:
-    """Score the policy of asking a large model where a small one is not sure, for shares from none to all.
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return shares of the documents that a large model is asked, where a small one is least sure, and the score with each.
 
-    Each document is decided by a threshold of its sureness that comes from the other folds, so that none sets its own. The
-    small model answers every document, and is paid for it. Shares are those that came about, so that equally sure documents
-    leave gaps.
+    Each document is decided by a threshold of its sureness that comes from the other folds, so that none sets its own.
+    Shares are those that came about, so that equally sure documents leave gaps.
     """
     sure, n = _sureness(margin_small), len(margin_small)
     fold = np.random.default_rng(seed).permutation(n) % min(folds, n)
@@ -104,10 +91,9 @@ def two_stage(
             for each in range(fold.max() + 1):
                 others = sure[fold != each]
                 sent[fold == each] = sure[fold == each] < (np.quantile(others, share) if others.size else 0)
-        asked = float(sent.mean())
-        cost = None if cost_small is None or cost_large is None else cost_small + asked * cost_large
-        points[asked] = TwoStage(asked, float(np.where(sent, correct_large, correct_small).mean()), cost)
-    return [points[asked] for asked in sorted(points)]
+        points[sent.mean()] = np.where(sent, correct_large, correct_small).mean()
+    shares = sorted(points)
+    return np.array(shares), np.array([points[share] for share in shares])
 
 
 def _known(margins: NDArray[Any], gold: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -42,7 +42,7 @@ class Method:
         if k > 1:
             return two_way_score(self.correct)
         right = int(self.correct.sum())
-        return Estimate(right / n, *wilson(right, n), None, None, k, n)
+        return Estimate(right / n, *wilson(right, n), k, n)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from scipy.special import expit, logit
 FARTHEST = 4  # times the largest number of labels that was measured
 FEWEST = 3  # sizes: the power law and the exponential have three parameters, the logit two
 CLOSE = 0.03  # a curve that misses a measured mean by more does not fit; a mean of few seeds may be so far off
+_Curve = Callable[[Any], Any]  # the score with so many labels
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,6 @@ class BackTest:
     measured: float
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """A fitted curve: the score with so many labels, and the labels for a score."""
-
-    score: Callable[[Any], Any]
-    labels: Callable[[float], float]  # infinity where it is never reached
-
-
 def labels_for(sizes: Sequence[int], scores: Sequence[float], target: float) -> Range | str:
     """Find with how many labels a target score is reached, or say why that is not answered.
 
@@ -60,11 +53,10 @@ def labels_for(sizes: Sequence[int], scores: Sequence[float], target: float) -> 
     if isinstance(curves, str):
         return curves
     most = FARTHEST * sizes[-1]
-    # A curve may pass above the last mean: it has not been reached there all the same.
-    found = sorted(max(curve.labels(target), sizes[-1]) for curve in curves)
-    if found[0] > most:
+    found = [labels for curve in curves if (labels := _reached(curve, target, sizes[-1], most)) is not None]
+    if not found:
         return f"no curve reaches {100 * target:.1f}% within {most:,} labels, {FARTHEST} times what was measured"
-    return Range(float(found[0]), float(found[-1]) if found[-1] <= most else None)
+    return Range(min(found), max(found) if len(found) == len(curves) else None)
 
 
 def predicted(sizes: Sequence[int], scores: Sequence[float], at: int) -> tuple[float, float] | str:
@@ -74,7 +66,7 @@ def predicted(sizes: Sequence[int], scores: Sequence[float], at: int) -> tuple[f
         return curves
     if at > FARTHEST * sizes[-1]:
         return f"{at:,} labels are more than {FARTHEST} times the {sizes[-1]:,} that were measured"
-    found = [float(curve.score(at)) for curve in curves]
+    found = [float(curve(at)) for curve in curves]
     return min(found), max(found)
 
 
@@ -86,69 +78,40 @@ def back_test(sizes: Sequence[int], scores: Sequence[float]) -> BackTest | str:
     return found if isinstance(found, str) else BackTest(sizes[-2], sizes[-1], *found, scores[-1])
 
 
+def _reached(curve: _Curve, target: float, first: int, most: int) -> float | None:
+    """Find where a rising curve reaches a score, not before `first`, where it was not measured; None beyond `most`."""
+    from scipy.optimize import brentq
+
+    if curve(first) >= target:  # a curve may pass above the last mean
+        return float(first)
+    return float(brentq(lambda n: curve(n) - target, first, most)) if curve(most) >= target else None
+
+
 def _fitted(sizes: Sequence[int], scores: Sequence[float]) -> list[_Curve] | str:
-    """Fit the curves and keep those that come close to every mean."""
+    """Fit the curves and keep those that come close to every mean; at the first size b is the rise that is left."""
     if len(sizes) < FEWEST:
         return f"a curve needs at least {FEWEST} sizes"
     x, y = np.array(sizes, float), np.array(scores, float)
-    curves = [fit(x, y) for fit in (_power_law, _logit, _exponential)]
-    curves = [curve for curve in curves if np.abs(curve.score(x) - y).max() <= CLOSE]
+    first, last, top, ceiling = x[0], x[-1], y.max(), min(y.max() + 0.05, 1.0)
+    odds = logit(np.clip(y[0], 0.01, 0.99))
+    shapes: list[Any] = [
+        (lambda n, a, b, c: a - b * (n / first) ** -c, (ceiling, ceiling - y[0], 0.5), ([0, 0, 0.01], [1, 1, 5])),
+        (lambda n, a, b: expit(a + b * np.log(n / first)), (odds, 0.1), ([-np.inf, 0], [np.inf, np.inf])),
+        (
+            lambda n, a, b, c: a - b * np.exp((first - n) / c),
+            (top, top - y[0], last / 4),
+            ([0, 0, first / 10], [1, 1, 100 * last]),
+        ),
+    ]
+    curves = [_fit(x, y, *shape) for shape in shapes]
+    curves = [curve for curve in curves if np.abs(curve(x) - y).max() <= CLOSE]
     if len(curves) < 2:  # one alone would be a range without width
         return f"fewer than two of the three curves come within {100 * CLOSE:.0f} points of what was measured"
     return curves
 
 
-def _least_squares(
-    curve: Callable[..., Any],
-    x: NDArray[Any],
-    y: NDArray[Any],
-    start: Sequence[float],
-    bounds: tuple[list[float], list[float]],
-) -> list[float]:
+def _fit(x: NDArray[Any], y: NDArray[Any], shape: Callable[..., Any], start: Sequence[float], bounds: Any) -> _Curve:
     from scipy.optimize import least_squares
 
-    return least_squares(lambda parameters: curve(x, *parameters) - y, np.clip(start, *bounds), bounds=bounds).x.tolist()
-
-
-def _power_law(x: NDArray[Any], y: NDArray[Any]) -> _Curve:
-    """Fit a - b n^-c; b is the rise that is left at the smallest size."""
-
-    def score(n: Any, a: float, b: float, c: float) -> Any:
-        return a - b * (n / x[0]) ** -c
-
-    ceiling = min(y.max() + 0.05, 1.0)
-    a, b, c = _least_squares(score, x, y, (ceiling, ceiling - y[0], 0.5), ([0, 0, 0.01], [1, 1, 5]))
-    return _Curve(
-        lambda n: score(n, a, b, c), lambda target: float(x[0] * (b / (a - target)) ** (1 / c)) if a > target else np.inf
-    )
-
-
-def _logit(x: NDArray[Any], y: NDArray[Any]) -> _Curve:
-    """Fit logit(score) = a + b log n."""
-
-    def score(n: Any, a: float, b: float) -> Any:
-        return expit(a + b * np.log(n / x[0]))
-
-    start = float(logit(np.clip(y[0], 0.01, 0.99)))
-    a, b = _least_squares(score, x, y, (start, 0.1), ([-np.inf, 0], [np.inf, np.inf]))
-
-    def labels(target: float) -> float:
-        power = (float(logit(target)) - a) / b if b > 0 else np.inf
-        return float(x[0] * np.exp(min(power, 700.0))) if power < np.inf else np.inf
-
-    return _Curve(lambda n: score(n, a, b), labels)
-
-
-def _exponential(x: NDArray[Any], y: NDArray[Any]) -> _Curve:
-    """Fit a - b exp(-n/c); b is the rise that is left at the smallest size."""
-
-    def score(n: Any, a: float, b: float, c: float) -> Any:
-        return a - b * np.exp(-(n - x[0]) / c)
-
-    ceiling = float(y.max())
-    bounds: Any = ([0, 0, x[0] / 10], [1, 1, 100 * x[-1]])
-    a, b, c = _least_squares(score, x, y, (ceiling, ceiling - y[0], x[-1] / 4), bounds)
-    return _Curve(
-        lambda n: score(n, a, b, c),
-        lambda target: float(x[0] + c * np.log(b / (a - target))) if a > target and b > 0 else np.inf,
-    )
+    found = least_squares(lambda parameters: shape(x, *parameters) - y, np.clip(start, *bounds), bounds=bounds).x
+    return lambda n: shape(n, *found)

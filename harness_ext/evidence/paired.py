@@ -15,21 +15,17 @@ class Paired:
     Attributes:
         difference: Score of A minus score of B.
         low: With `high` Tango's interval of the difference.
-        p_exact: McNemar's exact test, two-sided.
-        p_mid: The same as mid-p, by which verdicts are made: the exact one errs so far on the safe side that it misses much.
+        p_mid: McNemar's mid-p, two-sided: the exact test errs so far on the safe side that it misses much.
         visible: The smallest difference that so many discordant documents could show (mid-p below 1 - level), in 0-1;
             where they are too few to show any, the smallest that enough of them would.
     """
 
     n: int
-    both: int
     only_a: int
     only_b: int
-    neither: int
     difference: float
     low: float
     high: float
-    p_exact: float
     p_mid: float
     visible: float
 
@@ -48,20 +44,8 @@ def compare(a: NDArray[np.bool_], b: NDArray[np.bool_], level: float = 0.95) -> 
         raise ValueError(f"Which documents are right is given as booleans, not {a.dtype} and {b.dtype}.")
     n, only_a, only_b = a.size, int((a & ~b).sum()), int((b & ~a).sum())
     low, high = tango(only_a, only_b, n, level)
-    exact, mid = mcnemar(only_a, only_b)
-    return Paired(
-        n=n,
-        both=int((a & b).sum()),
-        only_a=only_a,
-        only_b=only_b,
-        neither=int((~a & ~b).sum()),
-        difference=(only_a - only_b) / n,
-        low=low,
-        high=high,
-        p_exact=float(exact),
-        p_mid=float(mid),
-        visible=_visible(only_a + only_b, n, 1 - level),
-    )
+    p_mid, visible = float(mcnemar(only_a, only_b)[1]), _visible(only_a + only_b, n, 1 - level)
+    return Paired(n, only_a, only_b, (only_a - only_b) / n, low, high, p_mid, visible)
 
 
 def mcnemar(only_a: ArrayLike, only_b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

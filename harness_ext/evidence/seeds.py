@@ -16,9 +16,7 @@ class Estimate:
     """A mean over seeds and documents.
 
     Attributes:
-        low: With `high` its interval; None, as all that follows from a spread, where there are too few seeds to tell.
-        se: The standard error.
-        seed_share: How much of the squared standard error more seeds would lessen, in 0-1; the rest needs more documents.
+        low: With `high` its interval; None where there are too few seeds to tell.
         seeds: How many.
         n: Documents.
     """
@@ -26,8 +24,6 @@ class Estimate:
     mean: float
     low: float | None
     high: float | None
-    se: float | None
-    seed_share: float | None
     seeds: int
     n: int
 
@@ -146,15 +142,14 @@ def two_way(table: NDArray, level: float = 0.95) -> Estimate:
     k, n = table.shape
     mean = float(table.mean())
     if k < FEWEST_SEEDS:
-        return Estimate(mean, None, None, None, None, k, n)
+        return Estimate(mean, None, None, k, n)
     return estimate(mean, spread_of(table), k, n, level)
 
 
 def estimate(mean: float, found: Spread, seeds: int, n: int, level: float = 0.95) -> Estimate:
     """Return the interval of a mean whose spread is known."""
-    half, variance = float(found.half(1 - level)), float(found.variance)
-    by_seed = variance - float(found.parts[-1][0])
-    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), variance**0.5, by_seed / variance, seeds, n)
+    half = float(found.half(1 - level))
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), seeds, n)
 
 
 def two_way_score(table: NDArray, level: float = 0.95) -> Estimate:

@@ -4,32 +4,31 @@ Nothing is said that the runs do not show: what has no interval takes no part, a
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from harness_ext.evidence import break_even, extrapolation
-from harness_ext.evidence.contrast import Contrast, contrast
+from harness_ext.evidence.contrast import Contrast
 from harness_ext.evidence.ranks import ALPHA, holm
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report.words import interval, labels, listed, number, p_text, percent, points
 from harness_ext.results import reported
 from harness_ext.results.contest import (
     Contest,
     Curve,
     asked,
+    compare,
     contests,
     crossing_of,
     first_crossing,
-    in_order,
-    method_of,
     model_of,
 )
 from harness_ext.results.reported import SST2_VALIDATION
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import in_order, interval, labels, listed, number, p_text, percent, points
 
 SMALL = "No model of billions of parameters was run."
 _LARGE = 1e9  # parameters
@@ -39,12 +38,16 @@ _LARGE = 1e9  # parameters
 class Match:
     """The best that is trained on so many labels against the best that is prompted."""
 
-    samples: int | str
     curve: Curve
     trained: Entry
     found: Contrast  # trained - prompted
     p: float  # Holm's, over all that was trained on so many labels
     compared: int  # how many those are
+
+    @property
+    def samples(self) -> int | str | None:
+        """The number of labels."""
+        return self.trained.samples
 
     @property
     def winner(self) -> str:
@@ -77,23 +80,20 @@ def matches(contest: Contest) -> list[Match]:
     """Set the best trained at each number of labels against the best prompted; fewer than three seeds have no test."""
     if not contest.prompted:
         return []
-    fought: dict[int | str, list[tuple[Curve, Entry, Contrast]]] = defaultdict(list)
-    for curve in contest.curves:
-        for samples, entry in curve.by_labels.items():
-            found = _contrast(entry, contest.prompted[0])
-            if found.p is not None:
-                fought[samples].append((curve, entry, found))
     best = []
-    for samples in in_order(fought):
-        adjusted = holm(np.array([found.p for *_, found in fought[samples]]))
-        compared = list(zip(fought[samples], adjusted, strict=True))
-        (curve, entry, found), p = max(compared, key=lambda each: each[0][1].score.mean)
-        best.append(Match(samples, curve, entry, found, float(p), len(compared)))
+    for same in _by_labels(contest):
+        found = [compare(entry, contest.prompted[0]) for _, entry in same]
+        adjusted = holm(np.array([each.p for each in found]))
+        at = max(range(len(same)), key=lambda n: same[n][1].score.mean)
+        best.append(Match(*same[at], found[at], float(adjusted[at]), len(same)))
     return best
 
 
-def _contrast(a: Entry, b: Entry) -> Contrast:
-    return contrast(method_of(a), method_of(b))
+def _by_labels(contest: Contest) -> list[list[tuple[Curve, Entry]]]:
+    """Sort what was trained with seeds enough by number of labels."""
+    points = [(curve, entry) for curve in contest.curves for entry in curve.entries if not entry.too_few]
+    points.sort(key=lambda each: in_order(each[1].samples))
+    return [list(same) for _, same in groupby(points, lambda each: each[1].samples)]
 
 
 def _headline(contest: Contest, fought: Sequence[Match]) -> str:
@@ -158,35 +158,26 @@ def _prompting(contest: Contest) -> str:
     if not others:
         return f"Without a label one way of asking was tried: {name} is right on {score}."
     tied = best.rank[1] - 1 if best.rank else len(others)  # as on the leaderboard, which looks at all pairs
-    models = len(contest.prompted)
-    ways = (
-        f"{len(contest.ranked)} ways of asking {models} models"
-        if models > 1
-        else f"{len(contest.ranked)} ways of asking one model"
-    )
+    models = f"{len(contest.prompted)} models" if len(contest.prompted) > 1 else "one model"
     told = f"{tied} of the others cannot be told from it" if tied else "it is surely better than each of the others"
     return (
-        f"Without a label, the best of {ways} is {name}: {score}; {told} (Holm-corrected), and the best of "
-        "so many is likely to look a little better than it is. "
+        f"Without a label, the best of {len(contest.ranked)} ways of asking {models} is {name}: {score}; {told} "
+        "(Holm-corrected), and the best of so many is likely to look a little better than it is. "
         f"Always giving the commoner answer is right on {percent(contest.majority)}."
     )
 
 
 def _training(contest: Contest) -> str:
     """Name the best at each number of labels among those with seeds enough."""
-    sure: dict[int | str, list[tuple[Curve, Entry]]] = defaultdict(list)
-    for curve in contest.curves:
-        for samples, entry in curve.by_labels.items():
-            if (entry.seeds or 0) >= FEWEST_SEEDS:
-                sure[samples].append((curve, entry))
-    if not sure:
-        return ""
     parts = []
-    for samples in in_order(sure):
-        curve, entry = max(sure[samples], key=lambda each: each[1].score.mean)
-        only = ", the only one with so many" if len(sure[samples]) == 1 else ""
+    for same in _by_labels(contest):
+        curve, entry = max(same, key=lambda each: each[1].score.mean)
+        only = ", the only one with so many" if len(same) == 1 else ""
         collapsed = f", {entry.collapsed} of {entry.seeds} collapsed" if entry.collapsed else ""
-        parts.append(f"{labels(samples)}: {curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed}{only})")
+        said = f"{curve.name}, {percent(entry.score.mean)} ({_ends(entry)}{collapsed}{only})"
+        parts.append(f"{labels(entry.samples)}: {said}")
+    if not parts:
+        return ""
     return f"The best that was trained, by number of labels (mean over seeds, 95% interval): {'; '.join(parts)}."
 
 
@@ -202,11 +193,11 @@ def _break_even(contest: Contest) -> str:
     found = first_crossing(contest.curves, prompted)
     if found:
         curve, where = found
-        mean = _range(where, where.mean, where.mean_low, where.mean_high)
+        mean = _range(where.mean, where.mean_low, where.mean_high)
         if where.most.side == "above":
-            most = f"an unlucky subset, one in 20, does not with {where.largest:,}"
+            most = f"an unlucky subset, one in 20, does not with {where.most.labels:,}"
         else:
-            most = f"an unlucky subset, one in 20, does with {_range(where, where.most, where.most_low, where.most_high)}"
+            most = f"an unlucky subset, one in 20, does with {_range(where.most, where.most_low, where.most_high)}"
         several = len(contest.curves) > 1
         first = (
             f"Of {len(contest.curves)} methods with labels {curve.name} is the first to catch"
@@ -221,8 +212,8 @@ def _break_even(contest: Contest) -> str:
     return f"Nothing that was trained catches the best prompt for good with the labels that were tried.{more}"
 
 
-def _range(where: break_even.BreakEven, middle: break_even.Crossing, *ends: break_even.Crossing) -> str:
-    said, low, high = (break_even.text(each, where.smallest, where.largest) for each in (middle, *ends))
+def _range(*crossings: break_even.Crossing) -> str:
+    said, low, high = map(break_even.text, crossings)
     return f"{said} labels (90% interval {low.removeprefix('about ')} to {high.removeprefix('about ')})"
 
 
@@ -243,15 +234,11 @@ def _extrapolated(curve: Curve, prompted: Entry) -> str:
 
 def _more(contest: Contest) -> str:
     """Say whether the best method still gained from more labels."""
-    sure = [
-        (curve, [entry for entry in curve.measured.values() if (entry.seeds or 0) >= FEWEST_SEEDS])
-        for curve in contest.curves
-    ]
-    curve, known = next(((curve, known) for curve, known in sure if len(known) > 1), (None, []))
+    curve = next((curve for curve in contest.curves if len(curve.sure) > 1), None)
     if curve is None:
         return ""
-    before, after = known[-2:]
-    found = _contrast(after, before)
+    before, after = curve.sure[-2:]
+    found = compare(after, before)
     if found.p is None:
         return ""
     change = f"{number(found.difference)} points, {interval(found.low, found.high)}"
@@ -280,8 +267,7 @@ def _limits(contest: Contest) -> str:
 
 def _left_out(contest: Contest, others: Sequence[Contest]) -> str:
     """Say which runs took no part."""
-    every = (*contest.label_free, *(entry for curve in contest.curves for entry in curve.entries))
-    few = [f"“{entry.name}”" for entry in every if entry.seeds is not None and entry.seeds < FEWEST_SEEDS]
+    few = [f"“{entry.name}”" for entry in (*contest.label_free, *contest.trained) if entry.too_few]
     said = []
     if few:
         named = listed(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"

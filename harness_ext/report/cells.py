@@ -22,18 +22,6 @@ def signed(share: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
-def points(share: float, digits: int = 1) -> str:
-    """Write a share in percent."""
-    return f"{100 * share:.{digits}f}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """Write an interval in percent; nothing where there is none."""
-    if low is None or high is None:
-        return ""
-    return f"{points(low)}-{points(high)}" if low >= 0 else f"{points(low)} to {points(high)}"
-
-
 def answer(side: Side) -> Callable[[int], str]:
     """Return what says what was answered to a document: the label, or what was written; of seeds how many are right."""
     if len(side.logs) > 1:

@@ -8,16 +8,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness_ext.evidence.contrast import contrast
 from harness_ext.evidence.proportion import newcombe, unpaired_p, wilson
 from harness_ext.evidence.ranks import ALPHA
-from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.report import answer
-from harness_ext.report.words import interval, labels, listed, number, percent
 from harness_ext.results import names, reported
-from harness_ext.results.contest import SST2_ROWS, Contest, Curve, asked, contests, method_of, model_of
+from harness_ext.results.contest import SST2_ROWS, Contest, Curve, asked, compare, contests, model_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import in_order, interval, labels, listed, number, p_text, percent
 
 NOTE = (
     "The original made one run of each and published how many of 872 sentences were right, not which: its runs are compared "
@@ -90,13 +88,9 @@ def _compared(pairs: Sequence[tuple[_Row, _Row]]) -> str:
         who = [f"{row[1]} samples" if first[0] == second[0] else row[0] for row in (first, second)]
         p = unpaired_p(a, N, b, N)
         verdict = "a tie" if p >= ALPHA else f"surely {'better' if a > b else 'worse'}"
-        span = interval(*newcombe(a, N, b, N))
-        said.append(f"{who[0]} {a}, {who[1]} {b} of {N}: {number((a - b) / N)} points ({span}, p {_p(p)}), {verdict}")
+        shown = f"{number((a - b) / N)} points ({interval(*newcombe(a, N, b, N))}, p {p_text(p)})"
+        said.append(f"{who[0]} {a}, {who[1]} {b} of {N}: {shown}, {verdict}")
     return f"{'; '.join(said)}."
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _collapse() -> str:
@@ -142,12 +136,8 @@ def _following() -> str:
 
 def _fewest(curves: Iterable[Curve]) -> tuple[Curve, Entry] | None:
     """Find the curve that is best with the fewest labels among entries with seeds enough."""
-    found = [(samples, -entry.score.mean, curve, entry) for curve in curves for samples, entry in _sure(curve).items()]
-    return min(found, key=lambda each: each[:2])[2:] if found else None
-
-
-def _sure(curve: Curve) -> dict[int, Entry]:
-    return {samples: entry for samples, entry in curve.measured.items() if (entry.seeds or 0) >= FEWEST_SEEDS}
+    found = [(curve, entry) for curve in curves for entry in curve.sure]
+    return min(found, key=lambda each: (in_order(each[1].samples), -each[1].score.mean), default=None)
 
 
 def _made(contest: Contest | None, kind: str) -> list[Curve]:
@@ -161,7 +151,7 @@ def _encoder(contest: Contest | None) -> str:
     if contest is None or found is None:
         return ""
     curve, entry = found
-    score = f"{percent(entry.score.mean)} ({interval(*_ends(entry))})"
+    score = f"{percent(entry.score.mean)} ({interval(entry.score.low, entry.score.high)})"
     above = "above" if (entry.score.low or 0) > contest.majority else "not surely above"
     return (
         f"{curve.name} with {labels(entry.samples)} labels: {score}, {above} the majority's {percent(contest.majority)}; "
@@ -170,11 +160,11 @@ def _encoder(contest: Contest | None) -> str:
 
 
 def _rising(contest: Contest | None) -> str:
-    curve = next((curve for curve in _made(contest, "generative") if len(_sure(curve)) > 1), None)
+    curve = next((curve for curve in _made(contest, "generative") if len(curve.sure) > 1), None)
     if curve is None:
         return ""
-    known = list(_sure(curve).values())
-    found = contrast(method_of(known[-1]), method_of(known[0]))
+    known = curve.sure
+    found = compare(known[-1], known[0])
     scores = listed([f"{percent(entry.score.mean)} with {labels(entry.samples)}" for entry in known])
     verdict = (
         "no difference can be told"
@@ -220,7 +210,3 @@ def _format(contest: Contest | None) -> str:
                 f"{percent(chosen.score.mean)}"
             )
     return f"{'. '.join(said)}." if said else ""
-
-
-def _ends(entry: Entry) -> tuple[float | None, float | None]:
-    return entry.interval or (None, None)

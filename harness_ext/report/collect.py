@@ -71,18 +71,16 @@ def _answers(run: Run, sets: Pool, kinds: Pool, responses: Pool) -> dict[str, An
     answers = run.answers
     if answers is None or not answers.documents:
         return {}
-    moved = run.record.get("calibration") or {"slope": 1, "intercept": 0}
-    margins = moved["slope"] * answers.margins + moved["intercept"]  # by which the labels were chosen
     others = {kind: chr(ord("a") + kinds[kind]) for kind in sorted(set(answers.kinds) - {"label"})}
     said = [str(label) if label >= 0 else others[kind] for label, kind in zip(answers.labels, answers.kinds, strict=True)]
     found = {
         "set": sets[answers.documents, answers.gold.tobytes()],
         "said": "".join(said),
         "score": _score(answers),
-        "margins": _hundredths(margins) if np.isfinite(margins).any() else None,
+        "margins": _hundredths(run.margins) if np.isfinite(run.margins).any() else None,
         "responses": [responses[each] for each in answers.responses] if any(answers.responses) else None,
     }
-    if bins := reliability(margins, answers.gold):
+    if bins := reliability(run.margins, answers.gold):
         filled = zip(bins.confidence, bins.right, bins.counts, strict=True)
         found["reliability"] = {
             "error": round(bins.error, 4),

@@ -9,12 +9,12 @@ from harness_ext.errors import UserError
 from harness_ext.evidence.contrast import Contrast, Method, common_seeds, contrast, rows
 from harness_ext.evidence.seeds import FEWEST_SEEDS
 from harness_ext.report import pairs, verdict
-from harness_ext.report.cells import Rows, answer, interval, points, show_documents, signed
+from harness_ext.report.cells import Rows, answer, show_documents, signed
 from harness_ext.report.find import Results
 from harness_ext.report.logs import Side
 from harness_ext.report.texts import HINT, with_texts
-from harness_ext.report.words import p_text
 from harness_ext.results.tables import Column, show_table
+from harness_ext.results.words import hundredths, p_text, span
 
 
 def run(a: str | None, b: str | None, out: Path, data_dir: str | None, show: Rows) -> None:
@@ -43,8 +43,7 @@ def counts(a: Method, b: Method) -> list[float]:
     seeds = common_seeds(a, b)
     if seeds == ():
         return []
-    pair = (a.correct, b.correct) if seeds is None else (rows(a, seeds), rows(b, seeds))
-    in_a, in_b = (table.astype(bool) for table in pair)
+    in_a, in_b = (rows(each, seeds or (0,)).astype(bool) for each in (a, b))
     return [float(each.sum(1).mean()) for each in (in_a & in_b, in_a & ~in_b, ~in_a & in_b, ~in_a & ~in_b)]
 
 
@@ -88,13 +87,13 @@ def _show_scores(a: Side, b: Side) -> None:
 
 def _scores(letter: str, side: Side) -> list[str]:
     score, missing = side.method.score, [log.not_following for log in side.logs]
-    is_known = score.low is not None and (side.seeds is None or score.seeds >= FEWEST_SEEDS)
+    is_known = side.seeds is None or score.seeds >= FEWEST_SEEDS
     known = [each for each in missing if each is not None]
     return [
         letter,
         side.name,
-        points(score.mean, 2),
-        interval(score.low, score.high) if is_known else "",
+        hundredths(score.mean),
+        span((score.low, score.high)) if is_known else "",
         str(len(side.seeds)) if side.seeds else "",
         f"{round(float(np.mean(known)), 1):g}" if len(known) == len(missing) else "?",
         str(score.n),
@@ -105,7 +104,7 @@ def _show_difference(a: Method, b: Method, found: Contrast) -> None:
     columns = ("both right", "only A", "only B", "neither", "A-B", "95% interval", "p")
     counted = [f"{round(count, 1):g}" for count in counts(a, b)] or [""] * 4
     p = "" if found.p is None else p_text(found.p)
-    show_table(columns, [[*counted, signed(found.difference), interval(found.low, found.high), p]])
+    show_table(columns, [[*counted, signed(found.difference), span((found.low, found.high)), p]])
 
 
 def _notes(a: Side, b: Side) -> list[str]:

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from harness_ext.evidence import calibration
 from harness_ext.evidence.contrast import common_seeds
-from harness_ext.report.words import labels, percent, points
 from harness_ext.results import board, label_figure, names, pictures
 from harness_ext.results.contest import Contest, asked, contests, method_of, model_of
 from harness_ext.results.experiments import draw_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import labels, percent, points
 
 _CLOSE = 0.01  # how near the two-stage policy comes before it is as good as the large model alone
 _FIRST = 0.05  # share of the documents from which on score against coverage is drawn: of fewer it jumps
@@ -57,10 +57,8 @@ def label_efficiency(entries: Iterable[Entry]) -> Drawn | None:
     picture = contest and label_figure.choose(contest)
     if not picture:
         return None
-    title = "Score by number of labels"
-    return _drawn(
-        "labels", title, label_figure.caption(picture), label_figure.alternative(picture), lambda: label_figure.draw(picture)
-    )
+    caption, words = label_figure.caption(picture), label_figure.alternative(picture)
+    return _drawn("labels", "Score by number of labels", caption, lambda: label_figure.draw(picture), words)
 
 
 def others(entries: Iterable[Entry], priced: Prices | None = None) -> list[Drawn]:
@@ -88,8 +86,7 @@ def reliability(contest: Contest) -> Drawn | None:
             axis.set(xlabel="confidence: probability of the answer given", xticks=(0.5, 0.75, 1))
             axis.set_title(f"{each.model}\n{each.how}", fontsize=8)
             axis.text(0.98, 0.04, f"mean distance {points(found.error)}", transform=axis.transAxes, ha="right", fontsize=8)
-            for which in "xy":
-                pictures.percent(axis, which)
+            pictures.percent(axis.xaxis, axis.yaxis)
         axes[0].set_ylabel("share that is right")
         return figure
 
@@ -98,7 +95,7 @@ def reliability(contest: Contest) -> Drawn | None:
         "On the dotted line a model is right as often as it is sure; the larger a mark, the more answers. "
         f"Mean distance from the line (ECE, {len(bins[0].counts)} bins): {'; '.join(gaps)}."
     )
-    return _drawn("reliability", "Is a model as often right as it is sure?", caption, caption, draw)
+    return _drawn("reliability", "Is a model as often right as it is sure?", caption, draw)
 
 
 def coverage(contest: Contest) -> Drawn | None:
@@ -117,17 +114,16 @@ def coverage(contest: Contest) -> Drawn | None:
             ends.append((1.0, float(score[-1]), f"{each.model} {100 * score[-1]:.1f}\n{each.how}", style.color))
         axis.set(xlim=(0, 1.75), xlabel="share of sentences answered, the surest first", ylabel="score among them")
         axis.set_xticks(np.linspace(0, 1, 6))
-        for which in "xy":
-            pictures.percent(axis, which)
+        pictures.percent(axis.xaxis, axis.yaxis)
         pictures.place(ends, axis, fontsize=8)
         return figure
 
     said = [
-        f"{each.name}: {percent(_at(*curve, 0.5))} of the surest half, {percent(float(curve[1][-1]))} of all"
-        for each, curve in zip(pair, curves, strict=True)
+        f"{each.name}: {percent(score[np.searchsorted(share, 0.5)])} of the surest half, {percent(score[-1])} of all"
+        for each, (share, score) in zip(pair, curves, strict=True)
     ]
     caption = f"The score among the answers that a model is surest of. {'; '.join(said)}."
-    return _drawn("coverage", "Score, if the least sure answers are left to someone else", caption, caption, draw)
+    return _drawn("coverage", "Score, if the least sure answers are left to someone else", caption, draw)
 
 
 def two_stage(contest: Contest, priced: Prices | None = None) -> Drawn | None:
@@ -151,8 +147,7 @@ def two_stage(contest: Contest, priced: Prices | None = None) -> Drawn | None:
         axis.plot([share[enough]], [score[enough]], marker="D", color=pictures.INK)
         axis.set(xlim=(-0.02, 1.6), xlabel="share of sentences that the second model is asked", ylabel="score")
         axis.set_xticks(np.linspace(0, 1, 6))
-        for which in "xy":
-            pictures.percent(axis, which)
+        pictures.percent(axis.xaxis, axis.yaxis)
         if paid:
             _over_shares(axis, *paid)
         says = {-1: f"{pictures.label(model_of(large), 34)} alone", 0: f"{pictures.label(model_of(small), 34)} alone"}
@@ -170,7 +165,7 @@ def two_stage(contest: Contest, priced: Prices | None = None) -> Drawn | None:
         first, second, currency = paid
         caption += f" 1,000 decisions cost {_money(first + calibration.SHARES[enough] * second)} {currency}, "
         caption += f"by the second alone {_money(second)}, by the first alone {_money(first)}."
-    return _drawn("stages", "One model first, a better one where it is not sure", caption, caption, draw)
+    return _drawn("stages", "One model first, a better one where it is not sure", caption, draw)
 
 
 def _paid(first: Entry, second: Entry, priced: Prices | None) -> tuple[float, float, str] | None:
@@ -191,10 +186,10 @@ def _money(price: float) -> str:
     return f"{price:.2g}" if price < 10 else f"{price:,.0f}"
 
 
-def _drawn(name: str, title: str, caption: str, alternative: str, draw: Callable[[], Any]) -> Drawn:
+def _drawn(name: str, title: str, caption: str, draw: Callable[[], Any], alternative: str | None = None) -> Drawn:
+    caption, alternative = visible(caption), visible(alternative or caption)
     with pictures.style():
-        svg = pictures.part_of_page(draw(), f"figure-{name}", visible(title), visible(alternative))
-    return Drawn(title, visible(caption), visible(alternative), svg)
+        return Drawn(title, caption, alternative, pictures.part_of_page(draw(), f"figure-{name}", title, alternative))
 
 
 def _panels(count: int, **more: Any) -> tuple[Any, Any]:
@@ -206,24 +201,18 @@ def _panels(count: int, **more: Any) -> tuple[Any, Any]:
 
 def _pair(contest: Contest) -> list[_Sure]:
     """Find the best trained and the best prompted whose margins are known."""
-    trained = sorted((entry for curve in contest.curves for entry in curve.entries), key=lambda each: -each.score.mean)
-    sides = ([_sure(entry) for entry in side] for side in (trained, contest.prompted))
-    return [found for side in sides if (found := next((each for each in side if each), None))]
+    trained = sorted(contest.trained, key=lambda each: -each.score.mean)
+    return [found for side in (trained, contest.prompted) if (found := next(filter(None, map(_sure, side)), None))]
 
 
 def _sure(entry: Entry) -> _Sure | None:
     """Gather its margins, moved as the run's calibration moved them; None where there are none."""
-    margins, gold = [], []
-    for run in entry.runs:
-        assert run.answers
-        moved = run.record.get("calibration") or {"slope": 1, "intercept": 0}
-        margins.append(moved["slope"] * run.answers.margins + moved["intercept"])
-        gold.append(run.answers.gold)
-    every = np.concatenate(margins)
-    if np.isnan(every).all():
+    margins = np.concatenate([run.margins for run in entry.runs])
+    if np.isnan(margins).all():
         return None
+    gold = np.concatenate([run.answers.gold for run in entry.runs if run.answers])
     how = f"{names.method_text(entry.record)}, {labels(entry.samples)} labels" if entry.samples else asked(entry)
-    return _Sure(pictures.label(model_of(entry), 32), pictures.label(how, 36), every, np.concatenate(gold))
+    return _Sure(pictures.label(model_of(entry), 32), pictures.label(how, 36), margins, gold)
 
 
 def _stages(contest: Contest) -> tuple[Entry, Entry] | None:
@@ -249,10 +238,5 @@ def _policy(small: Entry, large: Entry) -> tuple[NDArray[np.float64], int]:
         first, second = (each.get(seed) or each[None] for each in answers)  # without a seed it goes with every seed
         assert first
         assert second
-        found = calibration.two_stage(first.margins, first.correct, second.correct)
-        scores.append(np.interp(calibration.SHARES, [each.share for each in found], [each.score for each in found]))
+        scores.append(np.interp(calibration.SHARES, *calibration.two_stage(first.margins, first.correct, second.correct)))
     return np.mean(scores, axis=0), len(scores)
-
-
-def _at(share: NDArray[Any], score: NDArray[Any], wanted: float) -> float:
-    return float(score[np.searchsorted(share, wanted)])

@@ -65,9 +65,8 @@ class Results:
         """Take the two best entries, of those on the largest data set that several were asked the whole of."""
         same: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
         for entry in self.entries:  # the best comes first
-            answers = entry.runs[0].answers
-            if entry.method and answers and not entry.partial and not entry.stale:
-                same[answers.documents].append(entry)
+            if entry.comparable and entry.documents:
+                same[entry.documents].append(entry)
         if not (several := [documents for documents, found in same.items() if len(found) > 1]):
             raise UserError(
                 f"{self.out} has no two runs on the same whole data set. Name what to compare: make compare A=... B=..."
@@ -97,14 +96,17 @@ class Results:
 
 def of_run(run: Run) -> Side:
     """Read a single run."""
-    seed = draw_of(run.record)
-    return Side(run.folder.resolve().name, (_log(run),), None if seed is None else (seed,), (run,))
+    return _side(run.folder.resolve().name, (run,))
 
 
 def of_entry(entry: Entry) -> Side:
     """Read an experiment with its seeds."""
-    seeds = tuple(seed for run in entry.runs if (seed := draw_of(run.record)) is not None)
-    return Side(entry.name, tuple(map(_log, entry.runs)), seeds or None, entry.runs)
+    return _side(entry.name, entry.runs)
+
+
+def _side(name: str, runs: tuple[Run, ...]) -> Side:
+    seeds = tuple(seed for run in runs if (seed := draw_of(run.record)) is not None)
+    return Side(name, tuple(map(_log, runs)), seeds or None, runs)
 
 
 def _log(run: Run) -> Log:

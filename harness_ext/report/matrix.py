@@ -7,12 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from harness_ext.evidence.contrast import Contrast, Method, contrast
 from harness_ext.evidence.ranks import ALPHA, holm
+from harness_ext.results.contest import method_of
 from harness_ext.results.standings import Entry
+from harness_ext.results.words import in_order
 
 MOST = 24  # entries in a table
 
@@ -37,11 +40,10 @@ class Matrix:
 
 def matrices(entries: Sequence[Entry]) -> list[Matrix]:
     """Compare the best `MOST` of each data set and number of labels, and of any number; entries come best first."""
-    by_data: dict[tuple[str, ...], dict[int, Method]] = defaultdict(dict)
+    by_data: dict[Any, dict[int, Method]] = defaultdict(dict)
     for number, entry in enumerate(entries):
-        answers = entry.runs[0].answers
-        if entry.method and answers and not entry.partial and not entry.stale:
-            by_data[answers.documents][number] = entry.method
+        if entry.comparable:
+            by_data[entry.documents][number] = method_of(entry)
     kept: dict[tuple[int, int], Contrast] = {}
     found = []
     for methods in by_data.values():
@@ -52,11 +54,6 @@ def matrices(entries: Sequence[Entry]) -> list[Matrix]:
             if len(chosen) > 1:
                 found.append(Matrix(data, samples, chosen, _pairs(methods, chosen, kept)))
     return found
-
-
-def in_order(samples: int | str) -> float:
-    """Sort "all" behind every number of labels."""
-    return float("inf") if samples == "all" else float(samples)
 
 
 def _pairs(

@@ -15,13 +15,15 @@ from harness_ext.errors import UserError, writing_to
 from harness_ext.evidence.ranks import ALPHA
 from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
-from harness_ext.report.matrix import Matrix, Pair, in_order, matrices
+from harness_ext.report.matrix import Matrix, Pair, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
 from harness_ext.results import board, records, reported, reported_tables, runs, unlabelled
+from harness_ext.results.contest import method_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry, entries
 from harness_ext.results.tables import Column, visible
+from harness_ext.results.words import in_order
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILE = "report.html"
@@ -122,13 +124,11 @@ def _packed(content: Any) -> str:
 
 def _verdicts(entries: Sequence[Entry], tables: Sequence[Matrix]) -> dict[str, tuple[str, bool]]:
     """Say of each pair, called by the numbers of its entries, what `make compare` says, and whether that tells it apart."""
-    pairs = {key: pair.contrast for each in tables for key, pair in each.pairs.items()}
     said = {}
-    for (a, b), found in pairs.items():
-        one, other = entries[a].method, entries[b].method
-        assert one
-        assert other
-        said[f"{a}-{b}"] = " ".join(verdict.sentences(one, other, found)), found.p is not None and found.p < ALPHA
+    for (a, b), pair in (each for table in tables for each in table.pairs.items()):
+        found = pair.contrast
+        words = verdict.sentences(method_of(entries[a]), method_of(entries[b]), found)
+        said[f"{a}-{b}"] = " ".join(words), found.p is not None and found.p < ALPHA
     return said
 
 

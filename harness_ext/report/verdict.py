@@ -2,7 +2,7 @@
 
 from harness_ext.evidence.contrast import MARGIN, Contrast, Method, no_worse
 from harness_ext.evidence.seeds import FEWEST_SEEDS
-from harness_ext.report.words import interval, p_text, points
+from harness_ext.results.words import counted, interval, p_text, points
 
 LEVEL = 0.05
 
@@ -34,7 +34,7 @@ def _seeds(a: Method, b: Method, found: Contrast) -> str:
 
 def _few(found: Contrast) -> str:
     if found.paired is None:
-        seeds = f"{found.seeds} common seed{'s' * (found.seeds != 1)}"
+        seeds = counted(found.seeds, "common seed")
         return (
             f"too few seeds: the means are {points(found.difference)} apart, over {seeds}; "
             f"from {FEWEST_SEEDS} on more can be said (SEED=0,1,2)."

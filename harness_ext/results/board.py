@@ -4,15 +4,15 @@ Knows entries; writes no files.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
+from statistics import mean, median
 
-from harness_ext.results import prices
-from harness_ext.results.prices import Prices
+from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.reported import Score, score_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import Column, markdown_table, show_table, visible
+from harness_ext.results.words import hundredths, in_order, ranks, span
 
 EXPLAINED = """\
 - Name: what `make compare A=` takes. Its last word is the task where that is not `sst2_01`: `words_choice` stands for
@@ -34,17 +34,13 @@ def tables(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, list[Ent
 
     Runs on part of the documents, and of older task versions, come behind, each kind by itself.
     """
-    by_data: dict[Any, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        by_data[_data_order(entry)].append(entry)
+    by_data = {key: list(same) for key, same in groupby(sorted(entries, key=_data_order), _data_order)}
+    heads = [_head(same[0]) for same in by_data.values()]
     found = []
-    heads = [_head(same[0]) for _, same in sorted(by_data.items())]
-    for (key, same), head in zip(sorted(by_data.items()), heads, strict=True):
-        by_labels: dict[Any, list[Entry]] = defaultdict(list)
-        for entry in same:
-            by_labels[_labels_order(entry.samples)].append(entry)
+    for (key, same), head in zip(by_data.items(), heads, strict=True):
         title = f"{head} (data {key[-1][:6]})" if heads.count(head) > 1 else head
-        found.append((title, [(labels_text(each[0].samples), each) for _, each in sorted(by_labels.items())]))
+        by_labels = groupby(sorted(same, key=_labels_order), lambda entry: entry.samples)
+        found.append((title, [(labels_text(samples), list(each)) for samples, each in by_labels]))
     return found
 
 
@@ -53,8 +49,8 @@ def _data_order(entry: Entry) -> tuple[bool, bool, int, str, str]:
     return entry.partial, entry.stale, -record["n"], str(record.get("data")), str(record.get("data_fingerprint"))
 
 
-def _labels_order(samples: int | str | None) -> tuple[int, int]:
-    return (0, samples) if isinstance(samples, int) else (1 if samples == "all" else 2, 0)
+def _labels_order(entry: Entry) -> tuple[bool, bool, int]:
+    return in_order(entry.samples)
 
 
 def _head(entry: Entry) -> str:
@@ -95,7 +91,7 @@ def show(
 def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | None) -> dict[Column, Callable[[Entry], str]]:
     """Return the columns that have anything to say of these entries."""
     columns = dict(_COLUMNS)
-    columns[Column("reported %", dropped=1)] = lambda entry: _percent(score_of(entry.record, reported))
+    columns[Column("reported %", dropped=1)] = lambda entry: hundredths(score_of(entry.record, reported))
     if priced:
         columns[Column(f"{priced.currency} per 1,000", dropped=7)] = lambda entry: number(price(entry, priced))
     return {
@@ -107,22 +103,13 @@ def filled(entries: Sequence[Entry], reported: list[Score], priced: Prices | Non
 
 def price(entry: Entry, priced: Prices | None) -> float | None:
     """Return the price of 1,000 decisions, the mean over runs; None where it is not known of one."""
-    found = [price_of(run.record, priced) for run in entry.runs]
-    known = [each for each in found if each is not None]
-    return sum(known) / len(known) if len(known) == len(found) else None
-
-
-def price_of(record: dict[str, Any], priced: Prices | None) -> float | None:
-    """Return a run's price of 1,000 decisions; None without prices, or where it is not known."""
-    return prices.per_1000(priced, record) if priced else None
+    known = [price for run in entry.runs if (price := per_1000(priced, run.record)) is not None]
+    return mean(known) if len(known) == len(entry.runs) else None
 
 
 def group(entry: Entry) -> str:
     """Say which ranks an entry may have, or why that is not known."""
-    if entry.rank is None:
-        return entry.unranked
-    low, high = entry.rank
-    return str(low) if low == high else f"{low}-{high}"
+    return ranks(*entry.rank) if entry.rank else entry.unranked
 
 
 def number(value: float | None) -> str:
@@ -134,16 +121,8 @@ def number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if places else text
 
 
-def _percent(value: float | None) -> str:  # with two digits, as 1/872 is 0.11
-    return "" if value is None else f"{100 * value:.2f}"
-
-
-def _range(bounds: tuple[float, float] | None) -> str:
-    return f"{100 * bounds[0]:.1f}-{100 * bounds[1]:.1f}" if bounds else ""
-
-
 def _seed_range(entry: Entry) -> str:
-    return _range((min(entry.scores), max(entry.scores))) if (entry.seeds or 0) > 1 else ""
+    return span((min(entry.scores), max(entry.scores))) if (entry.seeds or 0) > 1 else ""
 
 
 def _notes(entry: Entry) -> str:
@@ -163,16 +142,16 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("labels", dropped=15): lambda entry: "?" if entry.samples is None else str(entry.samples),
     Column("group"): group,
     Column("name", is_name=True, comfortable=40): lambda entry: entry.name,
-    Column("score %"): lambda entry: _percent(entry.score.mean),
-    Column("95% interval"): lambda entry: _range(entry.interval),
+    Column("score %"): lambda entry: hundredths(entry.score.mean),
+    Column("95% interval"): lambda entry: span(entry.interval),
     Column("seeds"): lambda entry: str(entry.seeds or ""),
     Column("seed range", dropped=9): _seed_range,
     Column("notes", is_left=True, dropped=14): _notes,
     Column("not following"): lambda entry: f"{sum(entry.not_following.values()):.3g}",
     Column("kinds", is_left=True, dropped=6): _kinds,
-    Column("near ties", dropped=11): lambda entry: number(entry.over_runs("mean", "near_ties")),
-    Column("strict %", dropped=12): lambda entry: _percent(entry.strict),
-    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs("median", "docs_per_s")),
+    Column("near ties", dropped=11): lambda entry: number(entry.over_runs(mean, "near_ties")),
+    Column("strict %", dropped=12): lambda entry: hundredths(entry.strict),
+    Column("docs/s", dropped=10): lambda entry: number(entry.over_runs(median, "docs_per_s")),
     Column("memory GB", dropped=8): _memory,
-    Column("training s", dropped=5): lambda entry: number(entry.over_runs("median", "training", "train_s")),
+    Column("training s", dropped=5): lambda entry: number(entry.over_runs(median, "training", "train_s")),
 }

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from harness_ext.evidence.break_even import BreakEven, break_even
-from harness_ext.evidence.contrast import Method
-from harness_ext.evidence.seeds import FEWEST_SEEDS
+from harness_ext.evidence.contrast import Contrast, Method, contrast
 from harness_ext.results import names
 from harness_ext.results.standings import Entry
+from harness_ext.results.words import in_order
 
 SST2_ROWS = 67349  # of its train split
 ALL_ROWS = {"033f91a9b0ae6c0b": SST2_ROWS}  # what "all" labels are, by data.fingerprint
@@ -48,6 +48,11 @@ class Curve:
         return self.entries[-1]
 
     @property
+    def sure(self) -> tuple[Entry, ...]:
+        """Those with seeds enough, "all" left out."""
+        return tuple(entry for entry in self.measured.values() if not entry.too_few)
+
+    @property
     def measured(self) -> dict[int, Entry]:
         """Those with a known number of labels, "all" left out."""
         return {samples: entry for samples, entry in self.by_labels.items() if isinstance(samples, int)}
@@ -62,15 +67,20 @@ class Contest:
     curves: tuple[Curve, ...]  # the best with the most labels first
     other: tuple[Entry, ...]  # no side of the question: what has no labels and is no model asked, such as the majority
 
-    @cached_property
+    @property
+    def trained(self) -> tuple[Entry, ...]:
+        """All points of its curves."""
+        return tuple(entry for curve in self.curves for entry in curve.entries)
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """All of them."""
-        return (*self.label_free, *self.other, *(entry for curve in self.curves for entry in curve.entries))
+        return (*self.label_free, *self.other, *self.trained)
 
     @cached_property
     def ranked(self) -> tuple[Entry, ...]:
         """The label-free ways that can be compared: one that draws unlabelled rows has been drawn three times."""
-        return tuple(entry for entry in self.label_free if (entry.seeds or FEWEST_SEEDS) >= FEWEST_SEEDS)
+        return tuple(entry for entry in self.label_free if not entry.too_few)
 
     @cached_property
     def prompted(self) -> tuple[Entry, ...]:
@@ -104,16 +114,10 @@ def contests(entries: Iterable[Entry]) -> list[Contest]:
     """Sort entries by data set, the one with the most runs first; those of a part of it or of an older task are left out."""
     by_data: dict[Any, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.method and not entry.partial and not entry.stale:
-            answers = entry.runs[0].answers
-            by_data[entry.record.get("data_fingerprint"), answers and answers.documents].append(entry)
+        if entry.comparable:
+            by_data[entry.record.get("data_fingerprint"), entry.documents].append(entry)
     found = sorted(by_data.values(), key=lambda each: -sum(len(entry.runs) for entry in each))
     return [_contest(each) for each in found]
-
-
-def in_order(samples: Iterable[int | str]) -> list[int | str]:
-    """Sort numbers of labels, "all" last."""
-    return sorted(samples, key=lambda each: (each == "all", each))
 
 
 def asked(entry: Entry) -> str:
@@ -132,13 +136,18 @@ def model_of(entry: Entry) -> str:
 def first_crossing(curves: Iterable[Curve], prompted: Entry) -> tuple[Curve, BreakEven] | None:
     """Find the curve that catches a prompted model with the fewest labels, and where."""
     found = [(curve, where) for curve in curves if (where := crossing_of(curve, prompted)) and where.mean.side != "above"]
-    return min(found, key=lambda each: each[1].mean.labels or 0, default=None)
+    return min(found, key=lambda each: 0 if each[1].mean.side == "below" else each[1].mean.labels, default=None)
 
 
 def crossing_of(curve: Curve, prompted: Entry) -> BreakEven | None:
     """Find where a curve catches a prompted model; of one that draws rows without labels the mean over its draws."""
     tables = [method_of(entry).correct for entry in curve.measured.values()]
     return break_even(list(curve.measured), tables, method_of(prompted).correct.mean(axis=0, keepdims=True))
+
+
+def compare(a: Entry, b: Entry) -> Contrast:
+    """Compare two entries of a contest."""
+    return contrast(method_of(a), method_of(b))
 
 
 def method_of(entry: Entry) -> Method:
@@ -165,7 +174,7 @@ def _curves(groups: Iterable[list[Entry]]) -> list[Curve]:
     found = []
     for group in groups:
         by_labels = {entry.samples: entry for entry in group if entry.samples is not None}
-        ordered = {samples: by_labels[samples] for samples in in_order(by_labels)}
+        ordered = {samples: by_labels[samples] for samples in sorted(by_labels, key=in_order)}
         model, how = model_of(group[0]), names.method_text(group[0].record)
         found.append(Curve(f"{model} + {how}" if how else model, model, how, ordered))
     for detail in (

@@ -13,9 +13,10 @@ import numpy as np
 
 from harness_ext.evidence import break_even
 from harness_ext.results import pictures
-from harness_ext.results.contest import Contest, Curve, asked, contests, first_crossing, in_order, model_of
+from harness_ext.results.contest import Contest, Curve, asked, contests, first_crossing, model_of
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
+from harness_ext.results.words import counted, in_order, interval, labels, percent
 
 QUESTION = "Prompt a big model, or fine-tune a small one?"
 _MOST_LINES, _MOST_BANDS = 8, 3
@@ -80,7 +81,7 @@ def draw(picture: Picture) -> Any:
 
 def _places(picture: Picture) -> dict[int | str, float]:
     """Where on the axis each number of labels stands: in doublings, so at true distances; "all" is set apart."""
-    sizes = in_order({samples for curve in picture.curves for samples in curve.by_labels})
+    sizes = sorted({samples for curve in picture.curves for samples in curve.by_labels}, key=in_order)
     places: dict[int | str, float] = {size: float(np.log2(size)) for size in sizes if isinstance(size, int)}
     if "all" in sizes:
         places["all"] = max(places.values(), default=0) + _APART
@@ -101,15 +102,15 @@ def _draw_curve(axis: Any, curve: Curve, style: pictures.Line, places: dict[int 
     known, colour = points[: len(curve.measured)], style.color
     axis.plot([x for x, *_ in known], [y for _, y, _ in known], color=colour, linestyle=style.linestyle, linewidth=1.6)
     for face in (colour, "none"):
-        some = [(x, y) for x, y, interval in points if (interval is None) == (face == "none")]
+        some = [(x, y) for x, y, ends in points if (ends is None) == (face == "none")]
         look = {"marker": style.marker, "color": colour, "markerfacecolor": face, "markersize": 5}
         axis.plot([x for x, _ in some], [y for _, y in some], linestyle="", **look)
-    banded = [(x, *interval) for x, _, interval in known if interval]
+    banded = [(x, *ends) for x, _, ends in known if ends]
     if banded:
         axis.fill_between(*zip(*banded, strict=True), color=colour, alpha=0.13, linewidth=0)
-    for x, _, interval in points[len(known) :]:
-        if interval:
-            axis.plot([x, x], interval, color=colour, linewidth=4, alpha=0.3)
+    for x, _, ends in points[len(known) :]:
+        if ends:
+            axis.plot([x, x], ends, color=colour, linewidth=4, alpha=0.3)
     x, y, _ = points[-1]
     return x, y, f"{pictures.label(curve.name, 44)} {100 * y:.1f}", colour
 
@@ -117,13 +118,13 @@ def _draw_curve(axis: Any, curve: Curve, style: pictures.Line, places: dict[int 
 def _draw_axes(axis: Any, picture: Picture, places: dict[int | str, float], left: float, right: float) -> None:
     """Draw axes and the majority."""
     contest = picture.contest
-    marks = {place: f"{size:,}" if isinstance(size, int) else _all(contest) for size, place in places.items()}
+    marks = {place: _all(contest) if size == "all" else labels(size) for size, place in places.items()}
     axis.set_xticks(list(marks), list(marks.values()))
     axis.set_xlabel("number of labels (log scale)")
     axis.set_ylabel("score (share of all sentences answered correctly)")
     bottom, top = axis.get_ylim()
     axis.set(xlim=(left, right), ylim=(min(bottom, contest.majority - 0.03), min(top, 1.01)))
-    pictures.percent(axis)
+    pictures.percent(axis.yaxis)
     axis.grid(axis="y", color=pictures.INK, alpha=0.12, linewidth=0.6)
     axis.axhline(contest.majority, color=pictures.INK, linewidth=1, linestyle=":")
     where = {"xytext": (3, -3), "textcoords": "offset points", "va": "top"}
@@ -137,18 +138,18 @@ def _all(contest: Contest) -> str:
 
 def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> list[_Label]:
     """Draw bands of prompted models, and where the best is caught; return their labels."""
-    labels = []
+    texts = []
     for entry, dashes in zip(picture.prompted, pictures.DASHES, strict=False):
         score = entry.score
         axis.fill_between((left, right), score.low, score.high, color=pictures.INK, alpha=0.08, linewidth=0)
         axis.plot((left, right), [score.mean] * 2, color=pictures.INK, linewidth=1, alpha=0.6, linestyle=dashes)
         lines = (f"{pictures.label(model_of(entry), 30)} {100 * score.mean:.1f}", *textwrap.wrap(visible(asked(entry)), 28))
-        labels.append((left, score.mean, "\n".join(lines), pictures.INK))
+        texts.append((left, score.mean, "\n".join(lines), pictures.INK))
     if picture.crossing:
         _, where = picture.crossing
         y = picture.prompted[0].score.mean
         spots = [where.mean_low, where.mean, where.mean_high]
-        low, middle, high = (np.log2(_inside(each, where)) for each in spots)
+        low, middle, high = (np.log2(each.labels) for each in spots)
         ink = {"color": pictures.INK, "clip_on": False, "zorder": 5}
         axis.plot((low, high), (y, y), linewidth=3, solid_capstyle="butt", **ink)
         ends = [
@@ -157,25 +158,21 @@ def _draw_prompted(axis: Any, picture: Picture, left: float, right: float) -> li
         ]
         for marker, x in (*ends, ("D", middle)):
             axis.plot([x], [y], marker=marker, markersize=7, **ink)
-        labels.append((middle, y, f"{_range(where)} labels", pictures.INK))
-    return labels
-
-
-def _inside(crossing: break_even.Crossing, where: break_even.BreakEven) -> float:
-    return crossing.labels or (where.largest if crossing.side == "above" else where.smallest)
+        texts.append((middle, y, f"{_range(where)} labels", pictures.INK))
+    return texts
 
 
 def _range(where: break_even.BreakEven) -> str:
     """Say at how many labels, as in ``36 (27 to 52)``."""
-    said = [break_even.text(each, where.smallest, where.largest) for each in (where.mean, where.mean_low, where.mean_high)]
-    mean, low, high = (each.removeprefix("about ") for each in said)
+    spots = (where.mean, where.mean_low, where.mean_high)
+    mean, low, high = (break_even.text(each).removeprefix("about ") for each in spots)
     return mean if low == mean == high else f"{mean} ({low} to {high})"
 
 
 def _note(picture: Picture) -> str:
     """What the signs mean, and what is not drawn."""
     seeds = sorted({entry.score.seeds for curve in picture.curves for entry in curve.entries})
-    span = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+    span = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0], "seed")
     said = [
         f"Lines: trained on so many labels, mean of {span}; bands: 95% interval over seeds and sentences; "
         "hollow: fewer than 3 seeds, no interval."
@@ -192,7 +189,7 @@ def caption(picture: Picture) -> str:
     """Say what it shows in one sentence."""
     if not picture.crossing:
         best = picture.curves[0]
-        return visible(f"With the most labels that were tried {best.name} is right on {100 * best.last.score.mean:.1f}%.")
+        return visible(f"With the most labels that were tried {best.name} is right on {percent(best.last.score.mean)}.")
     curve, where = picture.crossing
     return visible(f"{curve.name} catches the best label-free prompt at {_range(where)} labels (90% interval).")
 
@@ -202,24 +199,16 @@ def alternative(picture: Picture) -> str:
     contest = picture.contest
     said = [f"Score by number of labels on {contest.data}, {contest.n:,} sentences."]
     for curve in picture.curves:
-        points = [f"{100 * entry.score.mean:.1f}% with {_amount(samples)}" for samples, entry in curve.by_labels.items()]
+        points = [f"{percent(entry.score.mean)} with {labels(samples)}" for samples, entry in curve.by_labels.items()]
         said.append(f"{curve.name}: {', '.join(points)}.")
     for entry in picture.prompted:
         score = entry.score
-        assert score.low is not None
-        assert score.high is not None
-        said.append(
-            f"{model_of(entry)} without labels ({asked(entry)}): {100 * score.mean:.1f}%, "
-            f"95% interval {100 * score.low:.1f} to {100 * score.high:.1f}."
-        )
-    said.append(f"Always giving the commoner answer: {100 * contest.majority:.1f}%.")
+        how = f"{model_of(entry)} without labels ({asked(entry)})"
+        said.append(f"{how}: {percent(score.mean)}, {interval(score.low, score.high)}.")
+    said.append(f"Always giving the commoner answer: {percent(contest.majority)}.")
     if picture.crossing:
         curve, where = picture.crossing
         said.append(f"{curve.name} catches {model_of(picture.prompted[0])} at {_range(where)} labels, 90% interval.")
     if picture.left_out:
         said.append(f"Not drawn: {', '.join(picture.left_out)}.")
     return visible(" ".join(said))
-
-
-def _amount(samples: int | str) -> str:
-    return f"{samples:,}" if isinstance(samples, int) else "all"

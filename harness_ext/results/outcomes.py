@@ -18,7 +18,7 @@ FILE = "outcomes.csv"
 LONGEST = 300  # characters of a response that are kept: its label stands in them but where a model thinks at length
 FEW = 10  # so few answers may be alike by chance
 COLUMNS = ("doc", "hash", "gold", "kind", "margin", "response")  # all others are rules
-_CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
+CHOICE = "none"  # what lm-eval calls the filter of a task without filters, as a forced choice is; its column is "choice"
 
 
 @dataclass(frozen=True)
@@ -80,26 +80,11 @@ def write(path: Path, outcomes: list[Outcome]) -> None:
     rules = list(outcomes[0].labels) if outcomes else []
     with on_disk(path) as file:
         table = csv.writer(file, lineterminator="\n")
-        named = ["choice" if rule == _CHOICE else rule for rule in rules]
+        named = ["choice" if rule == CHOICE else rule for rule in rules]
         table.writerow(["doc", "hash", "gold", *named, "kind", "margin", "response"])
         for each in outcomes:
             labels = [each.labels[rule] for rule in rules]
             table.writerow([each.doc, each.hash, each.gold, *labels, each.kinds[rules[0]], each.margin, each.response])
-
-
-def read(path: Path) -> list[Outcome]:
-    """Read what `write` wrote; the kind of a stricter rule, without a label where the first has one, is ``other``."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    rules = {name: _CHOICE if name == "choice" else name for name in lines[0] if name not in COLUMNS} if lines else {}
-    found = []
-    for line in lines:
-        labels = {rule: int(line[name]) if line[name] else None for name, rule in rules.items()}
-        missing = "other" if line["kind"] == "label" else line["kind"]
-        kinds = {rule: missing if label is None else "label" for rule, label in labels.items()}
-        margin, response = float(line["margin"]) if line["margin"] else None, line.get("response") or ""
-        found.append(Outcome(int(line["doc"]), line["hash"], int(line["gold"]), labels, kinds, margin, response))
-    return found
 
 
 def excerpt(response: str) -> str:

@@ -75,11 +75,12 @@ def label(name: str, most: int = 72) -> str:
     return f" {short}" if short.startswith("_") else short
 
 
-def percent(axis: Any, which: str = "y") -> None:
-    """Write an axis of shares in percent."""
+def percent(*axes: Any) -> None:
+    """Write axes of shares, as in ``axis.yaxis``, in percent."""
     from matplotlib.ticker import PercentFormatter
 
-    (axis.yaxis if which == "y" else axis.xaxis).set_major_formatter(PercentFormatter(1, decimals=0))
+    for each in axes:
+        each.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def save(figure: Any, path: Path) -> list[Path]:

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from harness_ext.errors import UserError, did_you_mean
-from harness_ext.evidence import cost
 
 FIELDS = ("currency", "machines", "models")
+DECISIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,19 @@ def read(path: Path) -> Prices | None:
     )
 
 
-def per_1000(prices: Prices, record: Mapping[str, Any]) -> float | None:
-    """Return the price of 1,000 decisions as a run made them; None where no price is for it or its speed is not known."""
+def per_1000(prices: Prices | None, record: Mapping[str, Any]) -> float | None:
+    """Return the price of 1,000 decisions as a run made them; None where no price is for it or its speed is not known.
+
+    A machine is paid by the hour, and busy.
+    """
+    if prices is None:
+        return None
     tokens = record.get("tokens") or {}
     model = prices.models.get(record["model"])
     if model:
         if not record["n"] or None in (tokens.get("in"), tokens.get("out")):
             return None
-        return cost.of_tokens(tokens["in"], tokens["out"], record["n"], model["in"], model["out"])
+        return DECISIONS / record["n"] * (tokens["in"] * model["in"] + tokens["out"] * model["out"]) / 1e6
     hardware = str(record.get("hardware"))
     found = [name for name in prices.machines if name.casefold() in hardware.casefold()]
     if len(found) > 1:
@@ -68,7 +73,7 @@ def per_1000(prices: Prices, record: Mapping[str, Any]) -> float | None:
             f"{prices.path}: {' and '.join(map(repr, found))} are both in the name of machine {hardware!r}. Keep one."
         )
     speed = record.get("docs_per_s")
-    return cost.of_machine(speed, prices.machines[found[0]]) if found and speed else None
+    return DECISIONS / speed / 3600 * prices.machines[found[0]] if found and speed else None
 
 
 def _fields(path: Path, what: str, said: Any, known: tuple[str, ...]) -> None:

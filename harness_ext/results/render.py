@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness_ext.results.tables import Column, csv_cell, show_table
+from harness_ext.results.words import hundredths, span
 
 CSV_COLUMNS = (
     "entry", "model", "method", "adapter", "recipe", "train_samples", "seed", "optimiser_steps", "collapsed",
@@ -59,10 +60,6 @@ def _of(field: str, form: str = "{}") -> Callable[[Row], str]:
     return lambda row: "" if row[field] is None else form.format(row[field])
 
 
-def _percent(field: str) -> Callable[[Row], str]:  # with two digits, as 1/872 is 0.11
-    return lambda row: "" if row[field] is None else f"{100 * row[field]:.2f}"
-
-
 # Score, interval, outputs that do not follow and what was run are always shown; the rest gives way in this order.
 _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("model", is_name=True): _of("model"),
@@ -77,12 +74,12 @@ _COLUMNS: dict[Column, Callable[[Row], str]] = {
     Column("data", is_name=True, dropped=4): _of("data"),
     Column("settings", is_name=True, dropped=14): _of("settings"),
     Column("n", dropped=10): lambda row: f"{row['n']}/{row['n_available']}" if row["partial"] else str(row["n"]),
-    Column("score %"): _percent("score"),
-    Column("95% interval"): lambda row: f"{100 * row['low']:.1f}-{100 * row['high']:.1f}",
+    Column("score %"): lambda row: hundredths(row["score"]),
+    Column("95% interval"): lambda row: span((row["low"], row["high"])),
     Column("not following"): _of("not_following"),
     Column("near ties", dropped=12): _of("near_ties"),
-    Column("strict %", dropped=11): _percent("strict_score"),
+    Column("strict %", dropped=11): lambda row: hundredths(row["strict_score"]),
     Column("AUROC", dropped=2): _of("auroc", "{:.3f}"),
     Column("docs/s", dropped=8): _of("docs_per_s", "{:.1f}"),
-    Column("reported %", dropped=2): _percent("reported"),
+    Column("reported %", dropped=2): lambda row: hundredths(row["reported"]),
 }

@@ -7,6 +7,7 @@ from harness_ext.evidence.ranks import rank_ranges_of_counts
 from harness_ext.results import reported
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import markdown_table
+from harness_ext.results.words import hundredths, ranks, span
 
 EXPLAINED = """\
 Single runs, unpaired: scores of 872 sentences as the original experiment reports them, each with Wilson's 95% interval.
@@ -21,16 +22,13 @@ _N = 872
 def beside(entries: Iterable[Entry]) -> list[str]:
     """Render a table of our entries whose model, question, labels and data the original has too; nothing without any."""
     scores = reported.scores()
-    found = [(entry, reported.score_of(entry.record, scores)) for entry in entries]
     heads = ["name", "reported %", "95% interval", "reproduced %", "95% interval", "seeds"]
     rows = []
-    for entry, score in found:
-        if score is not None:
-            ours = _percent(*entry.interval) if entry.interval else ""
-            theirs = _percent(*wilson(round(score * _N), _N))
-            rows.append(
-                [entry.name, f"{100 * score:.2f}", theirs, f"{100 * entry.score.mean:.2f}", ours, str(entry.seeds or "")]
-            )
+    for entry in entries:
+        if (score := reported.score_of(entry.record, scores)) is not None:
+            theirs = [hundredths(score), span(wilson(round(score * _N), _N))]
+            ours = [hundredths(entry.score.mean), span(entry.interval), str(entry.seeds or "")]
+            rows.append([entry.name, *theirs, *ours])
     return markdown_table(heads, rows) if rows else []
 
 
@@ -44,14 +42,9 @@ def rows() -> list[list[str]]:
     lines = sorted(reported.table(), key=lambda line: -int(line["correct_of_872"]))
     counts = [int(line["correct_of_872"]) for line in lines]
     found = []
-    for line, count, (low, high) in zip(lines, counts, rank_ranges_of_counts(counts, _N), strict=True):
-        group = str(low) if low == high else f"{low}-{high}"
+    for line, count, possible in zip(lines, counts, rank_ranges_of_counts(counts, _N), strict=True):
         batch = f", batch {line['batch_size']}" if line["batch_size"] else ""
         how = f"{line['model']}, {line['base_or_method']}{batch}"
-        shown = [f"{100 * count / _N:.2f}", _percent(*wilson(count, _N))]
-        found.append([group, how, line["train_samples"], *shown, str(count), line["not_following"]])
+        shown = [hundredths(count / _N), span(wilson(count, _N))]
+        found.append([ranks(*possible), how, line["train_samples"], *shown, str(count), line["not_following"]])
     return found
-
-
-def _percent(low: float, high: float) -> str:
-    return f"{100 * low:.1f}-{100 * high:.1f}"

@@ -42,6 +42,12 @@ class Run:
     folder: Path
     answers: Answers | None  # under the rule whose score is shown; None of a run made before outcomes were kept
 
+    @property
+    def margins(self) -> NDArray[np.float64]:
+        """By which the labels were chosen: moved as the run's calibration moved them."""
+        moved = self.record.get("calibration") or {"slope": 1, "intercept": 0}
+        return moved["slope"] * self.answers.margins + moved["intercept"] if self.answers else np.array([])
+
 
 def read_all(out: Path) -> list[Run]:
     """Read every finished run under ``OUT/runs`` and ``OUT/published``, as `records.read_folders` does.

@@ -4,10 +4,10 @@ Knows runs and evidence; nothing of how entries are shown.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from harness_ext.results import names, versions
 from harness_ext.results.experiments import draw_of, is_no_better, seed_of
 from harness_ext.results.outcomes import main_counts, one_answer
 from harness_ext.results.runs import Run
+from harness_ext.results.words import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,22 @@ class Entry:
         return self.runs[0].record
 
     @property
+    def documents(self) -> tuple[str, ...] | None:
+        """What it was asked, by hash; None where that was not kept."""
+        answers = self.runs[0].answers
+        return answers.documents if answers else None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it can be compared with others, document by document: it was asked all of today's task."""
+        return self.method is not None and not self.partial and not self.stale
+
+    @property
+    def too_few(self) -> bool:
+        """Whether it has seeds, and so few that nothing can be said of others."""
+        return self.seeds is not None and self.seeds < FEWEST_SEEDS
+
+    @property
     def partial(self) -> bool:
         """Whether it was asked only part of the documents (LIMIT=)."""
         return self.record["n"] < self.record["n_available"]
@@ -64,7 +81,7 @@ class Entry:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the score; None where it would say nothing of other seeds, or documents were not kept."""
-        if self.score.low is None or self.score.high is None or (self.seeds or FEWEST_SEEDS) < FEWEST_SEEDS:
+        if self.score.low is None or self.score.high is None or self.too_few:
             return None
         return self.score.low, self.score.high
 
@@ -73,8 +90,8 @@ class Entry:
         """Why it has no rank."""
         if self.stale or self.partial:
             return "old task" if self.stale else "partial"
-        if self.seeds is not None and self.seeds < FEWEST_SEEDS:
-            return f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        if self.too_few:
+            return counted(len(self.runs), "seed")
         if self.samples is None:
             return "labels ?"
         return "no outcomes" if self.method is None else ""
@@ -87,10 +104,7 @@ class Entry:
     @property
     def collapsed(self) -> int:
         """How many runs gave one answer to everything, in evaluation or on the rows that training held out."""
-        return sum(
-            bool((run.record.get("training") or {}).get("collapsed")) or one_answer(run.record) is not None
-            for run in self.runs
-        )
+        return sum(_has_collapsed(run.record) for run in self.runs)
 
     @property
     def no_better(self) -> int:
@@ -111,17 +125,15 @@ class Entry:
         found = [run.record["counts"].get("strict") for run in self.runs]
         return mean(each["correct"] / self.record["n"] for each in found) if all(found) else None
 
-    def over_runs(self, which: str, *path: str) -> float | None:
-        """Take the "median", "max" or "mean" over runs of a field that has a number; None where none has one."""
+    def over_runs(self, take: Callable[[list[float]], float], *path: str) -> float | None:
+        """Take the median, for example, over runs of a field that has a number; None where none has one."""
         values = [value for run in self.runs if (value := _field(run.record, path)) is not None]
-        take: dict[str, Any] = {"median": median, "max": max, "mean": mean}
-        return take[which](values) if values else None
+        return take(values) if values else None
 
     @property
     def peak_memory(self) -> float | None:
         """Bytes, of the run that needed most: on the GPU where there is one."""
-        on_gpu = self.over_runs("max", "peak_memory_bytes", "gpu")
-        return on_gpu or self.over_runs("max", "peak_memory_bytes", "process")
+        return self.over_runs(max, "peak_memory_bytes", "gpu") or self.over_runs(max, "peak_memory_bytes", "process")
 
 
 def entries(read: Iterable[Run]) -> list[Entry]:
@@ -164,7 +176,7 @@ def _score(runs: Sequence[Run], method: Method | None) -> Estimate:
         return method.score
     counts, n = [main_counts(run.record)["correct"] for run in runs], runs[0].record["n"]
     low, high = wilson(counts[0], n) if len(runs) == 1 else (None, None)
-    return Estimate(mean(counts) / n, low, high, None, None, len(runs), n)
+    return Estimate(mean(counts) / n, low, high, len(runs), n)
 
 
 def _ranked(found: list[Entry]) -> list[Entry]:
@@ -172,8 +184,7 @@ def _ranked(found: list[Entry]) -> list[Entry]:
     peers: dict[Any, list[int]] = defaultdict(list)
     for number, entry in enumerate(found):
         if not entry.unranked:
-            answers = entry.runs[0].answers
-            peers[entry.record.get("data_fingerprint"), answers and answers.documents, entry.samples].append(number)
+            peers[entry.record.get("data_fingerprint"), entry.documents, entry.samples].append(number)
     for same in peers.values():
         ranks = rank_ranges([method for number in same if (method := found[number].method)])
         for number, rank in zip(same, ranks, strict=True):

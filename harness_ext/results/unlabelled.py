@@ -8,6 +8,7 @@ from harness_ext.evidence.contrast import contrast
 from harness_ext.results import names
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import markdown_table
+from harness_ext.results.words import hundredths
 
 EXPLAINED = """\
 Written: score by what the model writes (in brackets: answers without a label). Chosen: by the likelier of the two answers.
@@ -63,13 +64,13 @@ def _cells(forms: dict[str, Entry]) -> list[str]:
         _written(forms.get("_words")),
         *(_score(forms.get(form)) for form in (words, f"{words} by context", f"{words} by batch")),
         f"{margins['auroc']:.3f}" if margins.get("auroc") is not None else "",
-        f"{100 * margins['best_score']:.2f}" if margins.get("best_score") is not None else "",
+        hundredths(margins.get("best_score")),
         _tax(forms.get(words), forms.get("")),
     ]
 
 
 def _score(entry: Entry | None) -> str:
-    return f"{100 * entry.score.mean:.2f}" if entry else ""
+    return hundredths(entry.score.mean) if entry else ""
 
 
 def _written(entry: Entry | None) -> str:

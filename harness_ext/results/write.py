@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from harness_ext.errors import UserError, writing_to
@@ -19,7 +20,7 @@ from harness_ext.results import (
     standings,
     unlabelled,
 )
-from harness_ext.results.prices import Prices
+from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry
 
@@ -76,7 +77,7 @@ def _rows(entries: Sequence[Entry], priced: Prices | None) -> list[dict[str, Any
                 "entry": entry.name,
                 "stale": entry.stale,
                 "counted": run not in entry.repeated,
-                "price_per_1000": board.price_of(run.record, priced),
+                "price_per_1000": per_1000(priced, run.record),
             }
     found = [run.record for entry in entries for run in (*entry.runs, *entry.repeated)]
     return [row | more[row["key"]] for row in leaderboard.rows(found, scores)]
@@ -106,11 +107,11 @@ def _entry(entry: Entry, scores: list[reported.Score], priced: Prices | None) ->
         "partial": entry.partial,
         "stale": entry.stale,
         "not_following": entry.not_following,
-        "near_ties": entry.over_runs("mean", "near_ties"),
+        "near_ties": entry.over_runs(mean, "near_ties"),
         "strict_score": entry.strict,
-        "docs_per_s": entry.over_runs("median", "docs_per_s"),
+        "docs_per_s": entry.over_runs(median, "docs_per_s"),
         "peak_memory_bytes": entry.peak_memory,
-        "train_s": entry.over_runs("median", "training", "train_s"),
+        "train_s": entry.over_runs(median, "training", "train_s"),
         "price_per_1000": board.price(entry, priced),
         "reported": reported.score_of(entry.record, scores),
         "runs": [

@@ -26,7 +26,8 @@ def read(path: Path) -> Log:
     if missing := [name for name in COLUMNS if name not in head]:
         named = "tabs" if separator == "\t" else "commas"
         raise UserError(
-            f"it lacks the column {' and '.join(missing)}; it must have {', '.join(COLUMNS)}, separated by {named}."
+            f"it lacks the column {' and '.join(missing)}; it must have {', '.join(COLUMNS)}, separated by {named}, "
+            f"and has {', '.join(head)[:80]}."
         )
     if twice := [name for name in COLUMNS if head.count(name) > 1]:
         raise UserError(f"it has the column {' and '.join(twice)} more than once. Keep one.")

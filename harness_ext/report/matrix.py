@@ -27,6 +27,11 @@ class Pair:
     contrast: Contrast
     apart: bool  # after Holm over the pairs of the table
 
+    @property
+    def alone(self) -> bool:
+        """Whether the two are told apart if nothing else is asked."""
+        return self.contrast.p is not None and self.contrast.p < ALPHA
+
 
 @dataclass(frozen=True)
 class Matrix:

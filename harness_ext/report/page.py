@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness_ext.errors import UserError, writing_to
-from harness_ext.evidence.ranks import ALPHA
 from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
 from harness_ext.report.matrix import Matrix, Pair, matrices
@@ -29,6 +29,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FILE = "report.html"
 SCRIPTS = ("tablesort.min.js", "parts.js", "views.js", "page.js")
 FIRST = ("score %", "95% interval", "group", "labels")  # columns that a telephone shows without scrolling
+FOLDED = ("kinds", "near ties", "memory GB", "machine")  # columns of leaderboard.md for which a page has no room
 COMMAND = "make report"
 
 
@@ -53,15 +54,16 @@ def read_texts(entries: Sequence[Entry], data_dir: str | None) -> dict[str, str]
         if run.answers:
             by_data.setdefault(run.answers.documents, []).append(run)
     found: dict[str, str] = {}
-    refused = None
+    refused, helped = None, False
     for same in by_data.values():
         run = next((run for run in same if (run.folder / SAMPLES).is_file()), same[0])
         try:
             log, *_ = with_texts(of_run(run), data_dir).logs
             found |= {name: text for name, text in zip(log.hashes, log.texts, strict=False) if text}
+            helped |= any(log.texts) and not (run.folder / SAMPLES).is_file()
         except UserError as error:
             refused = error
-    if refused and data_dir and not found:
+    if refused and not helped:  # not one data set has its texts from there
         raise refused
     return found
 
@@ -126,9 +128,8 @@ def _verdicts(entries: Sequence[Entry], tables: Sequence[Matrix]) -> dict[str, t
     """Say of each pair, called by the numbers of its entries, what `make compare` says, and whether that tells it apart."""
     said = {}
     for (a, b), pair in (each for table in tables for each in table.pairs.items()):
-        found = pair.contrast
-        words = verdict.sentences(method_of(entries[a]), method_of(entries[b]), found)
-        said[f"{a}-{b}"] = " ".join(words), found.p is not None and found.p < ALPHA
+        words = verdict.sentences(method_of(entries[a]), method_of(entries[b]), pair.contrast)
+        said[f"{a}-{b}"] = " ".join(words), pair.alone
     return said
 
 
@@ -145,14 +146,16 @@ def _rows(entries: Sequence[Entry], priced: Prices | None) -> tuple[list[Column]
     columns = board.filled(entries, reported.scores(), priced)
     names = [column for column in columns if column.is_name]
     others = [column for title in FIRST for column in columns if column.title == title]
-    others += [column for column in columns if not column.is_name and column not in others]
+    others += [column for column in columns if not column.is_name and column not in others and column.title not in FOLDED]
+    shown = [replace(column, title="group (same labels)") if column.title == "group" else column for column in others]
+    several = len({str(entry.record.get("data")) for entry in entries}) > 1
     rows = []
     for entry in entries:
         low, high = entry.interval or (entry.score.mean, entry.score.mean)
         bar = [round(100 * each, 1) for each in (low, high, entry.score.mean)]
-        cells = [columns[column](entry) for column in others]
+        cells = [columns[column](entry) for column in others] + [str(entry.record.get("data"))] * several
         rows.append({"name": columns[names[0]](entry), "samples": entry.samples, "cells": cells, "bar": bar})
-    return others, rows
+    return shown + [Column("data", is_left=True)] * several, rows
 
 
 def _titled(matrix: Matrix, tables: Sequence[Matrix]) -> dict[str, Any]:
@@ -166,5 +169,4 @@ def _titled(matrix: Matrix, tables: Sequence[Matrix]) -> dict[str, Any]:
 def _cell(pair: Pair) -> str:
     if pair.contrast.p is None:
         return "–"
-    points = f"{100 * pair.contrast.difference:+.1f}"
-    return points if pair.apart else f"≈ {points}"
+    return f"{100 * pair.contrast.difference:+.1f}{'' if pair.alone else '?'}"

@@ -24,7 +24,8 @@ EXPLAINED = """\
   correction); `2-4` is surely worse than one entry, and cannot be told from two more. "1 seed": too few to say.
 - Not following: answers without a label, of all documents, the mean over seeds. Near ties: answers that rounding could
   turn. Strict: score if an answer must be the label alone. Collapsed: all labels that were given are the same.
-- docs/s, memory, training: median, most and median, on the machines that the runs were made on."""
+- docs/s, memory, training: median, most and median, on the machine that is named. Speeds on different machines cannot be
+  compared."""
 _ALWAYS = ("labels", "group", "name", "score %", "95% interval", "not following")  # also where they say nothing
 _NARROW = ("labels",)  # columns of the terminal alone: in Markdown the heading says it
 
@@ -134,6 +135,10 @@ def _kinds(entry: Entry) -> str:
     return ", ".join(f"{count:.3g} {kind.replace('_', ' ')}" for kind, count in entry.not_following.items())
 
 
+def _machine(entry: Entry) -> str:
+    return "; ".join(sorted({str(run.record["hardware"]) for run in entry.runs if run.record.get("hardware")}))
+
+
 def _memory(entry: Entry) -> str:
     return f"{entry.peak_memory / 1e9:.1f}" if entry.peak_memory else ""
 
@@ -152,6 +157,7 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("near ties", dropped=11): lambda entry: number(entry.over_runs(mean, "near_ties")),
     Column("strict %", dropped=12): lambda entry: hundredths(entry.strict),
     Column("docs/s", dropped=10): lambda entry: number(entry.over_runs(median, "docs_per_s")),
+    Column("machine", is_left=True, dropped=4): _machine,
     Column("memory GB", dropped=8): _memory,
     Column("training s", dropped=5): lambda entry: number(entry.over_runs(median, "training", "train_s")),
 }

@@ -197,3 +197,7 @@ def _field(record: dict[str, Any], path: Sequence[str]) -> Any:
     for name in path:
         found = (found or {}).get(name)
     return found
+
+
+def _has_collapsed(record: dict[str, Any]) -> bool:
+    return bool((record.get("training") or {}).get("collapsed")) or one_answer(record) is not None

@@ -13,10 +13,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import quick
+
+if TYPE_CHECKING:
+    from harness_ext.results.runs import Run
+    from harness_ext.results.standings import Entry
 
 ROOT = Path(__file__).resolve().parent.parent
 _HF_HOME = tempfile.mkdtemp(prefix="hf-home-")
@@ -114,6 +118,24 @@ def results(tmp_path: Path) -> Any:
     from fakeresults import FakeResults
 
     return FakeResults(tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def published_runs(tmp_path_factory: pytest.TempPathFactory) -> "list[Run]":
+    """The runs in results/published, without those that someone has made here."""
+    from harness_ext.results import runs
+
+    out = tmp_path_factory.mktemp("results")
+    (out / "published").symlink_to(ROOT / "results" / "published")
+    return runs.read_all(out)
+
+
+@pytest.fixture(scope="session")
+def published_entries(published_runs: "list[Run]") -> "list[Entry]":
+    """The leaderboard of them."""
+    from harness_ext.results.standings import entries
+
+    return entries(published_runs)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 from test_figures import BOARD, HOSTILE, trained
 from test_standings import run
 
-from harness_ext.paths import ROOT
 from harness_ext.report import claims
-from harness_ext.results import reported, runs
+from harness_ext.results import reported
 from harness_ext.results.standings import entries
 
 test_proportions_2indep.__test__ = False  # it is no test of ours
@@ -109,6 +108,6 @@ def test_names_are_shown_as_they_are():
     assert all(each.ours.isprintable() for each in claims.restated(entries(board)))
 
 
-def test_published_runs_speak_to_four_of_the_claims():
-    found = claims.restated(entries(runs.read_all(ROOT / "results")))
+def test_published_runs_speak_to_four_of_the_claims(published_entries):
+    found = claims.restated(published_entries)
     assert [bool(claim.ours) for claim in found] == [True, True, True, False, False, True]

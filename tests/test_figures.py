@@ -11,9 +11,8 @@ from matplotlib.text import Text
 from test_standings import run
 
 from harness_ext.evidence import break_even
-from harness_ext.paths import ROOT
 from harness_ext.report import figures
-from harness_ext.results import label_figure, pictures, prices, runs
+from harness_ext.results import label_figure, pictures, prices
 from harness_ext.results.contest import contests
 from harness_ext.results.standings import entries
 
@@ -176,8 +175,8 @@ def overlaps(axis):
     return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)], beyond
 
 
-def test_labels_of_the_published_picture_do_not_overlap():
-    assert overlaps(drawn(runs.read_all(ROOT / "results"))) == ([], [])
+def test_labels_of_the_published_picture_do_not_overlap(published_runs):
+    assert overlaps(drawn(published_runs)) == ([], [])
 
 
 @pytest.mark.parametrize("spread", [0, 3])

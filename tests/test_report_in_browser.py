@@ -19,7 +19,10 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="chromium and chromedriver are not installed"),
+]
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900")
 TITLE = "Prompt a big model, or fine-tune a small one?"
 
@@ -230,7 +233,6 @@ def test_browser_that_cannot_unpack_says_so(opened):
     assert "This cannot be shown" in dialog(opened)
 
 
-@pytest.mark.slow
 def test_page_of_the_published_runs_is_small_asks_for_nothing_and_opens_quickly(browser, tmp_path):
     (tmp_path / "published").symlink_to(ROOT / "results" / "published")
     written = page.write_report(tmp_path)

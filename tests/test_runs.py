@@ -30,8 +30,8 @@ def test_answers_are_what_a_row_at_a_time_says(tmp_path):
     assert [each.response for each in read_outcomes(tmp_path / "outcomes.csv")] == list(answers.responses)
 
 
-def test_correct_answers_of_every_published_run_are_as_many_as_its_record_counts():
-    found = runs.read_all(ROOT / "results")
+def test_correct_answers_of_every_published_run_are_as_many_as_its_record_counts(published_runs):
+    found = published_runs
     assert len(found) == len(list(ROOT.glob("results/published/*/run.json"))) > 100
     for run in found:
         assert run.answers is not None
@@ -71,10 +71,10 @@ def test_folder_of_each_record_is_named(tmp_path):
     assert record["key"].startswith(source.name.rsplit("--", 1)[1])
 
 
-def test_published_responses_repeat_no_sentence_of_sst2(shared):
+def test_published_responses_repeat_no_sentence_of_sst2(shared, published_runs):
     lines = (shared / "data" / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     sentences = [line.split("\t")[0].strip() for line in lines]
-    for run in runs.read_all(ROOT / "results"):
+    for run in published_runs:
         assert run.answers is not None
         for sentence, response in zip(sentences, run.answers.responses, strict=False):
             assert len(sentence.split()) < 4 or sentence not in response.lower(), run.folder.name

@@ -7,7 +7,7 @@ import pytest
 from test_leaderboard import manifest
 
 from harness_ext.paths import ROOT
-from harness_ext.results import runs, versions
+from harness_ext.results import versions
 from harness_ext.results.runs import Answers, Run
 from harness_ext.results.standings import Entry, entries
 
@@ -241,8 +241,8 @@ def test_name_stays_when_other_experiments_are_added():
     assert set(before) <= set(after)
 
 
-def test_published_names_are_unique_and_hold_no_hash_and_every_run_is_in_one_entry():
-    found = entries(runs.read_all(ROOT / "results"))
+def test_published_names_are_unique_and_hold_no_hash_and_every_run_is_in_one_entry(published_entries):
+    found = published_entries
     names = [entry.name for entry in found]
     assert len(set(names)) == len(names) > 50
     assert sum(len(entry.runs) for entry in found) == len(list(ROOT.glob("results/published/*/run.json")))
@@ -250,8 +250,8 @@ def test_published_names_are_unique_and_hold_no_hash_and_every_run_is_in_one_ent
     assert "SmolLM2-135M-Instruct + LoRA qwen, 64 labels" in names
 
 
-def test_order_of_runs_changes_nothing():
-    found = runs.read_all(ROOT / "results")[::5]
+def test_order_of_runs_changes_nothing(published_runs):
+    found = published_runs[::5]
     there, back = ([(entry.name, entry.rank, entry.scores) for entry in entries(order)] for order in (found, found[::-1]))
     assert there == back
 

@@ -9,9 +9,8 @@ from statsmodels.stats.proportion import proportion_confint
 from test_figures import BOARD, HOSTILE, trained
 from test_standings import run
 
-from harness_ext.paths import ROOT
 from harness_ext.report import answer
-from harness_ext.results import reported, runs
+from harness_ext.results import reported
 from harness_ext.results.contest import contests
 from harness_ext.results.standings import entries
 
@@ -195,5 +194,5 @@ def test_original_with_a_larger_model_is_named_where_only_small_ones_were_run():
     assert not any("95.1%" in each for each in said(run(70, model="m-7B", **sst2), *board[1:]))
 
 
-def test_published_runs_have_three_to_seven_sentences():
-    assert 3 <= len(said(*runs.read_all(ROOT / "results"))) <= 7
+def test_published_runs_have_three_to_seven_sentences(published_entries):
+    assert 3 <= len(answer.sentences(published_entries)) <= 7

@@ -69,6 +69,7 @@ def training(random_model, tmp_path, *more):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.slow
 def test_sigterm_to_make_alone_leaves_no_process_and_what_continues(random_model, ended, tmp_path):
     copy = tmp_path / "copy"
     (copy / ".venv" / "bin").mkdir(parents=True)

@@ -107,3 +107,14 @@ def test_two_machines_in_one_name_are_the_users_to_settle(tmp_path):
     found = _read(tmp_path, "currency: EUR\nmachines: {H200: 4, NVIDIA: 2}")
     with pytest.raises(UserError, match=r"'H200' and 'NVIDIA' are both in the name of machine 'NVIDIA H200'. Keep one"):
         prices.per_1000(found, RECORD)
+
+
+def test_name_that_no_run_has_is_said_with_the_machines_there_are(tmp_path, capsys):
+    (tmp_path / "prices.yaml").write_text("currency: EUR\nmachines: {Xeon: 1, amd: 2}\nmodels: {gpt-x: {in: 1, out: 2}}")
+    priced = prices.read(tmp_path / "prices.yaml")
+    prices.say_unused(priced, [{"model": "m", "hardware": "AMD EPYC, 1 threads"}])
+    said = capsys.readouterr().err
+    assert "no run was made by 'Xeon' or 'gpt-x'. The machines are AMD EPYC, 1 threads." in said
+    prices.say_unused(priced, [{"model": "gpt-x", "hardware": "AMD"}, {"model": "m", "hardware": "Intel Xeon"}])
+    assert capsys.readouterr().err == ""
+    prices.say_unused(None, [])

@@ -17,7 +17,7 @@ from harness_ext.report import answer, claims, collect, figures, verdict
 from harness_ext.report.find import of_run
 from harness_ext.report.matrix import Matrix, Pair, matrices
 from harness_ext.report.texts import SAMPLES, with_texts
-from harness_ext.results import board, records, reported, reported_tables, runs, unlabelled
+from harness_ext.results import board, prices, records, reported, reported_tables, runs, unlabelled
 from harness_ext.results.contest import method_of
 from harness_ext.results.prices import Prices
 from harness_ext.results.runs import Run
@@ -41,6 +41,7 @@ def write_report(out: Path, data_dir: str | None = None, priced: Prices | None =
     found = entries(runs.read_all(out))
     if not found:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
+    prices.say_unused(priced, (run.record for entry in found for run in entry.runs))
     page = render(found, read_texts(found, data_dir), out, priced)
     with writing_to(out), records.replacing(out / FILE) as new:
         new.write_text(page, encoding="utf-8", newline="\n")

@@ -7,7 +7,8 @@ models:              # per million tokens, by the model's name; goes before the 
   gpt-x: {in: 0.15, out: 0.60}
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from harness_ext.errors import UserError, did_you_mean
+from harness_ext.results.tables import visible
 
 FIELDS = ("currency", "machines", "models")
 DECISIONS = 1000
@@ -74,6 +76,21 @@ def per_1000(prices: Prices | None, record: Mapping[str, Any]) -> float | None:
         )
     speed = record.get("docs_per_s")
     return DECISIONS / speed / 3600 * prices.machines[found[0]] if found and speed else None
+
+
+def say_unused(prices: Prices | None, records: Iterable[Mapping[str, Any]]) -> None:
+    """Say on standard error which names of a price list no record has, and which machines there are."""
+    if prices is None:
+        return
+    known = list(records)
+    machines = sorted({str(record.get("hardware")) for record in known})
+    unused = [name for name in prices.machines if not any(name.casefold() in each.casefold() for each in machines)]
+    unused += [name for name in prices.models if name not in {record["model"] for record in known}]
+    if unused:
+        names = " or ".join(visible(repr(name)) for name in unused)
+        print(
+            f"{prices.path}: no run was made by {names}. The machines are {visible('; '.join(machines))}.", file=sys.stderr
+        )
 
 
 def _fields(path: Path, what: str, said: Any, known: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from harness_ext.results import (
     label_efficiency,
     label_figure,
     leaderboard,
+    prices,
     records,
     render,
     reported,
@@ -38,6 +39,7 @@ def write_leaderboard(out: Path, priced: Prices | None = None) -> tuple[list[Ent
     entries = standings.entries(found)
     if not entries:
         raise UserError(f"No complete run under {out / 'runs'}. Run `make eval` first, or name another folder with OUT=.")
+    prices.say_unused(priced, (run.record for run in found))
     with writing_to(out):
         pictures = label_figure.write(entries, out / PICTURE)
         texts = {

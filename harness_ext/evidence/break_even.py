@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, ndtri
 
-from harness_ext.evidence.seeds import FEWEST_SEEDS, two_way
+from harness_ext.evidence.seeds import FEWEST_SEEDS, chance, two_way
 
 MOST = 0.95  # share of seeds that "most" speaks of
 
@@ -102,10 +102,8 @@ def _most(differences: NDArray[Any], level: float) -> tuple[float, float, float]
     seeds, n = differences.shape
     z = float(ndtri(MOST))
     mean, low, high = _mean(differences, level)
-    rows, columns = differences.mean(axis=1), differences.mean(axis=0)
-    residuals = differences - rows[:, None] - columns + mean
-    noise = float((residuals**2).sum() / ((seeds - 1) * max(n - 1, 1))) / n  # of a seed's score, from its own sentences
-    squares = float(((rows - mean) ** 2).sum())
+    noise = chance(differences) / n  # of a seed's score, from its own sentences
+    squares = float(((differences.mean(axis=1) - mean) ** 2).sum())
 
     def deviation(variance: float) -> float:
         # Equal but for rounding is equal: the root of 1e-17 would move a crossing from one side to the other.

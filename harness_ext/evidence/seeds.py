@@ -84,9 +84,9 @@ def spread(rows: ArrayLike, columns: ArrayLike, cells: ArrayLike, total: ArrayLi
     between_columns = (np.multiply(columns, n) - square) / (k * n)
     all_cells = (np.multiply(cells, k * n) - square) / (k * n)
     degrees = max(n - 1, 1)  # of one document, whose sum of squares is 0
-    chance = (all_cells - between_rows - between_columns) / ((k - 1) * degrees)
+    rest = (all_cells - between_rows - between_columns) / ((k - 1) * degrees)
     by_seed = between_rows / (k - 1) / (k * n)
-    by_document = (between_columns / degrees - chance) / (k * n)
+    by_document = (between_columns / degrees - rest) / (k * n)
     # Rows that happen to agree would leave nothing. The whole variance of as many independent cells would be the least that
     # is possible, but with three seeds an interval then covers 99%; with half of it no more than without.
     by_document = np.maximum(by_document, np.maximum(0.5 * all_cells / (k * n - 1) / (k * n) - by_seed, 0.0))
@@ -106,6 +106,13 @@ def spread_of(table: NDArray) -> Spread:
     return spread(rows @ rows, columns @ columns, np.square(table).sum(dtype=float), rows.sum(), k, n)
 
 
+def chance(table: NDArray) -> float:
+    """Return the mean square of what neither the seed nor the document explains, of a table ``(seeds, n)``."""
+    k, n = table.shape
+    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    return float(np.square(rest).sum()) / ((k - 1) * max(n - 1, 1))
+
+
 def spread_apart(a: NDArray, b: NDArray) -> Spread:
     """Return the spread of the difference of the means of two tables whose seeds have nothing to do with each other.
 
@@ -114,14 +121,14 @@ def spread_apart(a: NDArray, b: NDArray) -> Spread:
     seeds lie close together by chance, Welch's claim too much.
     """
     n = a.shape[1]
-    by_seed, squares, chance, cells = 0.0, 0.0, 0.0, 0.0
+    by_seed, squares, rest, cells = 0.0, 0.0, 0.0, 0.0
     for table in (a, b):
-        k, rest = len(table), table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+        k = len(table)
         part = float(table.mean(1).var(ddof=1)) / k
         by_seed, squares = by_seed + part, squares + part**2 / (k - 1)
-        chance += float(np.square(rest).sum()) / ((k - 1) * max(n - 1, 1)) / (k * n)
+        rest += chance(table) / (k * n)
         cells += float(table.var(ddof=1)) / (k * n)
-    by_document = (a.mean(0) - b.mean(0)).var(ddof=min(1, n - 1)) / n - chance
+    by_document = (a.mean(0) - b.mean(0)).var(ddof=min(1, n - 1)) / n - rest
     least = max(0.5 * cells - by_seed, 0.0)  # as in `spread`
     weights = np.array([1 / len(a), 1 / len(b)])
     alike = weights.sum() ** 2 / (weights**2 / np.array([len(a) - 1, len(b) - 1])).sum()

@@ -260,7 +260,7 @@ def _limits(contest: Contest) -> str:
     if is_small(contest) and contest.entries[0].record.get("data_fingerprint") == SST2_VALIDATION:
         asked_once = [line for line in reported.table() if line["group"] == "zero-shot"]
         best = max(asked_once, key=lambda line: int(line["correct_of_872"]))
-        score = percent(int(best["correct_of_872"]) / 872)
+        score = percent(int(best["correct_of_872"]) / reported.N)
         said += f" On the same sentences the original reports {score} for {best['model']}, prompted (one run, not repeated)."
     return said
 

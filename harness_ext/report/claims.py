@@ -13,6 +13,7 @@ from harness_ext.evidence.ranks import ALPHA
 from harness_ext.report import answer
 from harness_ext.results import names, reported
 from harness_ext.results.contest import SST2_ROWS, Contest, Curve, asked, compare, contests, model_of
+from harness_ext.results.reported import N
 from harness_ext.results.standings import Entry
 from harness_ext.results.tables import visible
 from harness_ext.results.words import in_order, interval, labels, listed, number, p_text, percent
@@ -21,7 +22,7 @@ NOTE = (
     "The original made one run of each and published how many of 872 sentences were right, not which: its runs are compared "
     "unpaired (Newcombe's interval, pooled score test), and other seeds may do otherwise."
 )
-N, MAJORITY = 872, 444
+MAJORITY = 444
 _Row = tuple[str, str, str]  # model, training samples, batch size
 # What was said, and pairs of rows.
 _COMPARED: tuple[tuple[str, list[tuple[_Row, _Row]]], ...] = (

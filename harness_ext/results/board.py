@@ -159,5 +159,5 @@ _COLUMNS: dict[Column, Callable[[Entry], str]] = {
     Column("docs/s", dropped=10): lambda entry: number(entry.over_runs(median, "docs_per_s")),
     Column("machine", is_left=True, dropped=4): _machine,
     Column("memory GB", dropped=8): _memory,
-    Column("training s", dropped=5): lambda entry: number(entry.over_runs(median, "training", "train_s")),
+    Column("training s", dropped=5): lambda entry: number(entry.over_runs(median, "training.train_s")),
 }

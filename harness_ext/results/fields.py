@@ -44,13 +44,13 @@ def check(record: dict[str, Any]) -> None:
         (("train_samples",), lambda value: value == "all" or _is_count(value)),
     ):
         for name in names:
-            if (value := _at(record, name)) is not None and not is_right(value):
+            if (value := at(record, name)) is not None and not is_right(value):
                 raise _wrong(name, value)
     for name in (
         *_MUST_BE_THERE,
-        *(f"{one}.{more}" for one, each in _TOGETHER.items() if _at(record, one) for more in each),
+        *(f"{one}.{more}" for one, each in _TOGETHER.items() if at(record, one) for more in each),
     ):
-        if _at(record, name) is None:
+        if at(record, name) is None:
             raise _wrong(name, None)
     for counts in record["counts"].values():
         _check_counts(counts, record["n"], record["n_available"])
@@ -65,7 +65,8 @@ def _check_counts(counts: Any, n: int, available: int) -> None:
             raise ValueError(f"no run record, {str(count)[:40]} of {n} are {what}")
 
 
-def _at(record: dict[str, Any], name: str) -> Any:
+def at(record: dict[str, Any], name: str) -> Any:
+    """Look up a dotted name, as in ``training.train_s``; None where it, or what should hold it, is not there."""
     found: Any = record
     for part in name.split("."):
         found = (found or {}).get(part)

@@ -13,6 +13,7 @@ from harness_ext.paths import ROOT
 
 FILE = ROOT / "results" / "reported.csv"
 PRESETS = ROOT / "harness_ext" / "model" / "presets.yaml"
+N = 872  # sentences of which each score is a share
 SST2_VALIDATION = "1693a5fbd9fa5b4a"  # data.fingerprint of GLUE's 872 validation sentences
 _WHILE_LOADING = ("nf4", "int8")  # a preset says what is asked for; how a checkpoint is stored, its own name says
 
@@ -52,4 +53,4 @@ def score_of(record: dict[str, Any], reported: list[Score]) -> float | None:
     found = [each for each in reported if (each.model, each.task, each.quantisation, each.train_samples) == asked]
     if len(found) > 1:  # reported at two batch sizes: only a recipe that names one of them is the same experiment
         found = [each for each in found if str(record.get("recipe")).endswith(f"-b{each.batch_size}")]
-    return found[0].correct / 872 if found and record.get("data_fingerprint") == SST2_VALIDATION else None
+    return found[0].correct / N if found and record.get("data_fingerprint") == SST2_VALIDATION else None

@@ -16,7 +16,6 @@ correction), which tells fewer apart; and no interval says anything of other see
 NOTE_N = """\
 The original write-up names 1,872 test sentences; its scores are fractions of 872, the SST-2 validation split."""
 HEADS = ["group", "model", "labels", "score %", "95% interval", "correct", "not following"]
-_N = 872
 
 
 def beside(entries: Iterable[Entry]) -> list[str]:
@@ -26,7 +25,7 @@ def beside(entries: Iterable[Entry]) -> list[str]:
     rows = []
     for entry in entries:
         if (score := reported.score_of(entry.record, scores)) is not None:
-            theirs = [hundredths(score), span(wilson(round(score * _N), _N))]
+            theirs = [hundredths(score), span(wilson(round(score * reported.N), reported.N))]
             ours = [hundredths(entry.score.mean), span(entry.interval), str(entry.seeds or "")]
             rows.append([entry.name, *theirs, *ours])
     return markdown_table(heads, rows) if rows else []
@@ -42,9 +41,9 @@ def rows() -> list[list[str]]:
     lines = sorted(reported.table(), key=lambda line: -int(line["correct_of_872"]))
     counts = [int(line["correct_of_872"]) for line in lines]
     found = []
-    for line, count, possible in zip(lines, counts, rank_ranges_of_counts(counts, _N), strict=True):
+    for line, count, possible in zip(lines, counts, rank_ranges_of_counts(counts, reported.N), strict=True):
         batch = f", batch {line['batch_size']}" if line["batch_size"] else ""
         how = f"{line['model']}, {line['base_or_method']}{batch}"
-        shown = [hundredths(count / _N), span(wilson(count, _N))]
+        shown = [hundredths(count / reported.N), span(wilson(count, reported.N))]
         found.append([ranks(*possible), how, line["train_samples"], *shown, str(count), line["not_following"]])
     return found

@@ -16,7 +16,7 @@ from harness_ext.evidence.contrast import Method
 from harness_ext.evidence.proportion import wilson
 from harness_ext.evidence.ranks import rank_ranges
 from harness_ext.evidence.seeds import FEWEST_SEEDS, Estimate
-from harness_ext.results import names, versions
+from harness_ext.results import fields, names, versions
 from harness_ext.results.experiments import draw_of, is_no_better, seed_of
 from harness_ext.results.outcomes import main_counts, one_answer
 from harness_ext.results.runs import Run
@@ -125,15 +125,15 @@ class Entry:
         found = [run.record["counts"].get("strict") for run in self.runs]
         return mean(each["correct"] / self.record["n"] for each in found) if all(found) else None
 
-    def over_runs(self, take: Callable[[list[float]], float], *path: str) -> float | None:
-        """Take the median, for example, over runs of a field that has a number; None where none has one."""
-        values = [value for run in self.runs if (value := _field(run.record, path)) is not None]
+    def over_runs(self, take: Callable[[list[float]], float], name: str) -> float | None:
+        """Take the median, for example, over runs of a field (`fields.at`) that has a number; None where none has one."""
+        values = [value for run in self.runs if (value := fields.at(run.record, name)) is not None]
         return take(values) if values else None
 
     @property
     def peak_memory(self) -> float | None:
         """Bytes, of the run that needed most: on the GPU where there is one."""
-        return self.over_runs(max, "peak_memory_bytes", "gpu") or self.over_runs(max, "peak_memory_bytes", "process")
+        return self.over_runs(max, "peak_memory_bytes.gpu") or self.over_runs(max, "peak_memory_bytes.process")
 
 
 def entries(read: Iterable[Run]) -> list[Entry]:
@@ -189,13 +189,6 @@ def _ranked(found: list[Entry]) -> list[Entry]:
         ranks = rank_ranges([method for number in same if (method := found[number].method)])
         for number, rank in zip(same, ranks, strict=True):
             found[number] = replace(found[number], rank=rank)
-    return found
-
-
-def _field(record: dict[str, Any], path: Sequence[str]) -> Any:
-    found: Any = record
-    for name in path:
-        found = (found or {}).get(name)
     return found
 
 

@@ -24,6 +24,7 @@ from harness_ext.results import (
 from harness_ext.results.prices import Prices, per_1000
 from harness_ext.results.runs import Run
 from harness_ext.results.standings import Entry
+from harness_ext.results.words import counted
 
 PICTURE = "label-efficiency"
 _DIGITS = 6  # that mean something, of a number in JSON
@@ -113,7 +114,7 @@ def _entry(entry: Entry, scores: list[reported.Score], priced: Prices | None) ->
         "strict_score": entry.strict,
         "docs_per_s": entry.over_runs(median, "docs_per_s"),
         "peak_memory_bytes": entry.peak_memory,
-        "train_s": entry.over_runs(median, "training", "train_s"),
+        "train_s": entry.over_runs(median, "training.train_s"),
         "price_per_1000": board.price(entry, priced),
         "reported": reported.score_of(entry.record, scores),
         "runs": [
@@ -139,7 +140,7 @@ def _counted(out: Path, found: Sequence[Run], entries: Sequence[Entry]) -> str:
     used = sum(len(entry.runs) for entry in entries)
     folders = {path.parent.name for path in records.manifests(out)}
     said = [
-        f"{used} run{'s' * (used > 1)} in {len(entries)} entr{'ies' if len(entries) > 1 else 'y'}",
+        f"{counted(used, 'run')} in {len(entries)} entr{'ies' if len(entries) > 1 else 'y'}",
         f"{repeated} with the seed of a later one" * bool(repeated),
         f"{len(found) - used - repeated} of other tasks" * (len(found) > used + repeated),
         f"{len(folders) - len(found)} left out as said above" * (len(folders) > len(found)),

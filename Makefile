@@ -35,6 +35,7 @@ test-slow.reads := ARGS
 test-real.reads := ARGS REAL_MODELS
 test-gpu.reads := ARGS
 bench.reads := ARGS
+bench-gpu.reads := DATA_DIR
 READS := $(foreach goal,$(MAKECMDGOALS),$($(goal).reads))
 UNREAD := $(filter-out $(READS) PYTHON INDEX SHELL MAKEFLAGS,$(GIVEN))
 ifneq ($(UNREAD),)
@@ -43,7 +44,7 @@ export MAKECMDGOALS READS UNREAD
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate tiny test test-slow test-real test-gpu bench lint
+.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate tiny test test-slow test-real test-gpu bench bench-gpu lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -130,6 +131,9 @@ test-gpu: $(READY)  ## Run the tests that need a CUDA device (6 minutes); figure
 bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go to results/bench.json and results/bench.md
 	@exec env PYTEST_ADDOPTS="$$ARGS" .venv/bin/python -m pytest tests/benchmarks --benchmark-only --benchmark-json=results/bench.json -m ''
 	@exec .venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
+
+bench-gpu: $(READY)  ## Measure speed on one CUDA GPU beside stock lm-eval and vLLM (6 minutes); figures go to results/bench-gpu.json
+	@exec env PYTHONPATH=tests/benchmarks .venv/bin/python tests/benchmarks/gpu.py
 
 lint: $(READY)  ## ruff, mypy, and who may import whom
 	.venv/bin/ruff check .

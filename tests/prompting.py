@@ -62,3 +62,15 @@ def choices(lm: Any, prompts: list[str] = PROMPTS) -> list[float]:
     """Ask a model of ours for the log-probability of " 0" after each prompt."""
     requests = [Instance("loglikelihood", {}, (prompt, " 0"), 0, ("t", n, 1)) for n, prompt in enumerate(prompts)]
     return [score for score, _ in lm.loglikelihood(requests)]
+
+
+def write_until(
+    reader: Any, rows: list, is_done: Any, limit: int | None = None, config: Any = None, **choosing: Any
+) -> None:
+    """Let the engine write after rows, at most `limit` at a time."""
+    from harness_ext.backend.batches import Room
+    from harness_ext.backend.engine import write
+    from harness_ext.backend.next_token import NextToken
+
+    room = Room(reader.device, reader.model, lambda width: 0, limit=limit)
+    write(reader, rows, NextToken(reader, config, **choosing), is_done, lambda row: None, room)

@@ -10,13 +10,15 @@ from builders import CHAT_TEMPLATE, SENTENCES, THINKING_TEMPLATE, answering_mode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
-from prompting import PROMPTS, answer_lm
+from prompting import PROMPTS, answer_lm, write_until
 from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
 from harness_ext.backend import batches, selfcheck, writing
-from harness_ext.backend.engine import Batch, PrefixReader, Row, write
+from harness_ext.backend.engine import PrefixReader, Row, write
 from harness_ext.backend.forced_choice import ForcedChoice
+from harness_ext.backend.next_token import NextToken
+from harness_ext.model import memory
 from harness_ext.results.records import read_runs
 from harness_ext.task.labels import is_settled, read
 from harness_ext.task.prompts import common_prefix
@@ -85,21 +87,19 @@ def test_run_answers_do_not_depend_on_the_batches(door, tmp_path):
     assert all(log == logs[0] for log in logs)
 
 
-def test_run_window_shorter_than_the_prompts_keeps_padding_out_of_it(door, tmp_path):
+def test_run_window_shorter_than_the_prompts_is_looked_through(door, tmp_path):
     rows = [(f"{sentence} {'very ' * number}", label) for number, (sentence, label) in enumerate(SENTENCES)]
     data = tsv_folder(tmp_path / "data", rows)
     model = answering_model(tmp_path / "model", "gemma3", sliding_window=16, context=1024)
     ours, record = run(door, model, data, tmp_path)
     assert_same_answers(ours, stock_samples(model, data, "sst2_01"))
-    assert record["engine"]["batches"] == "equal lengths"
+    assert record["engine"]["path"] == "shared prefix"
 
 
-def test_run_stock_engine_and_sampling_take_the_stock_path_and_say_so(door, answering, eight_rows, tmp_path):
+def test_run_stock_engine_and_beams_take_the_stock_path_and_say_so(door, answering, eight_rows, tmp_path):
     ours, record = run(door, answering, eight_rows, tmp_path / "stock", "--engine", "stock")
     assert record["engine"] == {"path": "stock", "why": "ENGINE=stock"}
     assert ours == stock_samples(answering, eight_rows, "sst2_01")
-    _, record = run(door, answering, eight_rows, tmp_path / "sampled", "--gen_kwargs", "do_sample=true,temperature=0.7")
-    assert record["engine"] == {"path": "stock", "why": "sampling"}
     _, record = run(door, answering, eight_rows, tmp_path / "beams", "--gen_kwargs", "num_beams=2")
     assert record["engine"] == {"path": "stock", "why": "generation setting num_beams"}
 
@@ -114,17 +114,15 @@ def test_requests_of_several_settings_go_the_stock_path_and_say_so(answering):
     assert together == [answer_lm(answering).generate_until([asked(number)])[0] for number in range(3)]
 
 
-def test_run_generation_config_with_a_penalty_is_followed_and_others_go_the_stock_path(door, eight_rows, tmp_path):
+@pytest.mark.parametrize("name", ["repetition_penalty", "no_repeat_ngram_size"])
+def test_run_generation_config_is_followed(name, door, eight_rows, tmp_path):
     model = build_model(tmp_path / "model", "llama", seed=5)
     path = model / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.3}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: {"repetition_penalty": 1.3}.get(name, 2)}))
     ours, record = run(door, model, eight_rows, tmp_path / "ours")
     plain, _ = run(door, model, eight_rows, tmp_path / "stock", "--engine", "stock", "-b", 1)
     assert record["engine"]["path"] == "shared prefix"
     assert_same_answers(ours, plain)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.0, "no_repeat_ngram_size": 2}))
-    _, record = run(door, model, eight_rows, tmp_path / "ngram")
-    assert record["engine"]["why"] == "the model's generation config sets no_repeat_ngram_size"
 
 
 def test_run_stop_strings_cut_as_in_stock_lm_eval(door, random_model, eight_rows, tmp_path):
@@ -182,7 +180,14 @@ def test_forced_choice_sees_continuations_of_several_tokens_as_far_as_they_are_w
         forced = ForcedChoice()
         reader = PrefixReader(model, torch.device("cpu"), prompt[:2])
         watch = forced.watcher(reader.prefix, choices)
-        write(reader, [Row(0, prompt[2:])], lambda row: len(row.written) == 3, watch=watch)
+        greedy = NextToken(reader)
+
+        def choose(rows, logits):
+            watch(rows, logits)
+            return greedy(rows, logits)
+
+        room = batches.Room(CPU, model, lambda width: 0)
+        write(reader, [Row(0, prompt[2:])], choose, lambda row: len(row.written) == 3, lambda row: None, room)
         for tokens in (choices[0], choices[1], choices[3]):
             logits = model(torch.tensor([[*prompt, *tokens[:-1]]])).logits[0, len(prompt) - 1 :]
             expected = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum().item()
@@ -197,15 +202,15 @@ def test_forced_choice_sees_continuations_of_several_tokens_as_far_as_they_are_w
 
 def test_run_short_of_memory_halves_the_batch_and_loses_nothing(door, answering, eight_rows, tmp_path, monkeypatch):
     whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
-    forward, sizes = PrefixReader.forward, []
+    ask, sizes = PrefixReader._ask, []
 
-    def short(self, ids, mask, cache, keep):
-        sizes.append(len(ids))
-        if len(ids) > 3:
+    def short(self, rows, now, keep):
+        sizes.append(len(rows))
+        if len(rows) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return forward(self, ids, mask, cache, keep)
+        return ask(self, rows, now, keep)
 
-    monkeypatch.setattr(PrefixReader, "forward", short)
+    monkeypatch.setattr(PrefixReader, "_ask", short)
     halved, record = run(door, answering, eight_rows, tmp_path / "halved")
     assert halved == whole
     assert record["engine"]["halved_for_memory"] >= 1
@@ -215,31 +220,31 @@ def test_run_short_of_memory_halves_the_batch_and_loses_nothing(door, answering,
 def test_run_short_of_memory_while_writing_keeps_the_answers_of_rows_that_were_done(
     door, answering, eight_rows, tmp_path, monkeypatch
 ):
-    def half_end_at_once(reader, rows, is_done, *more):
-        write(reader, rows, lambda row: row.number % 2 == 0 or len(row.written) == 9, *more)
+    def half_end_at_once(reader, rows, choose, is_done, *more):
+        write(reader, rows, choose, lambda row: row.number % 2 == 0 or len(row.written) == 9, *more)
 
     monkeypatch.setattr(writing, "write", half_end_at_once)
     whole, _ = run(door, answering, eight_rows, tmp_path / "whole")
-    step = Batch.step
+    step = PrefixReader.step
     shortages: list[int] = []
 
-    def short(self, tokens):
+    def short(self, tokens, places):
         if len(tokens) == 4 and not shortages:
             shortages.append(len(tokens))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return step(self, tokens)
+        return step(self, tokens, places)
 
-    monkeypatch.setattr(Batch, "step", short)
+    monkeypatch.setattr(PrefixReader, "step", short)
     halved, record = run(door, answering, eight_rows, tmp_path / "halved")
     assert record["engine"]["halved_for_memory"] == 1
     assert halved == whole
 
 
 def test_run_single_row_that_does_not_fit_the_memory_is_one_line(door, answering, eight_rows, tmp_path, monkeypatch):
-    def short(self, ids, mask, cache, keep):
+    def short(self, rows, now, keep):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(PrefixReader, "forward", short)
+    monkeypatch.setattr(PrefixReader, "_ask", short)
     assert "Out of memory" in door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path).error
 
 
@@ -248,9 +253,9 @@ def test_write_rows_interrupted_for_memory_go_on_where_they_were(random_model):
     with torch.inference_mode():
         reader = PrefixReader(model, torch.device("cpu"), [5, 6, 7])
         whole = Row(0, [8, 9, 10])
-        write(reader, [whole], lambda row: len(row.written) == 9)
+        write_until(reader, [whole], lambda row: len(row.written) == 9)
         begun = Row(0, [8, 9, 10], written=whole.written[:4])
-        write(reader, [begun, Row(1, [11])], lambda row: len(row.written) >= 9)
+        write_until(reader, [begun, Row(1, [11])], lambda row: len(row.written) >= 9)
     assert begun.written == whole.written
 
 
@@ -263,7 +268,7 @@ def test_write_greedy_tokens_are_those_of_transformers_own_generate(architecture
     assert prefix == [20, 21, 22, 23]
     with torch.inference_mode():
         rows = [Row(number, prompt[4:]) for number, prompt in enumerate(prompts)]
-        write(PrefixReader(model, torch.device("cpu"), prefix), rows, lambda row: len(row.written) == 3 + 4 * row.number)
+        write_until(PrefixReader(model, CPU, prefix), rows, lambda row: len(row.written) == 3 + 4 * row.number)
         for row, prompt in zip(rows, prompts, strict=True):
             plain = model.generate(torch.tensor([prompt]), max_new_tokens=len(row.written), do_sample=False, pad_token_id=0)
             assert plain[0, len(prompt) :].tolist() == row.written
@@ -309,13 +314,19 @@ def test_common_prefix_leaves_each_row_a_token(rows, prefix):
     assert common_prefix(rows) == prefix
 
 
-def test_most_rows_follows_tokens_memory_and_the_user():
-    cpu = torch.device("cpu")
-    plenty = {"room": 10**12, "bytes_per_token": 1000}
-    assert batches.most_rows(64, cpu, **plenty) == 16
-    assert batches.most_rows(64, cpu, **plenty, limit=3) == 3
-    assert batches.most_rows(10**6, cpu, **plenty) == 1
-    assert batches.most_rows(64, cpu, room=1_000_000, bytes_per_token=1000, held=36) == 6  # 0.6 of it, 100 kB a row
+def test_room_follows_tokens_memory_and_the_user(monkeypatch):
+    nothing = torch.nn.Linear(1, 1, bias=False)  # 4 bytes
+    monkeypatch.setattr(memory, "total", lambda device: 1_000_004)
+
+    def room(row_bytes, **options):
+        return batches.Room(CPU, nothing, lambda width: row_bytes * width, **options)
+
+    tokens = batches.TOKENS["cpu"]
+    assert room(1).to_read(64) == tokens // 64
+    assert room(1, limit=3).to_read(64) == room(1, limit=3).to_write(64) == 3
+    assert room(1).to_read(10**6) == 1
+    assert room(900, kept_bytes=100).to_read(100) == 6  # 0.6 of the memory, 100 kB a row
+    assert room(0, kept_bytes=100).to_write(100) == 60
 
 
 def test_run_in_batches_lets_other_errors_pass():
@@ -323,7 +334,7 @@ def test_run_in_batches_lets_other_errors_pass():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        batches.run_in_batches([[1]], fail, length=len, rows=lambda width: 1)
+        batches.run_in_batches([[1]], fail, length=len, room=batches.Room(CPU, torch.nn.Linear(1, 1), lambda width: 1))
 
 
 @pytest.fixture(scope="module")

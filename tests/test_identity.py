@@ -169,10 +169,8 @@ SETTINGS = {
     "batch, stock": (("--engine", "stock"), ("--batch_size", "2")),
     "batch, hf": (("--model", "hf"), ("--batch_size", "2")),
     "batch, 16 bits": (("--dtype", "bfloat16"), ("--batch_size", "2")),
-    "batch, sampled": (("--gen_kwargs", "do_sample=true,temperature=0.7"), ("--batch_size", "2")),
     "largest batch": (("--engine", "stock", "--batch_size", "auto"), ("--max_batch_size", "2")),
     "processes, 16 bits": (("--dtype", "bfloat16"), ("--procs", "2")),
-    "processes, sampled": (("--gen_kwargs", "do_sample=true,temperature=0.7"), ("--procs", "2")),
 }
 
 
@@ -194,6 +192,7 @@ def test_setting_that_can_move_a_number_gives_another_key(setting, room):
         ((), ("--model_args", "token=hf_abcdefghijkl")),
         ((), ("--batch_size", "2")),  # float32: what is asked, not how
         ((), ("--procs", "2")),
+        (("--gen_kwargs", "do_sample=true,temperature=0.7"), ("--batch_size", "2", "--procs", "2")),
         (("--num_fewshot", "0"), ("--fewshot_as_multiturn", "false")),
     ],
     ids=lambda flags: " ".join(flags),

@@ -7,10 +7,10 @@ import pytest
 import torch
 from builders import build_model
 from lm_eval.api.instance import Instance
-from prompting import PROMPTS, answer_lm, texts
+from prompting import PROMPTS, answer_lm, texts, write_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness_ext.backend.engine import PrefixReader, Row, write
+from harness_ext.backend.engine import PrefixReader, Row
 
 
 def test_near_ties_are_those_that_a_look_at_every_step_finds(tmp_path):
@@ -27,7 +27,7 @@ def test_near_ties_are_those_that_a_look_at_every_step_finds(tmp_path):
         resolution = sorted(gaps)[5] + 1e-6
         expected = [gap < resolution for gap in gaps]
         rows = [Row(number, prompt) for number, prompt in enumerate(prompts)]
-        write(PrefixReader(model, torch.device("cpu")), rows, lambda row: len(row.written) == 4, resolution=resolution)
+        write_until(PrefixReader(model, torch.device("cpu")), rows, lambda row: len(row.written) == 4, resolution=resolution)
     assert [row.near_tie for row in rows] == expected
     assert sum(expected) == 6
 
@@ -94,14 +94,14 @@ def test_near_ties_are_not_counted_on_the_stock_path(answering):
 
 
 def test_batches_do_not_depend_on_the_memory_that_is_free_just_then(answering, monkeypatch):
-    forward = PrefixReader.forward
+    ask = PrefixReader._ask
     sizes: list[list[int]] = []
 
     def count(self, ids, *more, **named):  # of every forward pass, the self-check's included
         sizes[-1].append(len(ids))
-        return forward(self, ids, *more, **named)
+        return ask(self, ids, *more, **named)
 
-    monkeypatch.setattr(PrefixReader, "forward", count)
+    monkeypatch.setattr(PrefixReader, "_ask", count)
     for free in (10**6, 10**12):
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free, total=10**10))
         sizes.append([])

@@ -253,7 +253,7 @@ def test_an_interrupted_run_leaves_what_it_has_read(probe, encoder, data, door, 
             raise KeyboardInterrupt
 
     monkeypatch.setattr(KeptStates, "keep", interrupted)
-    monkeypatch.setitem(states.batches.MOST_TOKENS, "cpu", 60)
+    monkeypatch.setitem(states.batches.TOKENS, "cpu", 60)
     flags = (f"--pretrained={encoder}", "--train_samples=16", f"--data_dir={data}", f"-o{tmp_path}")
     assert door("run", "--model=probe", *flags).code not in (0, 2)
     monkeypatch.undo()

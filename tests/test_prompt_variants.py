@@ -157,9 +157,9 @@ def test_group_reads_each_prompt_once_and_collects_the_choices_of_that_prompt_al
 
     prepare, collected = AnswerLM.prepare, []
 
-    def watched(self, settled, choices=(), answers=()):
+    def watched(self, settled, choices=(), answers=(), seed=0):
         collected.append((list(choices), list(answers)))
-        prepare(self, settled, choices, answers)
+        prepare(self, settled, choices, answers, seed)
 
     monkeypatch.setattr(AnswerLM, "prepare", watched)
     run(door, speaking, eight_rows, tmp_path / "all", "sst2_prompts")

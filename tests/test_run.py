@@ -132,16 +132,21 @@ def sampled_run(door, model, data, out, *more, task="sst2_01_think", asked="max_
     return done.stderr, generation, [sample["resps"] for sample in samples_of(out) if sample["filter"] == "lenient"]
 
 
-def test_run_thinking_draws_tokens_as_the_model_asks_seeded_and_as_stock_lm_eval_does(door, thinker, eight_rows, tmp_path):
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
+def test_run_thinking_draws_tokens_as_the_model_asks_whatever_the_batches(door, thinker, eight_rows, tmp_path):
     said, generation, responses = sampled_run(door, thinker, eight_rows, tmp_path / "a")
     assert "sampling temperature 0.6, top_p 0.95, top_k 20 (the model's own)" in said
     assert generation == {**OWN_SAMPLING, "max_gen_toks": 12}
-    assert sampled_run(door, thinker, eight_rows, tmp_path / "b")[2] == responses
+    assert len({str(response) for response in responses}) > 4
+    assert sampled_run(door, thinker, eight_rows, tmp_path / "b", "--batch_size=1")[2] == responses
     assert sampled_run(door, thinker, eight_rows, tmp_path / "c", "--seed=7")[2] != responses
+    assert read_runs(tmp_path / "a")[0]["engine"]["path"] == "shared prefix"
 
+
+def test_run_thinking_with_the_stock_engine_draws_as_stock_lm_eval_does(door, thinker, eight_rows, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    responses = sampled_run(door, thinker, eight_rows, tmp_path / "a", "--engine=stock")[2]
     stock = simple_evaluate(
         model="hf",
         model_args={"pretrained": str(thinker), "dtype": "float32", "chat_template_args": {"enable_thinking": True}},
@@ -294,7 +299,9 @@ def slow_run(answering, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_interrupted_and_started_again_ends_as_if_never_interrupted(slow_run, door, tmp_path):
+@pytest.mark.parametrize("drawn", [(), ("--gen_kwargs", "do_sample=true,temperature=2.0")], ids=["greedy", "drawn"])
+def test_run_interrupted_and_started_again_ends_as_if_never_interrupted(drawn, slow_run, door, tmp_path):
+    slow_run = (*slow_run, *drawn)
     for by in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
         before = answers_in(tmp_path / "killed")
         process = start(*slow_run, "-o", tmp_path / "killed")

@@ -2,15 +2,16 @@
 
 What is asked and how an answer is read are HFLM's (`checked`). The engine (`writing`, `forced_choice`) reads the prompts'
 common beginning once, stops a row as soon as nothing that follows could change its label or kind, and keeps the
-log-probabilities seen on the way for a forced choice on the same prompts. What it does not cover, such as sampling, runs the
-stock way; the account's ``path`` says which way was taken and why. Either way is first compared with the model asked plainly
-(`verified`).
+log-probabilities seen on the way for a forced choice on the same prompts. What it does not cover, such as beams, runs as
+with ENGINE=stock; the account's ``path`` says which way was taken and why. Either way is first compared with the model
+asked plainly (`verified`).
 
-Greedy tokens are those of stock lm-eval but for rounding: a logged response is a beginning of the one stock would log.
+Greedy tokens are those of stock lm-eval but for rounding: a logged response is a beginning of the one stock would log. What
+is drawn follows from the run's seed and the document, whatever the batches.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,12 +24,12 @@ from tqdm import tqdm
 from harness_ext.backend import selfcheck
 from harness_ext.backend.account import answers_requests
 from harness_ext.backend.forced_choice import ForcedChoice, score
-from harness_ext.backend.shared_prefix import WRITTEN_AHEAD, NotCovered, SharedPrefix
+from harness_ext.backend.next_token import merged_config
+from harness_ext.backend.shared_prefix import NotCovered, SharedPrefix
 from harness_ext.backend.verified import VerifiedLM
 from harness_ext.backend.writing import Wanted, Writer
-from harness_ext.model import generation_config
 
-STOCK_ROWS, STOCK_ROWS_THINKING = 32, 8  # per batch where the stock path runs and the user left it open
+STOCK_ROWS = 32  # per batch where the stock path runs and the user left it open; HFLM's `auto` tries the whole context first
 
 
 @register_model("hf-answer")
@@ -46,11 +47,18 @@ class AnswerLM(VerifiedLM):
         settled: Callable[[str], bool] | None,  # whether all filters have read enough of a response; None: never
         choices: Sequence[str] = (),  # whose log-probabilities will be asked for after the same prompts
         answers: Sequence[str] = (),  # the two, such as " 0" and " 1", that are read, and between which margins are told
+        seed: int = 0,  # of what is drawn
     ) -> None:
         """Say what the next requests are for; what was seen of choices is kept until they were asked for."""
         if choices and self._forced.is_read:
             self._forced = ForcedChoice(self.softmax_dtype)
-        self._wanted = Wanted(settled, tuple(choices), tuple(answers))
+        self._wanted = Wanted(settled, tuple(choices), tuple(answers), seed)
+
+    @property
+    def kept(self) -> MutableMapping[str, str]:
+        """What lm-eval's cache keeps of this run, by name; answers that are drawn we name ourselves (`drawn`)."""
+        kept = getattr(self.cache_hook, "dbdict", None)
+        return {} if kept is None else kept
 
     def examine_anew(self) -> None:
         """Let what comes next be examined by its own prompts: those so far may have been too alike to need padding."""
@@ -80,14 +88,15 @@ class AnswerLM(VerifiedLM):
         self._check_room(requests)
         samples = self.samples_of([request.args[0] for request in requests])
         try:
-            self._check_covered([request.args[1] for request in requests])
+            self._check_covered()
+            settings, config = self._settings([request.args[1] for request in requests])
             with self._at_work(len(requests), disable_tqdm) as bar:
                 self.merge_adapter(samples)
-                return Writer(self, self._prefix, self._wanted, self._forced, bar).answer(requests)
+                return Writer(self, self._prefix, self._wanted, self._forced, bar, settings, config).answer(requests)
         except NotCovered as reason:
             why = str(reason)
         way = partial(selfcheck.generate_way, self.model, self.device, self.tokenizer)
-        with self._stock_batches(why, "answers", samples, way, requests):
+        with self._stock_batches(why, "answers", samples, way):
             return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
@@ -107,25 +116,27 @@ class AnswerLM(VerifiedLM):
         with self._stock_batches(why, "choices", samples, partial(selfcheck.score_way, self.model, self.device)):
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, **kwargs)
 
-    def _check_covered(self, settings: Sequence[dict[str, Any]] = ()) -> None:
-        """Say why requests, those that generate with such settings, are `NotCovered` by the engine, if they are not."""
+    def _check_covered(self) -> None:
+        """Say why requests are `NotCovered` by the engine, if they are not."""
         if self._engine == "stock":
             raise NotCovered("ENGINE=stock")
         if self.backend != "causal" or self.truncation or self.think_end_token is not None:
             raise NotCovered("backend, truncation or think_end_token is set")
-        if not settings:
-            return
-        if any(other != settings[0] for other in settings):  # of several tasks together, which we never ask
+
+    def _settings(self, given: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
+        """Return what requests say of how to generate, and the generation config that follows for transformers."""
+        if any(other != given[0] for other in given):  # of several tasks together, which we never ask
             raise NotCovered("several generation settings")
-        kwargs = normalize_gen_kwargs(settings[0], self.max_gen_toks)
-        if kwargs.get("do_sample"):
-            raise NotCovered("sampling")
-        for extra in sorted(set(kwargs) - {"do_sample", "temperature", "until", "max_gen_toks"}):
-            raise NotCovered(f"generation setting {extra}")
-        config = self.model.generation_config
-        asked = generation_config.named(config, generation_config.UNCOVERED)
-        for name in [*asked, "num_beams"] if (config.num_beams or 1) > 1 else asked:
-            raise NotCovered(f"the model's generation config sets {name}")
+        settings = normalize_gen_kwargs(given[0], self.max_gen_toks)
+        own = {name: value for name, value in settings.items() if name not in ("until", "max_gen_toks")}
+        if not own["do_sample"]:
+            own.pop("temperature", None)
+        config, unknown = merged_config(self.model, own, int(settings["max_gen_toks"]))
+        unlike = {"num_beams": 1, "num_return_sequences": 1, "guidance_scale": 1, "stop_strings": None}
+        asked = [name for name, plain in unlike.items() if getattr(config, name, None) not in (None, plain)]
+        for name in [*asked, *unknown]:
+            raise NotCovered(f"generation setting {name}")
+        return settings, config
 
     @contextmanager
     def _at_work(self, total: int, hidden: bool) -> Iterator[tqdm]:
@@ -140,18 +151,12 @@ class AnswerLM(VerifiedLM):
             yield
 
     @contextmanager
-    def _stock_batches(
-        self, why: str, kind: str, samples: list[list[int]], way: selfcheck.Way, requests: Sequence = ()
-    ) -> Iterator[None]:
-        """Prepare the stock path: rows of one where padding would be read, else what the user said.
-
-        HFLM's own ``auto`` tries the whole context first; a number of rows is kinder where the user left it open.
-        """
+    def _stock_batches(self, why: str, kind: str, samples: list[list[int]], way: selfcheck.Way) -> Iterator[None]:
+        """Prepare the stock path: rows of one where padding would be read, else what the user said."""
         given: Any = self.batch_size
         self.account.path = {"path": "stock", "why": why}
         if given == "auto":
-            longest = max((request.args[1].get("max_gen_toks", 0) for request in requests), default=0)
-            self.batch_size_per_gpu = STOCK_ROWS if longest <= WRITTEN_AHEAD else STOCK_ROWS_THINKING
+            self.batch_size_per_gpu = STOCK_ROWS
         try:
             with self._computing():
                 alone = self.must_go_one_by_one(kind, samples, way)

@@ -1,10 +1,11 @@
-"""Batches by memory and tokens rather than by rows; halved when memory runs out, and nothing done is lost.
+"""Batches by memory and by what is fast, rather than by rows; halved when memory runs out, and nothing done is lost.
 
 Knows torch; nothing of models, prompts or answers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,12 +15,57 @@ from harness_ext.model import memory
 
 Item = TypeVar("Item")
 
-# Padded tokens that one forward pass reads at the most. On a CPU more only pushes activations out of the cache (measured:
-# `make bench`); a GPU wants more to do, and this many is what a 7B model fills its units with (not measured here).
-MOST_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 2048}
+# Padded tokens that one forward pass reads, and rows that are written at once: more of them share each reading of the
+# weights, until activations no longer fit a CPU's caches (`make bench`).
+TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 2048}
+WRITTEN = {"cpu": 256, "cuda": 512, "mps": 64}
 # Of the memory that a device has beside the weights; the rest is for what cannot be foreseen. Not of what is free just
 # then: in 16 bits a batch's shape decides roundings, and with them answers; the same request is to make the same batches.
 SHARE = 0.6
+
+
+class Room:
+    """How many rows go together on a device; counts what was run in which shapes."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        model: Any,
+        row_bytes: Callable[[int], int],  # what reading a row of so many tokens takes
+        *,
+        kept_bytes: int = 0,  # what a token of a row takes that is kept while the row is written
+        limit: int | None = None,  # the user's own limit of rows
+    ) -> None:
+        self.shapes, self.shortages = Counter[str](), 0
+        self._row_bytes, self._kept_bytes, self._limit = row_bytes, kept_bytes, limit
+        # The memory that the device has beside the weights, whatever else is in it now.
+        beside = memory.total(str(device)) - sum(weight.nbytes for weight in model.parameters())
+        self._bytes = SHARE * beside
+        self._tokens = TOKENS.get(device.type, TOKENS["cpu"])
+        self._written = WRITTEN.get(device.type, WRITTEN["cpu"])
+
+    def to_read(self, width: int) -> int:
+        """Return how many rows of so many tokens, at least 1, are read at once."""
+        return self._at_most(self._tokens // width, self._row_bytes(width) + self._kept_bytes * width)
+
+    def to_write(self, width: int) -> int:
+        """Return how many rows, each with room for so many tokens, are written at once."""
+        return self._at_most(self._written, self._row_bytes(1) + self._kept_bytes * width)
+
+    def halve(self) -> None:
+        """Make do with half the memory, and let go of what torch keeps."""
+        self.shortages += 1
+        self._bytes, self._tokens, self._written = self._bytes / 2, self._tokens // 2, self._written // 2
+        release_memory()
+
+    @contextmanager
+    def reading(self, rows: int, width: int) -> Iterator[None]:
+        """Count a batch that is read within the block."""
+        yield
+        self.shapes[shape(rows, width)] += 1
+
+    def _at_most(self, rows: int, row_bytes: int) -> int:
+        return max(1, min(rows, self._limit or rows, int(self._bytes) // max(1, row_bytes)))
 
 
 def shape(rows: int, tokens: int) -> str:
@@ -33,60 +79,32 @@ def free_bytes(device: torch.device) -> int:
     return memory.available(str(device)) + kept
 
 
-def room_bytes(device: torch.device, model: Any) -> int:
-    """Return the memory that a device has beside a model's weights, whatever else is in it now."""
-    return memory.total(str(device)) - sum(weight.nbytes for weight in model.parameters())
-
-
-def most_rows(
-    width: int,  # tokens of the longest row, at least 1
-    device: torch.device,
-    *,
-    room: int,  # from `room_bytes`
-    bytes_per_token: int,  # what a token of a row needs while it is read, its keys and values included
-    held: int = 0,  # tokens more that each row keeps: a shared prefix, and what will be written
-    limit: int | None = None,  # the user's own limit of rows
-) -> int:
-    """Return how many rows go into one batch."""
-    by_tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]) // width
-    by_memory = int(SHARE * room) // (bytes_per_token * (width + held))
-    return max(1, min(by_tokens, by_memory, limit or by_tokens))
-
-
 def run_in_batches(
     items: Sequence[Item],
-    run: Callable[[list[Item]], None],  # leaves in each item how far it has come; cut short for memory it is run again
+    run: Callable[[list[Item]], None],  # cut short for memory it is run again
     *,
-    length: Callable[[Item], int],  # tokens of an item; may grow while it runs
-    rows: Callable[[int], int],  # from the longest length in a batch to how many items may be in it
+    length: Callable[[Item], int],  # tokens of an item
+    room: Room,
     equal_lengths: bool = False,  # never put items of different lengths together
-) -> tuple[Counter[str], int]:
-    """Run all items in batches, the longest first, so that a lack of memory shows at once; a single one must fit.
-
-    Returns how often each `shape` of a batch was run, and how often memory ran out, which halves the batches.
-    """
+) -> None:
+    """Run all items in batches, the longest first, so that a lack of memory shows at once; a single one must fit."""
     waiting = sorted(items, key=length, reverse=True)
-    most: int | None = None
-    shortages, shapes = 0, Counter[str]()
     while waiting:
         width = max(1, length(waiting[0]))
-        size = min(rows(width), most or len(waiting))
-        batch = waiting[:size]
+        batch = waiting[: room.to_read(width)]
         if equal_lengths:
             batch = [item for item in batch if length(item) == length(batch[0])]
+        short = False
         try:
-            run(batch)
-            shapes[shape(len(batch), width)] += 1
+            with room.reading(len(batch), width):
+                run(batch)
             del waiting[: len(batch)]
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
-            waiting.sort(key=length, reverse=True)  # what has been written counts too
-            most = len(batch) // 2
-            shortages += 1
-        if shortages:
-            release_memory()  # outside the handler, which would keep the batch's tensors alive
-    return shapes, shortages
+            short = True
+        if short:
+            room.halve()  # outside the handler, which would keep the batch's tensors alive
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -54,7 +54,12 @@ def create_model(subject: Subject, settings: Settings | None, load: Load) -> Any
 
 
 def adjust(
-    lm: Any, settings: Settings | None, settled: Callable[[str], bool] | None, choices: list[str], answers: Sequence[str]
+    lm: Any,
+    settings: Settings | None,
+    settled: Callable[[str], bool] | None,
+    choices: list[str],
+    answers: Sequence[str],
+    seed: int,
 ) -> None:
     """Run a loaded model as the next task wants it; what it is told of the answers is said at `answer.AnswerLM.prepare`."""
     if settings:
@@ -62,7 +67,7 @@ def adjust(
         if str(settings.batch_size).isdecimal():  # `auto` is the same for all tasks, and each model's own affair
             lm.batch_size_per_gpu = int(settings.batch_size)
     if hasattr(lm, "prepare"):
-        lm.prepare(settled, choices, answers)
+        lm.prepare(settled, choices, answers, seed)
 
 
 def _checkpoint_args(subject: Subject, settings: Settings) -> dict[str, Any]:

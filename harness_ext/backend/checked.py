@@ -21,7 +21,7 @@ from transformers import LogitsProcessor
 
 from harness_ext.backend import batches
 from harness_ext.backend.account import Account, answers_requests
-from harness_ext.backend.engine import finite
+from harness_ext.backend.logits import finite
 from harness_ext.errors import UserError
 from harness_ext.model import generation_config
 from harness_ext.model.loading import WholeModel, put_on, quantiser

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from harness_ext.backend import batches
-from harness_ext.backend.engine import finite, inner_model
+from harness_ext.backend.logits import finite, inner_model
 from harness_ext.backend.merging import can_merge
 from harness_ext.errors import UserError
 from harness_ext.model import pooled

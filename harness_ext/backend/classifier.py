@@ -4,7 +4,6 @@ How the model is asked is `classification`'s matter, how requests are answered `
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -91,14 +90,15 @@ class ClassifierLM(SentenceLM):
                 found.update((sentence, (zero, one)) for sentence, (zero, one) in zip(batch, scores, strict=True))
                 bar.update(len(batch))
 
-            shapes, _ = batches.run_in_batches(
+            room = self._room()
+            batches.run_in_batches(
                 unique,
                 run,
                 length=lambda sentence: len(encoded[sentence]["input_ids"]),
-                rows=self._row_limit(),
+                room=room,
                 equal_lengths=classifier.way.padding is None,
             )
-        account.batches += shapes
+        account.batches += room.shapes
         return [found[sentence] for sentence in sentences]
 
     def _answer(self, requests: list) -> list[tuple[float, float]]:
@@ -119,16 +119,14 @@ class ClassifierLM(SentenceLM):
             raise UserError(f"The tokenizer writes token {largest}, the model knows {known}: they do not belong together.")
         return rows
 
-    def _row_limit(self) -> Callable[[int], int]:
+    def _room(self) -> batches.Room:
         """Return what tells how many sentences of a length go into one batch."""
-        room = batches.room_bytes(self._device, self.model)
         given = str(self.batch_size_per_gpu)
         limit = 1 if self._classifier.way.alone else int(given) if given.isdecimal() else None
         hidden = self._classifier.base.config.get_text_config().hidden_size
 
-        def rows(width: int) -> int:
+        def row_bytes(width: int) -> int:
             # Attention without a fused kernel, as DeBERTa's, keeps a few scores per pair of tokens and head.
-            per_token = self.model.dtype.itemsize * (32 * hidden + 64 * width)
-            return batches.most_rows(width, self._device, room=room, bytes_per_token=per_token, limit=limit)
+            return width * self.model.dtype.itemsize * (32 * hidden + 64 * width)
 
-        return rows
+        return batches.Room(self._device, self.model, row_bytes, limit=limit)

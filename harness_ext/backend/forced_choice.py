@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from harness_ext.backend.engine import PrefixReader, Row, Watch, finite
+from harness_ext.backend import batches
+from harness_ext.backend.engine import Row
+from harness_ext.backend.logits import finite
 from harness_ext.backend.shared_prefix import SharedPrefix
 
 Result = tuple[float, bool]  # log-probability, and whether it is the greedy continuation
+Watch = Callable[[list[Row], torch.Tensor], None]  # is shown rows and their logits (rows, vocabulary) before each token
 
 
 class ForcedChoice:
@@ -132,21 +135,26 @@ def score(lm: Any, prefix: SharedPrefix, seen: ForcedChoice, requests: list, bar
     # Never so long a prefix that the first token of a continuation is inside: its logits are wanted.
     keep = max((len(requests[number][2]) for numbers in waiting.values() for number in numbers), default=1)
 
-    def run(reader: PrefixReader, batch: list[Row]) -> None:
-        logits = finite(reader.read([row.ids for row in batch], keep).logits)
+    def run(batch: list[int]) -> None:
+        logits = finite(reader.read([contexts[number][len(reader.prefix) :] for number in batch], keep=keep))
         scores = F.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
         largest = logits.abs().amax(dim=(1, 2)).tolist()
-        for row, row_scores, size in zip(batch, scores, largest, strict=True):
-            for number in waiting[contexts[row.number]]:
+        for place, row_scores, size in zip(batch, scores, largest, strict=True):
+            for number in waiting[contexts[place]]:
                 answer = torch.tensor(requests[number][2], device=scores.device)
                 at = row_scores[-len(answer) :]
                 chosen = at.gather(1, answer[:, None])
                 results[number] = (float(chosen.sum()), bool((at.argmax(-1) == answer).all()))
                 blurs[number] = lm.resolution * size
-            bar.update(len(waiting[contexts[row.number]]))
+            bar.update(len(waiting[contexts[place]]))
 
     if contexts:
-        prefix.run([list(ids) for ids in contexts], run, leave=keep)
+        reader = prefix.reader([list(ids) for ids in contexts], leave=keep)
+        room = prefix.room(reader)
+        batches.run_in_batches(
+            range(len(contexts)), run, length=lambda place: len(contexts[place]) - len(reader.prefix), room=room
+        )
+        prefix.note(reader, room)
     for (text, _, _), result in zip(requests, results, strict=True):
         lm.cache_hook.add_partial("loglikelihood", text, result)
     lm.account.near_ties = _close_calls(requests, [score for score, _ in results], blurs)

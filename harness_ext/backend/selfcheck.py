@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from harness_ext.backend import batches
-from harness_ext.backend.engine import PrefixReader, last_logits
+from harness_ext.backend.engine import PrefixReader
+from harness_ext.backend.logits import logits_at
 
 # Root mean square of what differs, relative to the plain logits' spread. Measured in bfloat16 on SmolLM2-135M and
 # gemma-3-270m: ways of answering 0.3 to 0.9 of the distance to another rounding, a wrong token in the prefix 1.4 to 7
@@ -48,7 +49,8 @@ def examine(model: Any, device: torch.device, rows: Rows, way: Way) -> dict[str,
 def plain(model: Any, device: torch.device, row: Sequence[int], keep: int = 2) -> torch.Tensor:
     """Ask a model plainly; returns the logits after the last tokens of a row, ``(keep, vocabulary)`` in float32."""
     ids = torch.tensor([list(row)], device=device)
-    return last_logits(model, keep, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].float()
+    at = torch.arange(len(row) - keep, len(row), device=device)[None]
+    return logits_at(model, at, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0].float()
 
 
 def distance(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> float:
@@ -74,12 +76,11 @@ def shared_way(model: Any, device: torch.device, prefix: Sequence[int], pad: int
 
 def read_behind(reader: PrefixReader, rows: Rows) -> Walked:
     """Read rows behind a reader's prefix, and one step on."""
-    batch = reader.read(rows)
-    first = batch.logits[:, -1]
-    tokens = first.argmax(-1)
-    batch.step(tokens)
-    pairs = torch.stack([first, batch.logits[:, -1]], dim=1).float()
-    return [([token], pair) for token, pair in zip(tokens.tolist(), pairs, strict=True)]
+    places = reader.places(len(rows))
+    first = reader.read(rows, places)
+    tokens = first[:, 0].argmax(-1).tolist()
+    pairs = torch.cat([first, reader.step(tokens, places)], dim=1).float()
+    return [([token], pair) for token, pair in zip(tokens, pairs, strict=True)]
 
 
 def generate_way(model: Any, device: torch.device, tokenizer: Any, rows: Rows) -> Walked:

@@ -25,7 +25,11 @@ class SentenceLM(LM):
         self._answers: Sequence[str] = ANSWERS
 
     def prepare(
-        self, settled: Callable[[str], bool] | None = None, choices: Sequence[str] = (), answers: Sequence[str] = ANSWERS
+        self,
+        settled: Callable[[str], bool] | None = None,
+        choices: Sequence[str] = (),
+        answers: Sequence[str] = ANSWERS,
+        seed: int = 0,
     ) -> None:
         """Say what the next task asks for class 0 and class 1; the rest is for models that write."""
         self._answers = [answer.strip() for answer in answers]

@@ -14,12 +14,13 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from harness_ext.backend import batches
 from harness_ext.backend.account import Account
-from harness_ext.backend.engine import PrefixReader, last_states
+from harness_ext.backend.engine import PrefixReader
+from harness_ext.backend.logits import inner_model
 from harness_ext.backend.selfcheck import distance
 from harness_ext.backend.verified import CANNOT
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model.frozen import Frozen
-from harness_ext.model.lengths import check_sentence, window_below
+from harness_ext.model.lengths import check_sentence
 from harness_ext.model.loading import WholeModel
 from harness_ext.task.prompts import common_prefix, encode_prompts
 
@@ -82,11 +83,13 @@ class FrozenModel(ABC):
                 take(batch, _finite(states_of([rows[text] for text in batch])))
                 bar.update(len(batch))
 
-            shapes, shortages = batches.run_in_batches(
-                texts, run, length=lambda text: len(rows[text]), rows=self._room(together), equal_lengths=together != PADDED
+            room = self._room(together)
+            batches.run_in_batches(
+                texts, run, length=lambda text: len(rows[text]), room=room, equal_lengths=together != PADDED
             )
-        account.batches += shapes
-        account.path |= {"batches": together, "halved_for_memory": account.path.get("halved_for_memory", 0) + shortages}
+        account.batches += room.shapes
+        halved = account.path.get("halved_for_memory", 0) + room.shortages
+        account.path |= {"batches": together, "halved_for_memory": halved}
 
     def _load(self) -> None:
         if self.model is None:
@@ -119,18 +122,17 @@ class FrozenModel(ABC):
         if largest >= known:
             raise UserError(f"The tokenizer writes token {largest}, the model knows {known}: they do not belong together.")
 
-    def _room(self, together: str) -> Callable[[int], int]:
+    def _room(self, together: str) -> batches.Room:
         """Return what tells how many texts of a length go into one batch."""
-        room, config = batches.room_bytes(self.device, self.model), self.model.config.get_text_config()
+        config = self.model.config.get_text_config()
         hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 1)
         limit = 1 if together == ALONE else self._limit
 
-        def rows(width: int) -> int:
+        def row_bytes(width: int) -> int:
             # Activations, attention without a fused kernel, and the states and keys and values of every layer.
-            per_token = self.model.dtype.itemsize * ((32 + 3 * layers) * hidden + 64 * width)
-            return batches.most_rows(width, self.device, room=room, bytes_per_token=per_token, limit=limit)
+            return width * self.model.dtype.itemsize * ((32 + 3 * layers) * hidden + 64 * width)
 
-        return rows
+        return batches.Room(self.device, self.model, row_bytes, limit=limit)
 
     def _ask(self, rows: list[list[int]], width: int) -> dict[str, torch.Tensor]:
         """Lay rows out for the model, filled up on the right, which leaves positions as they are."""
@@ -187,16 +189,20 @@ class Decoder(FrozenModel):
             return readers[0].states([row[len(prefix) :] for row in batch], self._layers).float()
 
         def whole(batch: list[list[int]]) -> torch.Tensor:
-            return last_states(self.model, self._layers, **self._ask(batch, len(batch[0])), use_cache=False).float()
+            return self._whole(batch)
 
         readers: list[PrefixReader] = []
         prefix = common_prefix(rows)
-        # Padding could push tokens out of an attention window.
-        padded = window_below(self.model.config, max(map(len, rows))) is None
-        return [*([(PADDED, behind)] if padded else []), (EQUAL, behind), (EQUAL, whole)]
+        return [(PADDED, behind), (EQUAL, whole)]
 
     def _plain(self, row: list[int]) -> torch.Tensor:
-        return last_states(self.model, self._layers, **self._ask([row], len(row)), use_cache=False).float()
+        return self._whole([row])
+
+    def _whole(self, rows: list[list[int]]) -> torch.Tensor:
+        """Read rows of equal lengths without a cache."""
+        inputs = self._ask(rows, len(rows[0]))
+        states = inner_model(self.model).base_model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        return torch.stack([states[layer][:, -1] for layer in self._layers], dim=1).float()
 
 
 def _finite(states: torch.Tensor) -> torch.Tensor:

@@ -1,19 +1,21 @@
-"""Answers written behind a shared prefix: always the most likely token, until nothing more could change label or kind.
+"""Answers written behind a shared prefix, greedily or drawn, until nothing more could change label or kind.
 
-Knows HFLM; how rows are run is `engine`'s and `shared_prefix`'s, when an answer is at its end `ending`'s.
+Knows HFLM; how rows are run is `engine`'s, how a token is chosen `next_token`'s, when an answer is at its end `ending`'s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.models.utils import handle_stop_sequences
 from tqdm import tqdm
 
+from harness_ext.backend import drawn
 from harness_ext.backend.ending import Ending
-from harness_ext.backend.engine import PrefixReader, Row, Watch, write
-from harness_ext.backend.forced_choice import ForcedChoice, Margins
+from harness_ext.backend.engine import Choose, Row, write
+from harness_ext.backend.forced_choice import ForcedChoice, Margins, Watch
+from harness_ext.backend.next_token import NextToken
 from harness_ext.backend.shared_prefix import SharedPrefix
 from harness_ext.task.labels import ANSWERS
 
@@ -27,6 +29,7 @@ class Wanted:
     settled: Callable[[str], bool] | None = None
     choices: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,80 +41,92 @@ class Writer:
     wanted: Wanted
     forced: ForcedChoice  # collects the choices that are wanted
     bar: tqdm
+    settings: dict[str, Any]  # of generation, from lm-eval's `normalize_gen_kwargs`
+    config: Any  # transformers' generation config with these
     close: set[int] = field(default_factory=set)  # the documents whose answer rounding could have turned
 
     def answer(self, requests: list) -> list[str]:
-        """Answer requests of the same generation settings, the longest first, or say that they are `NotCovered`."""
-        ending, answers = self._ending(requests[0].args[1]), [""] * len(requests)
-        order = sorted(range(len(requests)), key=lambda number: -len(requests[number].args[0]))
-        for start in range(0, len(order), CHUNK):
-            chunk = order[start : start + CHUNK]
-            for number, text in zip(chunk, self._chunk([requests[number] for number in chunk], ending), strict=True):
-                answers[number] = text
-        self.lm.account.near_ties = len(self.close)
-        return answers
+        """Answer requests, the longest first, or say that they are `NotCovered`."""
+        ending, turns = self._ending(), drawn.turns(requests)
+        kept = self.lm.kept if self.config.do_sample else {}  # lm-eval looks for those that are not drawn
+        answers = {number: kept[name] for number, turn in enumerate(turns) if (name := drawn.name(*turn)) in kept}
+        self.lm.account.requests -= len(answers)  # the caller counts all
+        self.bar.update(len(answers))
+        waiting = [number for number in range(len(requests)) if number not in answers]
+        waiting.sort(key=lambda number: -len(requests[number].args[0]))
+        for start in range(0, len(waiting), CHUNK):
+            numbers = waiting[start : start + CHUNK]
+            texts = self._chunk([requests[number] for number in numbers], ending, [turns[number] for number in numbers])
+            answers |= zip(numbers, texts, strict=True)
+        self.lm.account.near_ties = None if self.config.do_sample else len(self.close)
+        return [answers[number] for number in range(len(requests))]
 
-    def _ending(self, settings: dict[str, Any]) -> Ending:
-        lm, kwargs = self.lm, normalize_gen_kwargs(settings, self.lm.max_gen_toks)
-        ends = lm.model.generation_config.eos_token_id
+    def _ending(self) -> Ending:
+        lm, ends = self.lm, self.config.eos_token_id
         return Ending(
             lm.tokenizer,
             lm.tok_decode,
             # The model's own, and the tokenizer's, which HFLM stops at too.
             ends={lm.eot_token_id, *(ends if isinstance(ends, list) else [ends])} - {None},
-            stops=handle_stop_sequences(kwargs.get("until"), eos=lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)),
-            limit=int(kwargs["max_gen_toks"]),
+            stops=handle_stop_sequences(
+                self.settings.get("until"), lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
+            ),
+            limit=int(self.settings["max_gen_toks"]),
             settled=self.wanted.settled,
             answers=[answer.strip() for answer in self.wanted.answers] or ANSWERS,
         )
 
-    def _chunk(self, requests: list, ending: Ending) -> list[str]:
+    def _chunk(self, requests: list, ending: Ending, turns: list[tuple[int, int]]) -> list[str]:
         lm, texts = self.lm, [request.args[0] for request in requests]
         prompts = lm.encode_rows(texts)
         lm.check_length(max(map(len, prompts)), lm.max_length - ending.limit)
         heads = list(map(lm.opened_thinking, prompts))
+        reader = self.prefix.reader(prompts, ahead=ending.limit)
+        room = self.prefix.room(reader)
         margins = Margins(self.wanted.answers, texts, prompts, lm._encode_pair)
+        next_token = NextToken(
+            reader,
+            self.config,
+            seed=lambda number: (self.wanted.seed, *turns[number]),
+            resolution=lm.resolution,
+            decides=ending.decides,
+        )
         answers = [""] * len(requests)
 
-        def run(reader: PrefixReader, batch: list[Row]) -> None:
-            self._write(reader, batch, heads, ending, self._watch(reader, texts[batch[0].number], margins))
-            for row in batch:
-                answers[row.number] = ending.text(heads[row.number], row.written)
-                lm.cache_hook.add_partial("generate_until", requests[row.number].args, answers[row.number])
-            self.bar.update(len(batch))
+        def finished(row: Row) -> None:
+            answers[row.number] = text = ending.text(heads[row.number], row.written)
+            if self.config.do_sample:
+                lm.kept[drawn.name(*turns[row.number])] = text
+            else:
+                lm.cache_hook.add_partial("generate_until", requests[row.number].args, text)
+            self.bar.update()
 
-        rows = self.prefix.run(prompts, run, limit=ending.limit)
-        lm.account.tokens_in += sum(map(len, prompts))  # now: where they cannot be run so, the stock path counts them
+        rows = [Row(number, ids[len(reader.prefix) :]) for number, ids in enumerate(prompts)]
+        watched = self._watched(next_token, reader.prefix, texts[0], margins)
+        try:
+            write(reader, rows, watched, lambda row: ending.is_reached(heads[row.number], row.written), finished, room)
+        finally:
+            lm.account.tokens_out += sum(len(row.written) for row in rows)
+        lm.account.tokens_in += sum(map(len, prompts))
+        self.prefix.note(reader, room)
         self.close.update(requests[row.number].doc_id for row in rows if row.near_tie)
         lm.account.margins |= {requests[number].doc_id: margin for number, margin in margins.found.items()}
         stopped = sum(not ending.is_plain(row.written) for row in rows)
         lm.account.path["stopped_when_settled"] = lm.account.path.get("stopped_when_settled", 0) + stopped
         return answers
 
-    def _write(self, reader: PrefixReader, batch: list[Row], heads: list[list[int]], ending: Ending, watch: Watch) -> None:
-        """Write all rows of a batch to their end; some may have been done when memory ran out."""
-        penalty, before = self.lm.model.generation_config.repetition_penalty, sum(len(row.written) for row in batch)
-
-        def is_done(row: Row) -> bool:
-            return ending.is_reached(heads[row.number], row.written)
-
-        try:
-            if still_open := [row for row in batch if not row.done]:
-                write(reader, still_open, is_done, penalty, watch, self.lm.resolution, ending.decides)
-        finally:
-            self.lm.account.tokens_out += sum(len(row.written) for row in batch) - before
-
-    def _watch(self, reader: PrefixReader, prompt: str, margins: Margins) -> Watch:
-        """Return what is shown the logits before each token: what collects margins and choices, and the progress bar."""
+    def _watched(self, choose: Choose, prefix: Sequence[int], prompt: str, margins: Margins) -> Choose:
+        """Let what collects margins and choices see the logits before a token is chosen, and say how far that is."""
         watches: list[Watch] = [margins.collect]
         if self.wanted.choices:
             continuations = [self.lm._encode_pair(prompt, choice)[1] for choice in self.wanted.choices]
-            watches.append(self.forced.watcher(reader.prefix, continuations))
+            watches.append(self.forced.watcher(prefix, continuations))
 
-        def watch(rows: list[Row], logits: torch.Tensor) -> None:
+        def choose_watched(rows: list[Row], logits: torch.Tensor) -> list[int]:
             if not self.bar.disable and len(rows[0].written) % 32 == 0:
                 self.bar.set_postfix_str(f"{len(rows)} open at token {len(rows[0].written)}")
             for each in watches:
                 each(rows, logits)
+            return choose(rows, logits)
 
-        return watch
+        return choose_watched

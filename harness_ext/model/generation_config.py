@@ -7,12 +7,6 @@ from typing import Any
 
 from harness_ext.errors import UserError
 
-# What shapes the text and the engine does not do, so that the stock path has to. repetition_penalty it does.
-UNCOVERED = (
-    "bad_words_ids", "begin_suppress_tokens", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty",
-    "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "min_length",
-    "min_new_tokens", "no_repeat_ngram_size", "sequence_bias", "stop_strings", "suppress_tokens", "watermarking_config",
-)  # fmt: skip
 # What transformers 5 does only with code from elsewhere, or by writing over the prompt.
 REFUSED = ("constraints", "force_words_ids", "dola_layers", "penalty_alpha", "token_healing")
 # How the text is computed and handed back, which is ours, and how long it may be, which is the task's.

@@ -4,6 +4,7 @@ Nothing is answered here, and no weights are loaded.
 """
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,12 @@ class Question:
     def seed(self) -> int:
         """What decides which rows of the train split are drawn."""
         return self.spec.seed[0] or 0
+
+    @property
+    def draw_seed(self) -> int:
+        """What decides which answers are drawn, where they are; torch's seed."""
+        seed = self.spec.seed[2]
+        return random.getrandbits(32) if seed is None else seed
 
     @property
     def train(self) -> Any:
@@ -231,12 +238,11 @@ def _model_args(subject: Subject) -> dict[str, Any]:
 
 
 def _batch(asked: Question) -> dict[str, Any] | None:
-    """Return how requests are batched, where that can change answers: by rounding, or by the order of what is drawn."""
+    """Return how requests are batched, where that can change answers by rounding."""
     settings, subject = asked.settings, asked.subject
     if settings is None:
         return None
-    drawn = (asked.task.config.generation_kwargs or {}).get("do_sample")
     is_stock = subject.args.get("engine") == "stock" or subject.backend not in (ANSWER, CLASSIFIER, PROBE)
-    if settings.dtype == "float32" and not (is_stock or drawn or settings.quantisation):
+    if settings.dtype == "float32" and not (is_stock or settings.quantisation):
         return None
     return {"size": settings.batch_size, "largest": asked.spec.max_batch_size, "procs": asked.spec.procs}

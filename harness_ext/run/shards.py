@@ -13,7 +13,6 @@ import queue
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from lm_eval.api.model import LM, CachingLM, hash_args
 from sqlitedict import SqliteDict
 
+from harness_ext.backend import drawn
 from harness_ext.backend.account import Account
 from harness_ext.errors import UserError
 from harness_ext.run.cache import kept_safely, take_over
@@ -76,7 +76,7 @@ class Answered(_StandIn):
     def _answer(self, method: str, requests: list) -> list:
         """Answer what lm-eval does not look for in its cache: answers that are drawn."""
         with SqliteDict(f"{self._cache}_rank0.db") as kept:
-            return [kept[name] for name in _names_of_drawn(requests)]
+            return [kept[name] for name in drawn.names(requests)]
 
 
 class Shards:
@@ -183,32 +183,20 @@ class _Shard(_StandIn):
     def _answer(self, method: str, requests: list) -> list:
         share = deal([request.doc_id for request in requests], self._size)[self._number]
         mine = [requests[index] for index in share]
-        if not _are_drawn(method, mine):
-            with SqliteDict(f"{self._cache}_rank0.db") as before:
-                mine = [request for request in mine if hash_args(method, request.args) not in before]
         own = f"{self._cache}_rank{self._number + 1}.db"
+        names = drawn.names(mine) if method == "generate_until" and drawn.are_drawn(mine) else []
+        with SqliteDict(f"{self._cache}_rank0.db") as before, SqliteDict(own) as kept:
+            kept.update({name: before[name] for name in names if name in before})
+            kept.commit()
+            if not names:
+                mine = [request for request in mine if hash_args(method, request.args) not in before]
         if mine:
             with kept_safely(self._lm):
                 answers = getattr(CachingLM(self._lm, own), method)(mine)
-            if _are_drawn(method, mine):
-                with SqliteDict(own) as kept:
-                    kept.update(zip(_names_of_drawn(mine), answers, strict=True))
-                    kept.commit()
+            with SqliteDict(own) as kept:
+                kept.update(zip(names, answers, strict=False))
+                kept.commit()
         raise _ShareIsDone
-
-
-def _are_drawn(method: str, requests: list) -> bool:
-    return method == "generate_until" and any(request.args[1].get("do_sample") for request in requests)
-
-
-def _names_of_drawn(requests: list) -> list[str]:
-    """Name drawn answers: two to the same text differ, so that lm-eval's key, the text, does not tell them apart."""
-    seen: Counter[int] = Counter()
-    names = []
-    for request in requests:
-        names.append(f"drawn for {request.doc_id}, {seen[request.doc_id]}")
-        seen[request.doc_id] += 1
-    return names
 
 
 def deal(doc_ids: list[int], size: int) -> list[list[int]]:

@@ -117,7 +117,7 @@ def _adjust(lm: Any, run: RunPlan, later: list[RunPlan]) -> None:
             choices |= dict.fromkeys(request.args[1] for request in requests)
     delimiter = "" if asked.chat_template else asked.task.config.target_delimiter
     answers = [f"{delimiter}{answer}" for answer in answers_of(asked.task)]
-    adjust(lm, asked.settings, settled_test(asked.task), list(choices), answers)
+    adjust(lm, asked.settings, settled_test(asked.task), list(choices), answers, asked.draw_seed)
 
 
 def _tokens_of(run: RunPlan) -> int:

@@ -1,4 +1,6 @@
-"""One measured evaluation: `python answer_once.py ours|stock MODEL DATA OUT [batch=8] [limit=100] [system=yes] [shots=16]`.
+"""One measured evaluation: `python answer_once.py ours|stock|vllm MODEL DATA OUT [batch=8] [limit=100] [shots=16] ...`.
+
+`think=yes` puts the question to a model that thinks, and draws its tokens; `adapter=FOLDER` is for ours.
 
 Runs the real command line of this project or of lm-eval, whole, and prints JSON: documents a second while requests are
 answered, seconds from the start of the process to the first answer and to the end, peak memory, and where the log is.
@@ -44,6 +46,10 @@ def watch(seen: dict) -> None:
     CacheHook.add_partial = added
     if sys.argv[1] == "stock":
         HFLM.generate_until = timed(answer)
+    elif sys.argv[1] == "vllm":
+        from lm_eval.models.vllm_causallms import VLLM
+
+        VLLM.generate_until = timed(VLLM.generate_until)
     else:
         from harness_ext.backend.answer import AnswerLM
 
@@ -73,17 +79,21 @@ def main() -> None:
     seen: dict = {}
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     os.chdir(ROOT)
-    common = ["--tasks", given.get("task", "sst2_01"), "--output_path", out]
+    common = ["--tasks", "sst2_01_think" if "think" in given else "sst2_01", "--output_path", out]
     common += [word for name in ("limit",) if name in given for word in (f"--{name}", given[name])]
     common += ["--system_instruction", SYSTEM] if "system" in given else []
-    if side == "ours":
+    if "think" in given:
+        common += ["--gen_kwargs", "do_sample=true,temperature=1.0,top_k=0,max_gen_toks=1024"]
+    if side in ("ours", "vllm"):
         from harness_ext.__main__ import main as run
 
         batch = ["--batch_size", given["batch"]] if "batch" in given else []
         dtype = ["--dtype", given["dtype"]] if "dtype" in given else []
         watch(seen)
         common += ["--shots", given["shots"], "--seeds", "0"] if "shots" in given else []
+        common += ["--adapter", given["adapter"]] if "adapter" in given else []
         sys.argv = ["harness_ext", "run", "--pretrained", model, "--data_dir", data, "--force", *common, *batch, *dtype]
+        sys.argv += ["--device", given.get("device", "cpu")] + (["--model", "vllm"] if side == "vllm" else [])
         assert run() == 0
     else:
         from lm_eval.__main__ import cli_evaluate
@@ -93,8 +103,9 @@ def main() -> None:
             give_stock_the_same_examples(given["shots"])
             common += ["--num_fewshot", given["shots"]]
         arguments = f"pretrained={model}" + (f",dtype={given['dtype']}" if "dtype" in given else "")
+        device = given.get("device", "cpu")
         sys.argv = [
-            "lm-eval", "run", "--model", "hf", "--model_args", arguments, "--include_path", "tasks", "--device", "cpu",
+            "lm-eval", "run", "--model", "hf", "--model_args", arguments, "--include_path", "tasks", "--device", device,
             "--batch_size", given.get("batch", "32"), "--log_samples", "--metadata", json.dumps({"data_dir": data}), *common,
         ]  # fmt: skip
         cli_evaluate()

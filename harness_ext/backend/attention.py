@@ -197,7 +197,7 @@ def _attend(
     parts = []
     for start in range(0, len(query), rows):
         part = slice(start, start + rows)
-        mask = [each if each is None or len(each) == 1 or each.ndim == 1 else each[part] for each in hidden]
+        mask = [each if each is None or len(each) == 1 else each[part] for each in hidden]
         parts.append(_attend_few(query[part], key[part], value[part], front, mask, softcap, s_aux))
     return torch.cat(parts).transpose(1, 2).contiguous(), None
 

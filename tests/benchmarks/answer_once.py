@@ -82,6 +82,8 @@ def main() -> None:
     common = ["--tasks", "sst2_01_think" if "think" in given else "sst2_01", "--output_path", out]
     common += [word for name in ("limit",) if name in given for word in (f"--{name}", given[name])]
     common += ["--system_instruction", SYSTEM] if "system" in given else []
+    if "tokens" in given:
+        common += ["--gen_kwargs", f"max_gen_toks={given['tokens']}"]
     if "think" in given:
         common += ["--gen_kwargs", "do_sample=true,temperature=1.0,top_k=0,max_gen_toks=1024"]
     if side in ("ours", "vllm"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from harness_ext.paths import SHIPPED
 from harness_ext.task.find import build_tasks
@@ -55,9 +55,9 @@ def build(folder: Path, size: str = "28M", variant: str = "answers", dtype: str 
 
 def body_parameters(folder: Path) -> int:
     """Count the parameters of a model but for its embeddings and output layer."""
-    config = Qwen2Config.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     return sum(weight.numel() for name, weight in model.named_parameters() if "embed" not in name and "lm_head" not in name)
 
 

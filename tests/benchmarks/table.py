@@ -51,6 +51,31 @@ def examples_beside_stock(rows: list[dict]) -> list[str]:
     return lines
 
 
+def real_beside_stock(rows: list[dict]) -> list[str]:
+    """Ours against stock lm-eval at its fastest batch size, on pretrained models or on one that thinks."""
+    lines = _head(
+        ("model", "stored as", "examples", "docs", "stock's batch", "docs/s stock", "ours", "ratio", "labels equal")
+    )
+    for row in rows:
+        case, info = row["params"] or {}, row["extra_info"]
+        theirs, ours = info["stock"]["docs_per_s"], info["ours"]["docs_per_s"]
+        equal = f"{info['labels_equal']} of {info['labels']}" if "labels" in info else ""
+        lines.append(_line(
+            case.get("name", "28M that thinks"), case.get("dtype", "float32"), case.get("shots", ""), info["documents"],
+            info["batch"], f"{theirs:.2f}", f"{ours:.2f}", f"{ours / theirs:.2f}", equal,
+        ))  # fmt: skip
+    return lines
+
+
+def adapter(rows: list[dict]) -> list[str]:
+    """An adapter against its base."""
+    lines = _head(("docs", "docs/s base", "with the adapter", "ratio"))
+    for row in rows:
+        base, ours = (row["extra_info"][side]["docs_per_s"] for side in ("base", "ours"))
+        lines.append(_line(row["extra_info"]["documents"], f"{base:.1f}", f"{ours:.1f}", f"{ours / base:.2f}"))
+    return lines
+
+
 def beside_inspect_ai(rows: list[dict]) -> list[str]:
     """Ours against inspect_ai."""
     lines = _head(("docs", "docs/s inspect_ai", "ours", "ratio", "labels equal"))
@@ -67,7 +92,7 @@ def share(rows: list[dict]) -> list[str]:
     for row in rows:
         info = row["extra_info"]
         lines.append(_line(
-            row["params"]["size"], info["documents"], f"{info['docs_per_s']:.1f}", info["tokens"], f"{info['gflops']:.0f}",
+            " ".join(row["params"].values()), info["documents"], f"{info['docs_per_s']:.1f}", info["tokens"], f"{info['gflops']:.0f}",
             f"{info['machine_gflops']:.0f}", f"{info['share']:.0%}",
         ))  # fmt: skip
     return lines
@@ -117,6 +142,10 @@ TABLES = {
     "test_answers_beside_inspect_ai": beside_inspect_ai,
     "test_tiny_on_872": tiny,
     "test_share_of_the_machines_matrix_product_rate": share,
+    "test_share_of_the_machines_rate_on_a_real_models_prompts": share,
+    "test_real_model_beside_stock": real_beside_stock,
+    "test_thinking_beside_stock": real_beside_stock,
+    "test_adapter_beside_its_base": adapter,
     "test_growth_with_documents": growth,
     "test_growth_with_prompt_length": growth,
     "test_train": training,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_answers import labels, measure, models, sst2  # noqa: F401  fixtures
+from test_answers import labels, measure, measure_share, models, sst2  # noqa: F401  fixtures
 
 CASES = [  # model, dtype, stock's batches, shots, documents
     ("SmolLM2-135M-Instruct", "bfloat16", (32, 128), "", 400),
@@ -65,3 +65,8 @@ def test_thinking_beside_stock(benchmark, models, sst2, tmp_path):  # noqa: F811
     benchmark.extra_info |= {
         "documents": 64, "batch": best, "stock": theirs[best], "ours": ours, "all_of_stock": theirs,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_share_of_the_machines_rate_on_a_real_models_prompts(benchmark, sst2, tmp_path, dtype):  # noqa: F811
+    measure_share(benchmark, real("SmolLM2-135M-Instruct"), sst2, tmp_path, 872, dtype)

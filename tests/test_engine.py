@@ -15,6 +15,7 @@ from stock import assert_same_answers, samples_of, stock_samples
 from transformers import AutoModelForCausalLM
 
 from harness_ext.backend import batches, selfcheck, writing
+from harness_ext.backend.ending import Ending
 from harness_ext.backend.engine import PrefixReader, Row, write
 from harness_ext.backend.forced_choice import ForcedChoice
 from harness_ext.backend.next_token import NextToken
@@ -342,6 +343,54 @@ def tokenizer():
     from builders import build_tokenizer
 
     return build_tokenizer("llama", lines=["<think>0</think>1 。😀 positive", "é1"])
+
+
+def grown(ending, tokens):
+    """Return how many tokens are written before an answer is at its end."""
+    written: list[int] = []
+    for token in tokens:
+        written.append(token)
+        if ending.is_reached([], written):
+            break
+    return len(written)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_ending_that_remembers_thinking_ends_where_reading_all_at_each_token_does(tokenizer, data):
+    parts = [
+        "<think>",
+        "</think>",
+        "1",
+        " 0.",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+        "hm 1 or 0",
+        "analysis",
+        "assistantfinal",
+    ]
+    text = "".join(data.draw(st.lists(st.sampled_from(parts), min_size=1, max_size=40)))
+    tokens = tokenizer.encode(text) + data.draw(st.lists(st.integers(5, len(tokenizer) - 1), max_size=30))
+    settled = partial(is_settled, thinking=True)
+    remembers = Ending(tokenizer, tokenizer.decode, ends=set(), stops=[], limit=len(tokens), settled=settled)
+    forgets = Ending(tokenizer, tokenizer.decode, ends=set(), stops=[], limit=len(tokens), settled=settled)
+    forgets._still_thinks = lambda written: False  # type: ignore[method-assign]
+    assert grown(remembers, tokens) == grown(forgets, tokens)
+
+
+def test_long_thinking_full_of_digits_is_read_once(tokenizer):
+    tokens = tokenizer.encode("<think>" + "1 0 " * 400)
+    read_tokens = 0
+
+    def decode(part):
+        nonlocal read_tokens
+        read_tokens += len(part)
+        return tokenizer.decode(part)
+
+    settled = partial(is_settled, thinking=True)
+    assert grown(Ending(tokenizer, decode, ends=set(), stops=[], limit=10**6, settled=settled), tokens) == len(tokens)
+    assert read_tokens < 40 * len(tokens)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,13 +9,14 @@ from typing import Any
 
 from lm_eval.models.utils import postprocess_generated_text
 
-from harness_ext.task.labels import ANSWERS, said_by
+from harness_ext.task.labels import ANSWERS, has_marker, said_by, split_thinking
 
 SETTLES_WITHIN = 8  # tokens after an answer in which a row is looked at; one that needs more only stops later
+MARKER_TOKENS = 24  # the most that a marker of thinking, and the name of a channel behind it, takes
 
 
 class Ending:
-    """Tells of the tokens written after a prompt whether the answer is complete."""
+    """Tells of the tokens written after a prompt whether the answer is complete; of each list it is asked as it grows."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Ending:
         self.limit = limit
         self._tokenizer, self._decode, self._ends, self._stops, self._settled = tokenizer, decode, ends, stops, settled
         self._tail = max((len(stop.encode()) for stop in stops), default=0) + 1
+        self._thinking: dict[int, int] = {}  # tokens of each answer, by its identity, up to which it was all thinking
         self._said = lru_cache(maxsize=None)(lambda token: said_by(tokenizer.decode([token]), answers))
 
     def is_reached(self, head: list[int], written: list[int]) -> bool:
@@ -39,7 +41,11 @@ class Ending:
             return True
         if self._settled is None or not any(map(self._said, written[-SETTLES_WITHIN:])):
             return False
+        if self._still_thinks(written):
+            return False
         text = self._decode(head + written)
+        if split_thinking(text, thinking=True)[1]:
+            self._thinking[id(written)] = len(written)
         return self._settled(text[: _begun(text, self._stops)])
 
     def is_plain(self, written: list[int]) -> bool:
@@ -53,6 +59,15 @@ class Ending:
     def text(self, head: list[int], written: list[int]) -> str:
         """Return the answer as it is logged."""
         return postprocess_generated_text(self._decode(head + written), stop=self._stops, think_end_token=None)
+
+    def _still_thinks(self, written: list[int]) -> bool:
+        """Tell whether an answer that was thinking when last read has no marker since: long ones are full of digits."""
+        if (before := self._thinking.get(id(written))) is None:
+            return False
+        if has_marker(self._decode(written[max(0, before - MARKER_TOKENS) :])):
+            return False
+        self._thinking[id(written)] = len(written)
+        return True
 
     def _is_stopped(self, written: list[int]) -> bool:
         """Tell whether a stop string stands at the end; the last token may have brought its end only."""

@@ -47,7 +47,7 @@ class Writer:
 
     def answer(self, requests: list) -> list[str]:
         """Answer requests, the longest first, or say that they are `NotCovered`."""
-        ending, turns = self._ending(), drawn.turns(requests)
+        turns = drawn.turns(requests)
         kept = self.lm.kept if self.config.do_sample else {}  # lm-eval looks for those that are not drawn
         answers = {number: kept[name] for number, turn in enumerate(turns) if (name := drawn.name(*turn)) in kept}
         self.lm.account.requests -= len(answers)  # the caller counts all
@@ -56,7 +56,7 @@ class Writer:
         waiting.sort(key=lambda number: -len(requests[number].args[0]))
         for start in range(0, len(waiting), CHUNK):
             numbers = waiting[start : start + CHUNK]
-            texts = self._chunk([requests[number] for number in numbers], ending, [turns[number] for number in numbers])
+            texts = self._chunk([requests[number] for number in numbers], [turns[number] for number in numbers])
             answers |= zip(numbers, texts, strict=True)
         self.lm.account.near_ties = None if self.config.do_sample else len(self.close)
         return [answers[number] for number in range(len(requests))]
@@ -76,8 +76,8 @@ class Writer:
             answers=[answer.strip() for answer in self.wanted.answers] or ANSWERS,
         )
 
-    def _chunk(self, requests: list, ending: Ending, turns: list[tuple[int, int]]) -> list[str]:
-        lm, texts = self.lm, [request.args[0] for request in requests]
+    def _chunk(self, requests: list, turns: list[tuple[int, int]]) -> list[str]:
+        lm, ending, texts = self.lm, self._ending(), [request.args[0] for request in requests]
         prompts = lm.encode_rows(texts)
         lm.check_length(max(map(len, prompts)), lm.max_length - ending.limit)
         heads = list(map(lm.opened_thinking, prompts))

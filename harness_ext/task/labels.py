@@ -197,6 +197,11 @@ def split_thinking(text: str, *, thinking: bool = False) -> tuple[str, bool]:
     return "".join(outside), depth > 0 or begun
 
 
+def has_marker(part: str) -> bool:
+    """Tell whether a part of a response has what begins or ends thinking."""
+    return bool(_MARKER.search(part)) or _BARE_FINAL in part
+
+
 def ends_open(prompt: str) -> str:
     """Return what opens thinking at the end of a prompt, a tag or a channel, with the space around it; else ``""``."""
     found = _OPENING.search(prompt[-64:])

@@ -92,8 +92,8 @@ def share(rows: list[dict]) -> list[str]:
     for row in rows:
         info = row["extra_info"]
         lines.append(_line(
-            " ".join(row["params"].values()), info["documents"], f"{info['docs_per_s']:.1f}", info["tokens"], f"{info['gflops']:.0f}",
-            f"{info['machine_gflops']:.0f}", f"{info['share']:.0%}",
+            " ".join(row["params"].values()), info["documents"], f"{info['docs_per_s']:.1f}", info["tokens"],
+            f"{info['gflops']:.0f}", f"{info['machine_gflops']:.0f}", f"{info['share']:.0%}",
         ))  # fmt: skip
     return lines
 

@@ -44,9 +44,10 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
     """Batch prompts after their shared prefix, padded on the left so that answers end in one column.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``(batch, tokens)``, ``targets`` (the next token at each position) and
-        ``is_answer`` of the same shape, ``choices`` ``(batch, 2)`` (the tokens that tell "0" and "1" apart), ``choice_at``
-        ``(batch,)`` (the position that predicts them, counted from the end) and ``labels`` ``(batch,)``.
+        ``input_ids`` and ``attention_mask`` ``(batch, tokens)``, ``targets`` (the next token at each position) of the same
+        shape, ``is_answer`` (of the last positions, as many as there may be), ``choices`` ``(batch, 2)`` (the tokens that
+        tell "0" and "1" apart), ``choice_at`` ``(batch,)`` (the position that predicts them, counted from the end) and
+        ``labels`` ``(batch,)``.
     """
     pairs = [each["completions"] for each in examples]
     answers = [each["completions"][each["labels"]] for each in examples]
@@ -55,7 +56,7 @@ def collate_prompts(examples: list[dict], pad: int, prefix_length: int = 0) -> d
     lengths = torch.tensor(list(map(len, answers)))
     padded = partial(pad_sequence, batch_first=True, padding_side="left")
     ids = padded(rows, padding_value=pad)
-    from_end = torch.arange(ids.shape[1], 0, -1)
+    from_end = torch.arange(max(map(len, answers)) + 1, 0, -1)
     return {
         "input_ids": ids,
         "attention_mask": padded([torch.ones_like(row) for row in rows]),

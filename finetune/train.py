@@ -72,11 +72,11 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
     loggers = ",".join(plan.spec.report_to)
     with one_line_errors(running=f"Training with REPORT_TO={loggers} does not work: " if loggers else None):
         set_seed(job.seed)
-        if plan.pooling:
-            fitted = head.fit(base.model, plan, job.examples, job.seed)
-        else:
-            fitted = None
+        fitted = None
+        if plan.pooling is None:
             draw_new_weights(base.model, base.new)
+        elif not plan.recipe.contrastive:  # whose head is fitted anew whenever rows are scored
+            fitted = head.fit(base.model, plan, job.examples, job.seed)
         model = add_lora(base.model, plan.recipe)
         trainable, _ = model.get_nb_trainable_parameters()
         with contextlib.ExitStack() as at_last:
@@ -88,8 +88,10 @@ def _train(plan: Plan, job: Job, base: Base, work: Path) -> dict[str, Any]:
             with writing_to(Path(plan.spec.out)):
                 trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
                 if trainer.refit:
-                    trainer.refit = None
-                    fitted = head.fit(model, plan, job.examples, job.seed)
+                    fitted = trainer.fitted
+                    if trainer.scored_at != trainer.state.global_step or fitted["rows"] < len(job.examples):
+                        trainer.refit, trainer.scored_at = None, -1
+                        fitted = head.fit(model, plan, job.examples, job.seed)
                 train_s = time.perf_counter() - begun
                 _save(plan, job, work, trainer)
             outcome = _outcome(trainer)
@@ -133,8 +135,8 @@ def _save(plan: Plan, job: Job, work: Path, trainer: Any) -> None:
 
 
 def _outcome(trainer: Any) -> dict[str, Any]:
-    """Predict the rows held out with the final weights."""
-    prediction = trainer.predict(trainer.eval_dataset)
+    """Say what the final weights make of the rows held out."""
+    prediction = trainer.final_scores()
     classes = np.argmax(prediction.predictions, axis=1)
     collapsed = len(set(classes.tolist())) == 1
     if collapsed:
@@ -146,8 +148,8 @@ def _outcome(trainer: Any) -> dict[str, Any]:
     return {
         "held_out": {
             "n": len(classes),
-            "loss": float(prediction.metrics["test_loss"]),
-            "score": float(prediction.metrics["test_score"]),
+            "loss": float(prediction.metrics["eval_loss"]),
+            "score": float(prediction.metrics["eval_score"]),
             "positive_share": float(classes.mean()),
         },
         "collapsed": collapsed,

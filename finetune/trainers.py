@@ -1,7 +1,10 @@
 """transformers' Trainer with this project's two losses; the loop, optimiser, schedule and checkpoints stay its own."""
 
+import contextlib
 import functools
 import inspect
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,7 @@ from finetune.data import IGNORED, length
 from harness_ext.errors import UserError
 from harness_ext.model.lengths import window_below
 
+TIMED = 3  # batches by which the two passes are timed
 ANSWERS = 2  # positions at the end that are compared: the digit's and the end token's
 # How far the two passes' centred logits may be apart, of their length, by the dtype of the products. Measured on CPUs: in
 # float32 at most 2e-6; in bfloat16 0.9% to 1.1% on gemma-3-270m and 1.6% to 2.7% on SmolLM2-135M, where the plain pass is as
@@ -21,11 +25,16 @@ SAME_ANSWER = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 class CheckedTrainer(Trainer):
-    """A Trainer that stops at the first loss that is no number."""
+    """A Trainer that stops where a loss is no number, and reads none off the device at a step: that would wait for it."""
 
     model: Any  # under peft
+    train_dataset: Any  # rows in the order in which they are trained on
+    eval_dataset: Any  # rows held out
     shared: dict[str, Any] | None = None  # for the record: tokens that all prompts share, run once per batch, or why not
-    refit: Callable[[], Any] | None = None  # fits a head that is not trained
+    refit: Callable[[], dict[str, Any]] | None = None  # fits a head that is not trained
+    fitted: Any = None  # what the last such fit said
+    scores: Any = None  # of the rows held out
+    scored_at = -1  # the step after which they were found
 
     @functools.cached_property
     def _columns(self) -> set[str]:
@@ -38,19 +47,42 @@ class CheckedTrainer(Trainer):
         return bool(self.args.bf16 or next(self.model.parameters()).dtype != torch.float32)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss that is trained, or that of rows held out; name the likely cause where it is NaN or infinite."""
+        """Compute the loss that is trained, or that of rows held out."""
         loss, logits = self.loss_of(model, inputs)
-        if return_outputs:  # rows held out are scored: by the two answers alone, which every method gives
-            loss = F.cross_entropy(logits, inputs["labels"])
-        if not torch.isfinite(loss):
-            rate = self.args.learning_rate
-            cause = (
-                f"the computation overflowed: try DTYPE=float32, or a learning rate below {rate:g}"
-                if self.in_16_bits
-                else f"a learning rate of {rate:g} is too high for this model: try --set learning_rate={rate / 10:g}"
-            )
-            raise UserError(f"The loss is {loss.item()} after step {self.state.global_step}; likely {cause}.")
-        return (loss, {"logits": logits}) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        # Rows held out are scored by the two answers alone, which every method gives.
+        return F.cross_entropy(logits, inputs["labels"]), {"logits": logits}
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, unless a loss is NaN or infinite: then name the likely cause. Nothing is saved in between."""
+        for name, loss in logs.items():
+            if name.endswith("loss") and not math.isfinite(loss):
+                rate = self.args.learning_rate
+                cause = (
+                    f"the computation overflowed: try DTYPE=float32, or a learning rate below {rate:g}"
+                    if self.in_16_bits
+                    else f"a learning rate of {rate:g} is too high for this model: try --set learning_rate={rate / 10:g}"
+                )
+                raise UserError(f"The loss is {loss} after step {self.state.global_step}; likely {cause}.")
+        super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count none: nobody reads it, and Trainer walks through all modules for it at every step."""
+        return 0
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Score rows as Trainer does, by a head that fits today's vectors where one is fitted."""
+        if self.refit:
+            self.fitted = self.refit()
+        self.scores, self.scored_at = super().evaluation_loop(*args, **kwargs), self.state.global_step
+        return self.scores
+
+    def final_scores(self) -> Any:
+        """Return predictions and metrics of the rows held out, computed anew only if a step has been made since."""
+        if self.scored_at != self.state.global_step:
+            self.predict(self.eval_dataset, metric_key_prefix="eval")
+        return self.scores
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a classifier's mean cross-entropy and its logits ``(batch, 2)``."""
@@ -68,12 +100,6 @@ class ContrastiveTrainer(CheckedTrainer):
     from 1 or 0 (https://arxiv.org/abs/2209.11055). The rows held out are scored by what such vectors are for: `refit` fits
     the head to them first.
     """
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Score rows as Trainer does, by a head that fits today's vectors."""
-        if self.refit:
-            self.refit()
-        return super().evaluation_loop(*args, **kwargs)
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of a batch's pairs in training, else the head's cross-entropy; and the logits ``(batch, 2)``."""
@@ -108,12 +134,11 @@ class PromptTrainer(CheckedTrainer):
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss that is trained, and the logits of "0" and "1" where the answers part, ``(batch, 2)``."""
         targets, is_answer = inputs["targets"], inputs["is_answer"]
-        keep = targets.shape[1]
-        if not self.prompt_loss_weight:
-            targets = targets.masked_fill(~is_answer, IGNORED)
-            keep -= int((targets != IGNORED).any(0).int().argmax())
+        if self.prompt_loss_weight:
+            is_answer = F.pad(is_answer, (targets.shape[1] - is_answer.shape[1], 0))
+        keep = is_answer.shape[1]
         logits = last_logits(model, inputs["input_ids"], inputs["attention_mask"], keep, self.prefix).float()
-        targets, is_answer = targets[:, -keep:], is_answer[:, -keep:]
+        targets = targets[:, -keep:]
         weights = torch.where(is_answer, 1.0, self.prompt_loss_weight) * (targets != IGNORED)
         each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
         rows = torch.arange(len(targets), device=logits.device)
@@ -172,3 +197,29 @@ def why_prefix_is_not_shared(
     apart = float((answers[1] - answers[0]).norm() / answers[0].norm())
     allowed = SAME_ANSWER["bfloat16" if trainer.in_16_bits else "float32"]
     return None if apart <= allowed else f"answers would differ by {apart:.1%}, where rounding explains {allowed:.1%}"
+
+
+def passes_s(trainer: PromptTrainer, collate: Callable, prefix: list[int]) -> dict[str, float]:
+    """Time both passes, forward and backward, over the first batches: ``shared_s`` and ``plain_s``, in seconds a batch.
+
+    A pass is missing for which a GPU's memory is too small. Weights, gradients and random numbers stay as they are.
+    """
+    device, size, rows = trainer.args.device, trainer.args.train_batch_size, trainer.train_dataset
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    found = {}
+    trainer.model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), contextlib.suppress(torch.OutOfMemoryError):
+        for name, tokens in (("shared_s", prefix), ("plain_s", [])):
+            trainer.prefix = torch.tensor(tokens, device=device) if tokens else None
+            seconds = []
+            for start in (0, *range(0, min(TIMED * size, len(rows)), size)):
+                batch = collate(rows[start : start + size], prefix_length=len(tokens))
+                begun = time.perf_counter()
+                with trainer.accelerator.autocast():
+                    loss, _ = trainer.loss_of(trainer.model, {key: each.to(device) for key, each in batch.items()})
+                torch.autograd.grad(loss, weights, allow_unused=True)
+                if device.type != "cpu":
+                    torch.accelerator.synchronize(device)
+                seconds.append(time.perf_counter() - begun)
+            found[name] = sum(seconds[1:]) / len(seconds[1:])  # at the first, libraries set themselves up
+    return found

@@ -315,6 +315,33 @@ def test_resumed_training_keeps_the_loss_before_it(made, data, random_model, tmp
         assert resumed[name] == whole[name]
 
 
+def test_held_out_scores_are_of_the_last_step_whether_it_was_evaluated_or_not(data, random_model, tmp_path, monkeypatch):
+    from finetune.trainers import PromptTrainer
+
+    plain, passes, found = PromptTrainer.evaluation_loop, [], {}
+
+    def counted(*args, **more):
+        passes.append(1)
+        return plain(*args, **more)
+
+    monkeypatch.setattr(PromptTrainer, "evaluation_loop", counted)
+    for evaluations, expected in ((1, 2), (2, 3)):  # before step 1 and after step 5; before 1, after 3, and at the end
+        out = tmp_path / str(evaluations)
+        done = train(*flags(random_model, data, out, "--set=steps={2: 5}", f"--set=evaluations={evaluations}"))
+        assert done.code == 0, done.stderr
+        assert len(passes) == expected
+        passes.clear()
+        found[evaluations] = only_adapter(out)[1]["held_out"]
+    assert found[1] == found[2]
+
+
+def test_loss_that_is_no_number_between_points_of_the_curve_is_in_no_checkpoint(data, random_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.trainer_setup.LOGS", 1)  # at step 4 alone
+    done = train(*flags(random_model, data, tmp_path, "--set=learning_rate=1.0e+30"))
+    assert "The loss is nan after step 2" in done.error
+    assert not list(tmp_path.glob("unfinished/*/checkpoint-*"))
+
+
 def test_rows_that_are_sentences_are_drawn_and_held_out_when_asked_for(random_model, tmp_path):
     texts = [(f"a film of {'many ' * (n % 2 * 9)}words {n} {label}", label) for n in range(24) for label in (0, 1)]
     data = tsv_folder(tmp_path / "data", texts[:4], texts)
@@ -563,7 +590,7 @@ BAD = {
     "model_absent": (lambda folder: "nowhere/at/all", [], ("'nowhere/at/all'", "neither a folder")),
     "tokenizer_without_end": (no_end_token, [], ("end token", "tokenizer_config.json")),
     "loss_nan_of_damaged_weights": (nan_weights, [], ("loss is nan", "learning rate")),
-    "loss_nan_of_a_high_rate": (None, ["--set=learning_rate=1.0e+38", "--set=steps={2: 20}"], ("loss is nan", "too high")),
+    "loss_nan_of_a_high_rate": (None, ["--set=learning_rate=1.0e+30", "--set=steps={2: 20}"], ("loss is nan", "too high")),
     "learning_rate_that_never_rises": (
         None,
         ["--set=steps={2: 1}", "--set=warmup_share=1"],

@@ -131,6 +131,21 @@ def test_contrastive_head_is_scikit_learns_regression_on_the_tuned_states(made, 
     assert (weight[1] - weight[0]).numpy() == pytest.approx(regression.coef_[0], abs=1e-3)
 
 
+def test_final_head_is_fitted_to_all_rows_where_those_between_were_not(made, data, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(head, "SOME", 4)
+    done = train(*flags(encoder, data, tmp_path, "--recipe=setfit", "--set=learning_rate=1.0e-2"))
+    assert done.code == 0, done.stderr
+    folder, manifest = only_adapter(tmp_path)
+    final, expected, between = (
+        load_file(each / "adapter_model.safetensors") for each in (folder, made["setfit"][0], folder / "checkpoint-4")
+    )
+    assert all(torch.equal(final[name], weight) for name, weight in expected.items())
+    assert {name for name in final if not torch.equal(final[name], between[name])} == {
+        f"base_model.model.classifier.{part}" for part in ("weight", "bias")
+    }
+    assert [manifest[name] for name in ("head", "held_out")] == [made["setfit"][1][name] for name in ("head", "held_out")]
+
+
 def test_contrastive_stage_brings_rows_of_one_class_together(made, data, encoder):
     rows, _ = rows_of(data)
     labels = np.array([label for _, label in rows])

@@ -1,21 +1,24 @@
 """The losses, against their closed forms and transformers' own; the shared-prefix pass, against the plain one."""
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from builders import SENTENCES, build_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import words_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
+from finetune import trainer_setup
 from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples
 from finetune.model import add_lora, load_base
 from finetune.plan import make_plan
 from finetune.spec import make_spec
 from finetune.trainer_setup import build_trainer
-from finetune.trainers import PromptTrainer, why_prefix_is_not_shared
+from finetune.trainers import PromptTrainer, passes_s, why_prefix_is_not_shared
 from harness_ext.task.find import build_tasks
 from harness_ext.task.prompts import common_prefix, render_prompt
 
@@ -73,6 +76,59 @@ def test_prefix_run_once_gives_the_plain_loss_and_gradients(architecture, config
     assert why_prefix_is_not_shared(trainer, collate, examples, prefix) is None
 
 
+def test_timing_both_passes_leaves_weights_gradients_and_random_numbers_as_they_are(eight_rows, tmp_path):
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    trainer.train_dataset = examples
+    weights = [weight.clone() for weight in trainer.model.parameters()]
+    dropped = []
+    trainer.model.register_forward_hook(lambda *_: dropped.append(torch.rand(1)))  # draws, as a recipe's dropout does
+    before = torch.get_rng_state()
+    found = passes_s(trainer, collate, shared_prefix(examples))
+    assert dropped
+    assert set(found) == {"shared_s", "plain_s"}
+    assert min(found.values()) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(weights, trainer.model.parameters(), strict=True))
+    assert not [weight for weight in trainer.model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize(("plain_s", "is_shared"), [(0.5, False), (2.0, True)])
+def test_faster_pass_is_kept_and_both_times_are_recorded(plain_s, is_shared, monkeypatch, capsys):
+    """On what is no CPU; "meta" stands for it, as it needs no device."""
+    monkeypatch.setattr(trainer_setup, "why_prefix_is_not_shared", lambda *_: None)
+    monkeypatch.setattr(trainer_setup, "passes_s", lambda *_: {"shared_s": 1.0, "plain_s": plain_s})
+    trainer: Any = SimpleNamespace(args=SimpleNamespace(device=torch.device("meta")), data_collator=None)
+    trainer_setup.share_prefix(trainer, lambda: None, [{"prompt": [1, 2, 3]}, {"prompt": [1, 2, 4]}])
+    times = {"shared_s": 1.0, "plain_s": plain_s}
+    assert times.items() <= trainer.shared.items()
+    assert (trainer.shared["tokens"], trainer.prefix is not None) == ((2, True) if is_shared else (0, False))
+    assert ("that is faster here" in capsys.readouterr().err) == (not is_shared)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read out of tensors: each would make the host wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_step_reads_no_number_off_the_device(eight_rows, tmp_path):
+    """With the prefix run once: without it transformers itself asks whether a mask masks anything."""
+    trainer, collate, examples = trainer_of(build_model(tmp_path / "m"), eight_rows, tmp_path)
+    prefix = shared_prefix(examples)
+    trainer.prefix = torch.tensor(prefix)
+    batch = collate(examples, prefix_length=len(prefix))
+    with Reads() as reads:
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        assert reads.count == 0
+        loss.item()
+        assert reads.count == 1  # or this test would prove nothing
+
+
 def distance(ours, exact):
     """How far gradients are from others, of these ones' length."""
     norm = torch.cat([grad.flatten() for grad in exact.values()]).norm()
@@ -121,8 +177,11 @@ def test_loss_equals_transformers_own(weight, eight_rows, tmp_path):
     trainer.prompt_loss_weight = weight
     batch = collate(examples)
     loss, _ = trainer.loss_of(trainer.model, batch)
-    counted = torch.zeros_like(batch["is_answer"])
-    counted[:, 1:] = (batch["is_answer"] if weight == 0 else batch["targets"] >= 0)[:, :-1]
+    counted = torch.zeros_like(batch["targets"], dtype=torch.bool)
+    if weight == 0:
+        counted[:, -batch["is_answer"].shape[1] + 1 :] = batch["is_answer"][:, :-1]
+    else:
+        counted[:, 1:] = batch["targets"][:, :-1] >= 0
     labels = batch["input_ids"].masked_fill(~counted, -100)
     theirs = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
                            position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).loss  # fmt: skip

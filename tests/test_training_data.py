@@ -65,7 +65,7 @@ def test_batch_of_prompts_ends_in_one_column_and_targets_only_what_follows():
     assert batch["input_ids"].tolist() == [[1, 2, 3, 5, 7, 0], [8, 8, 4, 5, 6, 0]]
     assert batch["attention_mask"].tolist() == [[1] * 6, [0, 0, 1, 1, 1, 1]]
     assert batch["targets"].tolist() == [[2, 3, 5, 7, 0, IGNORED], [IGNORED, IGNORED, 5, 6, 0, IGNORED]]
-    assert batch["is_answer"].int().tolist() == [[0, 0, 1, 1, 1, 0]] * 2
+    assert batch["is_answer"].int().tolist() == [[1, 1, 1, 0]] * 2  # of the last four positions
     assert batch["choices"].tolist() == [[6, 7]] * 2
     at = torch.arange(2), batch["input_ids"].shape[1] - batch["choice_at"]
     assert batch["targets"][at].tolist() == [7, 6]  # the position that predicts the digit

@@ -2,6 +2,8 @@
 
 The same model, LoRA weights, rows, order and loss (completion only) for all three: a Qwen2 body of 26 million random
 parameters under a vocabulary of 151,936, batches of 16, SST-2's prompt over the embedded sentences.
+
+`python train_once.py command --samples=64 ...` is `python -m finetune` instead, and prints the seconds of its parts.
 """
 
 import functools
@@ -23,6 +25,8 @@ from transformers import (
     TrainingArguments,
 )
 
+import finetune.__main__
+from finetune import head
 from finetune.config import Recipe
 from finetune.data import collate_prompts, encode_examples, plan_batches
 from finetune.model import add_lora
@@ -101,7 +105,32 @@ def build_trainer(variant, folder):
     )  # fmt: skip
 
 
+def time_command(words):
+    """Run the command and print the seconds of its steps (forward and backward), scoring and heads, and of the process."""
+    seconds: dict[str, float] = {}
+
+    def clock(owner, name, said):
+        plain = getattr(owner, name)
+
+        def clocked(*args, **kwargs):
+            begun = time.perf_counter()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                seconds[said] = seconds.get(said, 0) + time.perf_counter() - begun
+
+        setattr(owner, name, clocked)
+
+    clock(Trainer, "training_step", "steps_s")
+    clock(Trainer, "evaluation_loop", "scoring_s")
+    clock(head, "fit", "heads_s")
+    assert finetune.__main__.main(words) == 0
+    print(json.dumps(seconds | {"cpu_s": time.process_time()}))
+
+
 def main():
+    if sys.argv[1] == "command":
+        return time_command(sys.argv[2:])
     quieten_libraries()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:

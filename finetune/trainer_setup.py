@@ -19,6 +19,7 @@ from finetune.plan import Job, Plan
 from finetune.progress import progress
 from finetune.trainers import CheckedTrainer, ContrastiveTrainer, PromptTrainer, passes_s, why_prefix_is_not_shared
 from harness_ext.errors import UserError
+from harness_ext.model.memory import reset_peak_memory
 from harness_ext.task.prompts import common_prefix
 
 LOGS = 50  # points of the training loss's curve
@@ -151,6 +152,7 @@ def share_prefix(trainer: PromptTrainer, collate: Callable, examples: list[dict[
     why, seconds = why_prefix_is_not_shared(trainer, collate, examples, prefix), {}
     if not why and trainer.args.device.type != "cpu":
         seconds = passes_s(trainer, collate, prefix)
+        reset_peak_memory()  # the record's is training's
         if len(seconds) == 2 and seconds["plain_s"] < seconds["shared_s"]:
             why = f"that is faster here ({seconds['plain_s']:.3f} s a batch, else {seconds['shared_s']:.3f})"
     if why:

@@ -14,6 +14,7 @@ from harness_ext.model.pooling import MODES
 
 RECIPES = Path(__file__).parent / "recipes"
 FEW_STEPS = 100  # the original's DeBERTa stayed at the majority class up to 48 steps, and left it at 192
+HIGHEST_RATE = 1e30  # of learning: an optimiser multiplies it further, and numbers end at 3e38
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 POOLINGS = ("own", *MODES)  # own: as the base's makers say, else the mean
 
@@ -56,6 +57,8 @@ class Recipe:
         for name in ("learning_rate", "head_learning_rate", "batch_size", "rank", "alpha", "epochs", "evaluations"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"Recipe: {name} {getattr(self, name)} is not above 0.")
+        if max(self.learning_rate, self.head_learning_rate or 0) > HIGHEST_RATE:
+            raise UserError(f"Recipe: a learning rate above {HIGHEST_RATE:g} overflows in the optimiser: try 1.0e-4.")
         for name in ("warmup_share", "dropout", "prompt_loss_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"Recipe: {name} {getattr(self, name)} is not within 0 and 1.")

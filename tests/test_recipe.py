@@ -86,6 +86,7 @@ def test_overrides_replace_settings():
         ("learning_rate=1e-4", "write 1.0e-4"),
         ("learning_rate=.nan", "learning_rate nan"),
         ("learning_rate=-1.0", "learning_rate -1.0 is not above 0"),
+        ("learning_rate=1.0e+38", "above 1e+30 overflows"),
         ("batch_size=2.5", "batch_size 2.5"),
         ("batch_size=true", "batch_size True"),
         ("batch_size=0", "batch_size 0 is not above 0"),

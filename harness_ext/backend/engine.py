@@ -101,7 +101,7 @@ def write(
         try:
             _write(reader, waiting, opened, choose, is_done, finished, room)
         except RuntimeError as error:
-            if not is_out_of_memory(error) or len(opened) == 1:
+            if not is_out_of_memory(error) or len(opened) < 2:
                 raise
         if opened:
             waiting = deque(sorted([*opened, *waiting], key=len, reverse=True))
@@ -120,8 +120,8 @@ def _write(
 ) -> None:
     places = reader.places(0)
     while waiting or opened:
-        if not opened:
-            places = reader.places(min(len(waiting), room.to_write(columns_for(len(waiting[0]) + 1))))
+        if not opened and places.most < (most := min(len(waiting), room.to_write(columns_for(len(waiting[0]) + 1)))):
+            places = reader.places(most)
         if fresh := _next(waiting, places, room):
             opened += fresh
             with room.reading(len(fresh), len(fresh[0])):

@@ -94,11 +94,8 @@ def put_on(model: Any, adapter: str, *, classifier: bool = False) -> Any:
         config.task_type = "SEQ_CLS"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
-        # LoRA's matrices in the base's dtype: in float32, as peft has them, each small product is converted there and back.
-        is_plain = config.peft_type == "LORA" and not config.use_dora
-        as_base: dict[str, Any] = {"autocast_adapter_dtype": not is_plain}
-        adapted = PeftModel.from_pretrained(model, adapter, config=config, **as_base)
-        left = adapted.load_adapter(adapter, "default", **as_base).unexpected_keys  # from_pretrained keeps that to itself
+        adapted = PeftModel.from_pretrained(model, adapter, config=config)
+        left = adapted.load_adapter(adapter, "default").unexpected_keys  # from_pretrained keeps that to itself
     # What peft writes besides: learned prompts, which it loads another way, and copies of tables under other names.
     written_besides = ("prompt_embeddings", "original_module", "modules_to_save", "base_layer")
     if left := [key for key in left if not any(part in key for part in written_besides)]:

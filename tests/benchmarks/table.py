@@ -69,10 +69,11 @@ def real_beside_stock(rows: list[dict]) -> list[str]:
 
 def adapter(rows: list[dict]) -> list[str]:
     """An adapter against its base."""
-    lines = _head(("docs", "docs/s base", "with the adapter", "ratio"))
+    lines = _head(("dtype", "docs", "docs/s base", "with the adapter", "ratio"))
     for row in rows:
         base, ours = (row["extra_info"][side]["docs_per_s"] for side in ("base", "ours"))
-        lines.append(_line(row["extra_info"]["documents"], f"{base:.1f}", f"{ours:.1f}", f"{ours / base:.2f}"))
+        documents = row["extra_info"]["documents"]
+        lines.append(_line(row["params"]["dtype"], documents, f"{base:.1f}", f"{ours:.1f}", f"{ours / base:.2f}"))
     return lines
 
 

@@ -39,7 +39,8 @@ def test_real_model_beside_stock(benchmark, sst2, tmp_path, name, dtype, batches
     }  # fmt: skip
 
 
-def test_adapter_beside_its_base(benchmark, sst2, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # merged, and beside the base
+def test_adapter_beside_its_base(benchmark, sst2, tmp_path, dtype):  # noqa: F811
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -49,12 +50,12 @@ def test_adapter_beside_its_base(benchmark, sst2, tmp_path):  # noqa: F811
     get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config).save_pretrained(
         tmp_path / "adapter"
     )
-    given = {"limit": 400, "dtype": "bfloat16"}
+    given = {"limit": 200, "dtype": dtype}
     alone = measure("ours", base, sst2, tmp_path / "alone", **given)
     ours = benchmark.pedantic(
         measure, ("ours", base, sst2, tmp_path / "ours"), {**given, "adapter": tmp_path / "adapter"}, rounds=1
     )
-    benchmark.extra_info |= {"documents": 400, "base": alone, "ours": ours}
+    benchmark.extra_info |= {"documents": 200, "base": alone, "ours": ours}
 
 
 def test_thinking_beside_stock(benchmark, models, sst2, tmp_path):  # noqa: F811

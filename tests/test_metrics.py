@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from harness_ext.task.filters import LabelFilter
 from harness_ext.task.metrics import INVALID, acc_following, mcc, positive_share, score_document
@@ -61,3 +61,9 @@ def test_acc_following_where_all_follow_is_accuracy(pairs):
     references, predictions = zip(*pairs, strict=True)
     items = [(int(r == p), p) for r, p in pairs]
     assert acc_following(items) == pytest.approx(accuracy_score(references, predictions))
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(INVALID, 1)), min_size=1))
+def test_mcc_is_scikit_learns_to_the_last_digit(pairs):
+    assert mcc(pairs) == matthews_corrcoef(*zip(*pairs, strict=True))

@@ -4,6 +4,8 @@ One function scores both output types, so that the forced-choice variant reports
 Without a prediction a document counts as wrong.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import lm_eval.api.metrics  # noqa: F401  registers the aggregations ("mean") that the task YAML names
@@ -55,9 +57,12 @@ def mcc(items: Iterable[tuple[int, int]]) -> float:
     """Matthews correlation of reference and prediction, an invalid prediction being a third class.
 
     lm-eval's own aggregation of that name cannot be used: its standard error draws 100,000 bootstrap
-    samples, minutes for 872 documents.
+    samples, minutes for 872 documents. Written out because scikit-learn, which the tests compare it with,
+    takes half a second to import.
     """
-    from sklearn.metrics import matthews_corrcoef  # a second to import, and only needed at the very end
-
-    references, predictions = zip(*items, strict=True)
-    return float(matthews_corrcoef(references, predictions))
+    pairs = list(items)
+    n, right = len(pairs), sum(reference == prediction for reference, prediction in pairs)
+    references, predictions = map(Counter, zip(*pairs, strict=True))
+    covariance = n * right - sum(count * predictions[label] for label, count in references.items())
+    variances = [n**2 - sum(count**2 for count in each.values()) for each in (references, predictions)]
+    return covariance / math.sqrt(math.prod(variances)) if all(variances) else 0.0

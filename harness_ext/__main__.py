@@ -178,8 +178,8 @@ def _prices(path: str | None) -> "Prices | None":
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["run"]:
-        gc.disable()  # else it looks through what is imported, a million objects, again and again; `worker` enables it
+    if sys.argv[1:2] in (["run"], ["doctor"]):
+        gc.disable()  # else it looks through what is imported, a million objects, again and again; the worker enables it
     code = main()
     gc.freeze()  # else it looks through all of them once more before Python ends
     sys.exit(code)

@@ -58,18 +58,20 @@ def known_to_lm_eval() -> Iterator[None]:
     from lm_eval import evaluator
     from torch.utils import collect_env
 
-    ours: list[tuple[Any, str, Any]] = [
-        (evaluator, "get_git_commit_hash", commit),
-        (collect_env, "get_pretty_env_info", machine_description().result),
-    ]
-    theirs = [getattr(module, name) for module, name, _ in ours]
-    for module, name, made in ours:
-        setattr(module, name, made)
+    found = machine_description().result
+    with replaced(evaluator, get_git_commit_hash=commit), replaced(collect_env, get_pretty_env_info=found):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(module: Any, **ours: Any) -> Iterator[None]:
+    """Let a module have functions of ours in place of its own within the block."""
+    theirs = {name: getattr(module, name) for name in ours}
+    vars(module).update(ours)
     try:
         yield
     finally:
-        for (module, name, _), own in zip(ours, theirs, strict=True):
-            setattr(module, name, own)
+        vars(module).update(theirs)
 
 
 @functools.cache

@@ -28,7 +28,9 @@ class Split(Dataset):
 
     def __iter__(self) -> Iterator[dict]:
         """Yield the rows."""
-        yield from self.to_list()
+        for start in range(0, len(self), 1000):
+            columns = self[start : start + 1000]
+            yield from (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
 def load_splits(
@@ -101,8 +103,9 @@ def overlap(task: Any) -> int | None:
     splits = task.dataset if isinstance(task.dataset, dict) else {}
     if not {"train", "validation"} <= splits.keys() or "sentence" not in splits["train"].column_names:
         return None
-    train = set(map(_bare, splits["train"]["sentence"][:]))
-    return sum(_bare(text) in train for text in splits["validation"]["sentence"][:])
+    alone = set(map(_bare, splits["validation"]["sentence"]))
+    alone.difference_update(map(_bare, splits["train"]["sentence"]))
+    return sum(_bare(text) not in alone for text in splits["validation"]["sentence"])
 
 
 def _bare(text: str) -> str:

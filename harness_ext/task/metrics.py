@@ -4,6 +4,7 @@ One function scores both output types, so that the forced-choice variant reports
 Without a prediction a document counts as wrong.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,8 +20,12 @@ def score_document(doc: dict, results: Sequence) -> dict:
 
     The results are one prediction of `filters.LabelFilter`, or the pairs (log-likelihood, is greedy) of "0" and "1".
     """
-    prediction = _prediction(results)
-    reference = int(doc["label"])
+    return _scores(int(doc["label"]), _prediction(results))
+
+
+@functools.cache
+def _scores(reference: int, prediction: int) -> dict:
+    """Score a prediction; there are six, so that those of many documents take no room."""
     correct = int(prediction == reference)
     return {
         "acc": correct,

@@ -41,7 +41,6 @@ def run_command(build_parser: Callable[[], argparse.ArgumentParser], argv: Seque
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # a progress bar in a log file is noise
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # Arrow's own keeps what was needed to build a table
     # SWIG's types, sentencepiece's among them, warn when they are made; with PYTHONWARNINGS=error that ends in a crash.
     warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute", category=DeprecationWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it advises on a faster CPU kernel

@@ -4,6 +4,7 @@ The lines are those of lm-eval's `evaluate` with ``log_samples``; what stands in
 """
 
 import contextlib
+import copy
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -65,16 +66,15 @@ def scored(asked: Question, prompts: Sequence[str]) -> Iterator[list[dict[str, A
     task = asked.task
     make, score = task.construct_requests, task.process_results
     there, scores = iter(prompts), list[dict[str, Any]]()
-    settings: dict[str, dict[str, Any]] = {}
+    settings = copy.deepcopy(task.config.generation_kwargs)
     keeps_document = asked.subject.reads_sentence or read_documents(task)
 
     def construct_requests(doc: Any, ctx: Any, **kwargs: Any) -> Any:
         prompt = next(there, ctx)
         made = make(doc, prompt if prompt == ctx else ctx, **kwargs)
         for request in made if isinstance(made, list) else [made]:
-            request.arguments = tuple(
-                settings.setdefault(repr(each), each) if isinstance(each, dict) else each for each in request.arguments
-            )
+            if request.request_type == "generate_until":
+                request.arguments = tuple(settings if each == settings else each for each in request.arguments)
             request.doc, request.metadata = doc if keeps_document else None, None
         return made
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 
 from harness_ext import hub as hub_client
@@ -51,6 +52,7 @@ def load_splits(
     The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands them on as
     metadata, with whatever else it holds there). Each split names its source in ``info.description``.
     """
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps what was needed to build a table
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):
         raise DataError(

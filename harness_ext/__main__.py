@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one line); 1 anything else.
 """
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,4 +178,8 @@ def _prices(path: str | None) -> "Prices | None":
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] in (["run"], ["doctor"]):
+        gc.disable()  # else it looks through what is imported, a million objects, again and again; the worker enables it
+    code = main()
+    gc.freeze()  # else it looks through all of them once more before Python ends
+    sys.exit(code)

@@ -1,6 +1,8 @@
 """What stands in the environment, or where a command is called from, changes nothing: schedulers, warnings, git."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,9 +78,6 @@ def test_run_in_a_schedulers_job_with_warnings_as_errors_outside_any_repository_
 
 @pytest.mark.slow
 def test_training_in_a_schedulers_job_ends_as_elsewhere(tmp_path):
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "finetune", "--model=tiny-base", "--samples=16", "--set", "steps={16: 5}"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | STRAY | SLURM, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -93,3 +92,12 @@ def test_commit_in_lm_evals_results_is_this_projects(monkeypatch):
     with provenance.known_to_lm_eval():
         assert evaluator.get_git_commit_hash() == provenance.commit() != own()
     assert evaluator.get_git_commit_hash is own
+
+
+def test_packages_that_describe_the_machine_are_those_that_pip_lists():
+    from torch.utils import collect_env
+
+    command = [sys.executable, "-mpip", "list", "--format=freeze"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    provenance.machine_description()
+    assert collect_env.run(command) == (0, listed.strip(), "")

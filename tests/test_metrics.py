@@ -1,13 +1,16 @@
 """Metrics against hand counts and scikit-learn."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score
+from lm_eval.filters import build_filter_ensemble
+from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from harness_ext.task.filters import LabelFilter
+from harness_ext.task.filters import LabelFilter, read_documents
+from harness_ext.task.find import build_tasks
 from harness_ext.task.metrics import INVALID, acc_following, mcc, positive_share, score_document
 
 
@@ -25,6 +28,12 @@ def test_label_filter_keeps_the_kind_visible():
 def test_label_filter_unknown_rule_is_an_error_when_the_task_is_built():
     with pytest.raises(ValueError, match="Unknown rule"):
         LabelFilter("loose")
+
+
+def test_filters_of_our_tasks_read_no_documents_others_may():
+    ours = build_tasks(["sst2_01_mini"])
+    other = SimpleNamespace(_filters=[build_filter_ensemble("found", [("regex", {"regex_pattern": "[01]"})])])
+    assert [read_documents(task) for task in (*ours, other)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -61,3 +70,10 @@ def test_acc_following_where_all_follow_is_accuracy(pairs):
     references, predictions = zip(*pairs, strict=True)
     items = [(int(r == p), p) for r, p in pairs]
     assert acc_following(items) == pytest.approx(accuracy_score(references, predictions))
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(INVALID, 1)), min_size=1))
+def test_mcc_is_scikit_learns_to_the_last_digit(pairs):
+    assert mcc(pairs) == matthews_corrcoef(*zip(*pairs, strict=True))

@@ -1,6 +1,7 @@
 """Runs end to end on small models: the numbers against stock lm-eval and hand counts, the records, resuming."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import random
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
+from builders import CHAT_TEMPLATE, SENTENCES, THINKING_TEMPLATE, answering_model, build_model, tsv_folder
 from stock import samples_of, stock_samples
 
 from harness_ext.results.records import read_runs
@@ -44,6 +46,34 @@ def test_run_record_agrees_with_a_count_by_hand(door, answering, eight_rows, tmp
     assert record["tokens"]["out"] > 0
     assert record["docs_per_s"] > 0
     assert str(Path.home()) not in json.dumps(record)
+
+
+def test_hash_of_a_task_in_lm_evals_results_is_over_all_lines_of_its_log(door, answering, eight_rows, tmp_path):
+    assert door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path).code == 0
+    (results,) = tmp_path.glob("runs/*/results.json")
+    lines = [line["doc_hash"] + line["prompt_hash"] + line["target_hash"] for line in samples_of(tmp_path)]
+    assert len(lines) == 2 * 8
+    assert json.loads(results.read_text())["task_hashes"] == {"sst2_01": hashlib.sha256("".join(lines).encode()).hexdigest()}
+
+
+@pytest.mark.slow
+def test_memory_of_a_run_grows_by_less_than_its_log_with_the_documents(door, tmp_path):
+    peaks = []
+    for count in (50, 50, 450):  # the first imports
+        rows = [(f"{'a warm film ' * 20}{row}", row % 2) for row in range(count)]
+        data = tsv_folder(tmp_path / f"{count}", rows, SENTENCES * 3)
+        tracemalloc.start()
+        assert door("run", "--model=majority", "--data_dir", data, "-o", tmp_path / "out", "--force").code == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    (log,) = (path for path in tmp_path.glob("out/runs/*/samples.jsonl") if len(path.read_text().splitlines()) == 900)
+    assert peaks[2] - peaks[1] < log.stat().st_size * 400 / 450
+
+
+def test_run_that_begins_without_garbage_collection_ends_with_it(door, answering, eight_rows, tmp_path):
+    gc.disable()
+    assert door("run", "--pretrained", answering, "--data_dir", eight_rows, "-o", tmp_path).code == 0
+    assert gc.isenabled()
 
 
 def test_run_finished_is_not_run_again_unless_forced(door, answering, eight_rows, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness_ext.paths import TASKS_DIR
 from harness_ext.results.experiments import is_no_better
-from harness_ext.results.outcomes import main_counts, one_answer
+from harness_ext.results.outcomes import Outcome, main_counts, one_answer
 from harness_ext.results.tables import visible
 
 NOTABLE = 0.1  # share of outputs without a label from which on something is said
@@ -26,13 +26,12 @@ KINDS = {
 }
 
 
-def examples(samples: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Keep the beginning of the first output of each kind that has no label, from lm-eval's ``samples``."""
+def examples(rows: Iterable[Outcome]) -> dict[str, str]:
+    """Keep the beginning of the first output of each kind that has no label under the lenient rule."""
     found: dict[str, str] = {}
-    for sample in samples:
-        prediction = sample["filtered_resps"][0]
-        if sample["filter"] == "lenient" and isinstance(prediction, str) and prediction.startswith("["):
-            found.setdefault(prediction.strip("[]"), str(sample["resps"][0][0]).strip()[:LENGTH])
+    for row in rows:
+        if row.kinds.get("lenient", "label") != "label":
+            found.setdefault(row.kinds["lenient"], row.response.strip()[:LENGTH])
     return found
 
 

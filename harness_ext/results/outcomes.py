@@ -6,7 +6,8 @@ so that the logs of any two runs can be paired.
 
 import csv
 import re
-from collections import Counter, defaultdict
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,17 @@ def rows(samples: Iterable[dict[str, Any]], margins: Mapping[int, float]) -> lis
 
     The margins, by ``doc_id``, are what the backend knows beyond the log: a forced choice's log holds its own.
     """
-    by_doc: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int, Outcome] = {}
     for sample in samples:
         if "acc_following" not in sample:
             return []
-        by_doc[sample["doc_id"]].append(sample)
-    return [_outcome(by_doc[doc], margins.get(doc)) for doc in sorted(by_doc)]
+        doc, rule, label = sample["doc_id"], sys.intern(sample["filter"]), sample["mcc"][1]
+        if doc not in found:
+            margin = _margin(sample["filtered_resps"]) if margins.get(doc) is None else margins[doc]
+            found[doc] = Outcome(doc, sample["doc_hash"], sample["mcc"][0], {}, {}, margin, _response(sample))
+        found[doc].labels[rule] = label if label in (0, 1) else None
+        found[doc].kinds[rule] = "label" if label in (0, 1) else _kind(sample["filtered_resps"][0])
+    return [found[doc] for doc in sorted(found)]
 
 
 def counts(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
@@ -91,16 +97,6 @@ def excerpt(response: str) -> str:
     """Cut a long response in its middle: what a model says last, behind its thinking, is what its label is read from."""
     half, whole = LONGEST // 2, response.encode("utf-8", "replace").decode()  # a server may send half a surrogate pair
     return whole if len(whole) <= LONGEST else f"{whole[: half - 1]} … {whole[-half + 2 :]}"
-
-
-def _outcome(samples: list[dict[str, Any]], margin: float | None) -> Outcome:
-    first = samples[0]
-    predictions = {sample["filter"]: sample["mcc"][1] for sample in samples}
-    labels = {rule: label if label in (0, 1) else None for rule, label in predictions.items()}
-    kinds = {rule: _kind(each["filtered_resps"][0]) for rule, each in zip(labels, samples, strict=True)}
-    kinds |= {rule: "label" for rule, label in labels.items() if label is not None}
-    margin = _margin(first["filtered_resps"]) if margin is None else margin
-    return Outcome(first["doc_id"], first["doc_hash"], first["mcc"][0], labels, kinds, margin, _response(first))
 
 
 def _response(sample: dict[str, Any]) -> str:

@@ -17,11 +17,12 @@ from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.results import outcomes, records
 from harness_ext.run import calibrate, provenance
 from harness_ext.run.cache import kept_safely, take_over
-from harness_ext.run.lm_eval_output import by_filter, save
+from harness_ext.run.lm_eval_output import by_filter, read_log, save
 from harness_ext.run.plan import Plan
 from harness_ext.run.record import Evaluated, record_of
 from harness_ext.run.redaction import hide
 from harness_ext.run.run_plan import RunPlan
+from harness_ext.run.samples import Samples, scored
 from harness_ext.run.worker import Worker, batch_size
 
 _PASSED_ON = ("gen_kwargs", "model_args", "samples")  # what lm-eval and transformers check only while they run
@@ -83,15 +84,15 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         provenance.machine_description()  # meanwhile
         lm = worker.ready(run, later, cache)
         calibrated = calibrate.calibrate(lm, run.asked) if spec.calibrate else None
-        summary, tracker = evaluate_task(lm, run, cache, work)
-        secrets = run.asked.secrets()
-        samples = hide(summary.pop("samples")[run.asked.task.task_name], secrets)
-        finished = save(tracker, summary, samples, run.asked.task.task_name, work, secrets)
-        metrics = by_filter(summary["results"][run.asked.task.task_name])
+        task = run.asked.task
+        summary, tracker, samples = evaluate_task(lm, run, cache, work)
+        requests = len(task.instances)
+        finished = save(tracker, summary, samples, task.task_name, work, run.asked.secrets())
+        metrics = by_filter(summary["results"][task.task_name])
         account = worker.account()
-        rows = outcomes.rows(samples, account.margins)
+        rows = outcomes.rows(read_log(finished), account.margins)
         total_s = time.perf_counter() - start
-        record = record_of(run, Evaluated(samples, rows, metrics, account, worker.size, started, total_s, calibrated))
+        record = record_of(run, Evaluated(requests, rows, metrics, account, worker.size, started, total_s, calibrated))
         with writing_to(out):
             if rows:
                 outcomes.write(finished / outcomes.FILE, rows)
@@ -103,7 +104,7 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
 
 def evaluate_task(
     lm: Any, run: RunPlan, cache: str | None, work: Path | None = None, seed_shift: int = 0
-) -> tuple[dict[str, Any], Any]:
+) -> tuple[dict[str, Any], Any, Samples]:
     """Let lm-eval put a task to a model, every answer kept as it comes.
 
     Args:
@@ -114,7 +115,7 @@ def evaluate_task(
         seed_shift: Added to torch's seed.
 
     Returns:
-        What ``simple_evaluate`` returns, and the tracker that can write it.
+        What ``simple_evaluate`` returns, the tracker that can write it, and the log of the documents.
     """
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
@@ -129,6 +130,7 @@ def evaluate_task(
         one_line_errors(running=f"lm-eval does not run with {named}: " if named else None),
         kept_safely(lm),
         provenance.known_to_lm_eval(),
+        scored(asked, run.prompts) as scores,
     ):
         summary = simple_evaluate(
             model=lm,
@@ -142,7 +144,7 @@ def evaluate_task(
             samples=spec.samples,
             check_integrity=spec.check_integrity,
             write_out=spec.write_out,
-            log_samples=True,
+            log_samples=False,
             evaluation_tracker=tracker,
             system_instruction=spec.system_instruction,
             apply_chat_template=asked.chat_template,
@@ -158,7 +160,7 @@ def evaluate_task(
         )
     if spec.show_config and work:
         print(json.dumps(summary["configs"], indent=2, default=str))
-    return summary, tracker
+    return summary, tracker, Samples(asked, scores)
 
 
 def _say_how(run: RunPlan, say: Callable[[str], None]) -> None:

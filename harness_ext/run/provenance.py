@@ -8,7 +8,7 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ def machine_description() -> Future[str]:
     """Begin to describe the machine as lm-eval does after each task, by `pip list` and ten other programs; once."""
     from torch.utils import collect_env
 
+    own = collect_env.run
+
+    def run(command: Any) -> Any:  # what pip takes half a second to list, another process, is known here
+        return (0, _installed(), "") if "-mpip" in command else own(command)
+
+    collect_env.run = run
     return ThreadPoolExecutor(1).submit(collect_env.get_pretty_env_info)
 
 
@@ -52,18 +58,20 @@ def known_to_lm_eval() -> Iterator[None]:
     from lm_eval import evaluator
     from torch.utils import collect_env
 
-    ours: list[tuple[Any, str, Any]] = [
-        (evaluator, "get_git_commit_hash", commit),
-        (collect_env, "get_pretty_env_info", machine_description().result),
-    ]
-    theirs = [getattr(module, name) for module, name, _ in ours]
-    for module, name, made in ours:
-        setattr(module, name, made)
+    found = machine_description().result
+    with replaced(evaluator, get_git_commit_hash=commit), replaced(collect_env, get_pretty_env_info=found):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(module: Any, **ours: Any) -> Iterator[None]:
+    """Let a module have functions of ours in place of its own within the block."""
+    theirs = {name: getattr(module, name) for name in ours}
+    vars(module).update(ours)
     try:
         yield
     finally:
-        for (module, name, _), own in zip(ours, theirs, strict=True):
-            setattr(module, name, own)
+        vars(module).update(theirs)
 
 
 @functools.cache
@@ -105,6 +113,12 @@ def flags(values: Iterable[tuple[str, Any]]) -> list[str]:
 def without_folders(word: str) -> str:
     """Cut an absolute path, or a flag's, down to its end: the rest tells whose machine it is."""
     return re.sub(r"^(-\S*=)?(?:/|~).*/(?=[^/]+/?$)", r"\g<1>.../", word)
+
+
+def _installed() -> str:
+    """List all packages as `pip list --format=freeze` does."""
+    lines = {f"{each.metadata['Name']}=={each.version}" for each in distributions()}
+    return "\n".join(sorted(lines, key=lambda line: re.sub("[-_.]+", "-", line.partition("==")[0]).lower()))
 
 
 def _version(package: str) -> str | None:

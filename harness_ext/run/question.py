@@ -3,9 +3,10 @@
 Nothing is answered here, and no weights are loaded.
 """
 
+import itertools
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +98,7 @@ class Question:
             return None
         return subsets.draw(self.train_labels, samples, self.seed, "SHOTS" if self.spec.shots else "SAMPLES")
 
-    def documents(self) -> list[tuple[int, dict[str, Any]]]:
+    def documents(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Return the documents that are asked, LIMIT and --samples applied as lm-eval does, each with its number."""
         from lm_eval.evaluator_utils import get_sample_size
 
@@ -105,7 +106,7 @@ class Question:
         chosen = (self.spec.samples or {}).get(task.task_name)
         if chosen and max(chosen) >= len(task.eval_docs):
             raise UserError(f"--samples {max(chosen)} is beyond the {len(task.eval_docs)} documents of {task.task_name}.")
-        return list(task.doc_iterator(limit=get_sample_size(task, self.spec.limit), samples=chosen))
+        return task.doc_iterator(limit=get_sample_size(task, self.spec.limit), samples=chosen)
 
     def prompts(self) -> list[str]:
         """Render the prompt of every document that is asked, in lm-eval's order, and check that none has lost its sentence.
@@ -120,8 +121,7 @@ class Question:
         reads_prompt = not self.subject.reads_sentence
 
         prompts: list[str] = []
-        documents = [document for _, document in self.documents()]
-        for document in (*documents[:1], *documents):  # the first one twice
+        for _, document in itertools.chain(itertools.islice(self.documents(), 1), self.documents()):  # the first one twice
             if len(prompts) < 2:
                 task.set_fewshot_seed(self.spec.seed[3])
             prompts.append(self._render(document))

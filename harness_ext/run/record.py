@@ -29,8 +29,8 @@ _NAMED_BY_COLUMNS = ("pretrained", "peft", "revision", "dtype", "tokenizer", "ba
 class Evaluated:
     """What came of a run."""
 
-    samples: list[dict[str, Any]]  # lm-eval's log of the documents
-    outcomes: list[outcomes.Outcome]  # the same as `results.outcomes` reads it
+    requests: int  # that lm-eval has made of the documents
+    outcomes: list[outcomes.Outcome]
     metrics: dict[str, dict[str, float]]  # by filter
     account: Account  # what the backend says of its work
     procs: int
@@ -90,17 +90,15 @@ def record_of(run: RunPlan, done: Evaluated) -> dict[str, Any]:
 
 
 def _scores(run: RunPlan, done: Evaluated) -> dict[str, Any]:
-    account, samples, docs = done.account, done.samples, run.asked.task.eval_docs
-    n = len({sample["doc_id"] for sample in samples})
-    answers = n * len(samples[0]["arguments"])
+    account, answers, docs, n = done.account, done.requests, run.asked.task.eval_docs, len(run.prompts)
     is_measured = account.requests and not (account.path.get("from_generation") or account.path.get("documents_kept"))
     return {
         "n": n,
         "n_available": len(docs),
         "train_overlap": data.overlap(run.asked.task),
-        "median_words": data.median_words(docs["sentence"][:]) if "sentence" in getattr(docs, "column_names", ()) else None,
+        "median_words": data.median_words(docs["sentence"]) if "sentence" in getattr(docs, "column_names", ()) else None,
         "counts": outcomes.counts(done.outcomes),
-        "examples": advice.examples(samples),
+        "examples": advice.examples(done.outcomes),
         "margins": _worth(done.outcomes),
         "metrics": done.metrics,
         # Of answers from an earlier attempt no one knows how close they were; nor how close to a boundary that was moved.

@@ -140,6 +140,8 @@ def _apply_overrides(asked: Question) -> None:
         task.set_config(key="num_fewshot", value=spec.num_fewshot or 0)
     elif spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
         task.set_config(key="num_fewshot", value=spec.num_fewshot)
+    if not task.config.num_fewshot and hasattr(task, "sampler"):
+        task.sampler.replace_df([])  # of a train split lm-eval keeps all rows as a list
 
 
 def _settings(asked: Question, checks: Checks) -> Settings | None:

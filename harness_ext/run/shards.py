@@ -7,6 +7,7 @@ uneven share is filled up with requests that stand in the log twice, and a proce
 """
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ from harness_ext.run.cache import kept_safely, take_over
 from harness_ext.run.plan import Plan, plan
 from harness_ext.run.run_plan import RunPlan
 from harness_ext.run.spec import RunSpec
-from harness_ext.run.worker import LocalWorker, Worker, on_device
+from harness_ext.run.worker import LocalWorker, Worker, collect_again, on_device
 
 
 class _StandIn(LM):
@@ -130,6 +131,7 @@ class Shards:
             )
             self._started.append(process)
             self._tell(process, {"spec": self._spec.to_json(), "number": number, "size": self.size})
+        collect_again()
 
     def _tell(self, process: subprocess.Popen, message: dict[str, Any]) -> None:
         assert process.stdin is not None
@@ -256,4 +258,5 @@ def _listen() -> tuple[Iterator[str], Any]:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as in harness_ext.__main__
     _serve()

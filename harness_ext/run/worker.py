@@ -1,5 +1,6 @@
 """What does the work of runs: a model, loaded when the first one needs it, and kept for the next."""
 
+import gc
 import time
 from dataclasses import replace
 from typing import Any, Protocol
@@ -95,6 +96,7 @@ class LocalWorker:
         with one_line_errors(loading=f"Model {asked.subject.name!r}{adapter} does not load: "):
             self._lm = create_model(asked.subject, asked.settings, load)
         self._loaded, self._load_s = (asked.subject, asked.settings), time.perf_counter() - start
+        collect_again()
 
 
 def _needs(subject: Subject, settings: Settings | None) -> tuple[Any, ...]:
@@ -130,6 +132,13 @@ def _tokens_of(run: RunPlan) -> int:
 def batch_size(text: str | None) -> int | str:
     """Return lm-eval's batch size, where the backend is not one that we choose for."""
     return 1 if text is None else int(text) if text.isdecimal() else text
+
+
+def collect_again() -> None:
+    """Look for garbage from here on, where a process has begun without that; what there is by now stays to its end."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def on_device(run: RunPlan, number: int) -> RunPlan:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 
 from harness_ext import hub as hub_client
@@ -28,7 +29,9 @@ class Split(Dataset):
 
     def __iter__(self) -> Iterator[dict]:
         """Yield the rows."""
-        yield from self.to_list()
+        for start in range(0, len(self), 1000):
+            columns = self[start : start + 1000]
+            yield from (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
 def load_splits(
@@ -49,6 +52,7 @@ def load_splits(
     The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands them on as
     metadata, with whatever else it holds there). Each split names its source in ``info.description``.
     """
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps what was needed to build a table
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if embedded is not None and (data_dir or dataset):
         raise DataError(
@@ -101,8 +105,9 @@ def overlap(task: Any) -> int | None:
     splits = task.dataset if isinstance(task.dataset, dict) else {}
     if not {"train", "validation"} <= splits.keys() or "sentence" not in splits["train"].column_names:
         return None
-    train = set(map(_bare, splits["train"]["sentence"][:]))
-    return sum(_bare(text) in train for text in splits["validation"]["sentence"][:])
+    alone = set(map(_bare, splits["validation"]["sentence"]))
+    alone.difference_update(map(_bare, splits["train"]["sentence"]))
+    return sum(_bare(text) not in alone for text in splits["validation"]["sentence"])
 
 
 def _bare(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
+from lm_eval.filters.selection import TakeFirstFilter
 
 from harness_ext.errors import UserError
 from harness_ext.task import labels
@@ -56,6 +57,11 @@ def answers_of(task: Any) -> tuple[str, ...]:
                 f"{read[0]!r} or {read[1]!r}: give the filter answers: {list(asked)}."
             )
     return asked
+
+
+def read_documents(task: Any) -> bool:
+    """Tell whether a task's filters may read documents: neither ours nor that of a task without filters does."""
+    return any(step.func not in (LabelFilter, TakeFirstFilter) for ensemble in task._filters for step in ensemble.filters)
 
 
 def settled_test(task: Any) -> Callable[[str], bool] | None:

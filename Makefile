@@ -133,7 +133,7 @@ bench: $(READY)  ## Measure speed (pytest-benchmark, half an hour); figures go t
 	@exec .venv/bin/python tests/benchmarks/table.py results/bench.json results/bench.md
 
 bench-gpu: $(READY)  ## Measure speed on one CUDA GPU beside stock lm-eval and vLLM (6 minutes); figures go to results/bench-gpu.json
-	@exec env PYTHONPATH=tests/benchmarks .venv/bin/python tests/benchmarks/gpu.py
+	@exec env PYTHONPATH=tests/benchmarks .venv/bin/python tests/benchmarks/bench_gpu.py
 
 lint: $(READY)  ## ruff, mypy, and who may import whom
 	.venv/bin/ruff check .

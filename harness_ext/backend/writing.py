@@ -3,6 +3,7 @@
 Knows HFLM; how rows are run is `engine`'s, how a token is chosen `next_token`'s, when an answer is at its end `ending`'s.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,19 +48,22 @@ class Writer:
 
     def answer(self, requests: list) -> list[str]:
         """Answer requests, the longest first, or say that they are `NotCovered`."""
-        turns = drawn.turns(requests)
-        kept = self.lm.kept if self.config.do_sample else {}  # lm-eval looks for those that are not drawn
-        answers = {number: kept[name] for number, turn in enumerate(turns) if (name := drawn.name(*turn)) in kept}
-        self.lm.account.requests -= len(answers)  # the caller counts all
-        self.bar.update(len(answers))
-        waiting = [number for number in range(len(requests)) if number not in answers]
+        is_drawn, answers = self.config.do_sample, [""] * len(requests)
+        turns = drawn.turns(requests) if is_drawn else []  # lm-eval looks itself for kept answers that are not drawn
+        kept = {number for number, turn in enumerate(turns) if drawn.name(*turn) in self.lm.kept}
+        for number in kept:
+            answers[number] = self.lm.kept[drawn.name(*turns[number])]
+        self.lm.account.requests -= len(kept)  # the caller counts all
+        self.bar.update(len(kept))
+        waiting = [number for number in range(len(requests)) if number not in kept]
         waiting.sort(key=lambda number: -len(requests[number].args[0]))
         for start in range(0, len(waiting), CHUNK):
             numbers = waiting[start : start + CHUNK]
-            texts = self._chunk([requests[number] for number in numbers], [turns[number] for number in numbers])
-            answers |= zip(numbers, texts, strict=True)
-        self.lm.account.near_ties = None if self.config.do_sample else len(self.close)
-        return [answers[number] for number in range(len(requests))]
+            their_turns = [turns[number] for number in numbers if is_drawn]
+            for number, text in zip(numbers, self._chunk([requests[n] for n in numbers], their_turns), strict=True):
+                answers[number] = sys.intern(text)  # most are alike
+        self.lm.account.near_ties = None if is_drawn else len(self.close)
+        return answers
 
     def _ending(self) -> Ending:
         lm, ends = self.lm, self.config.eos_token_id

@@ -105,6 +105,9 @@ def main() -> None:
             give_stock_the_same_examples(given["shots"])
             common += ["--num_fewshot", given["shots"]]
         arguments = f"pretrained={model}" + (f",dtype={given['dtype']}" if "dtype" in given else "")
+        common += (
+            ["--apply_chat_template", "--fewshot_as_multiturn"] if "chat" in given else []
+        )  # ours does where there is one
         device = given.get("device", "cpu")
         sys.argv = [
             "lm-eval", "run", "--model", "hf", "--model_args", arguments, "--include_path", "tasks", "--device", device,

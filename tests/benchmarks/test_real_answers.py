@@ -26,7 +26,7 @@ def real(name: str) -> Path:
 
 @pytest.mark.parametrize(("name", "dtype", "batches", "shots", "limit"), CASES)
 def test_real_model_beside_stock(benchmark, sst2, tmp_path, name, dtype, batches, shots, limit):  # noqa: F811
-    given = {"limit": limit, "dtype": dtype, "shots": shots}
+    given = {"limit": limit, "dtype": dtype, "shots": shots, "chat": "yes" if "Instruct" in name else ""}
     theirs = {
         batch: measure("stock", real(name), sst2, tmp_path / f"stock{batch}", batch=batch, **given) for batch in batches
     }

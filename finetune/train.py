@@ -148,8 +148,8 @@ def _outcome(trainer: Any) -> dict[str, Any]:
     return {
         "held_out": {
             "n": len(classes),
-            "loss": float(prediction.metrics["eval_loss"]),
-            "score": float(prediction.metrics["eval_score"]),
+            "loss": float(prediction.metrics["test_loss"]),
+            "score": float(prediction.metrics["test_score"]),
             "positive_share": float(classes.mean()),
         },
         "collapsed": collapsed,

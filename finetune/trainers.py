@@ -81,7 +81,11 @@ class CheckedTrainer(Trainer):
     def final_scores(self) -> Any:
         """Return predictions and metrics of the rows held out, computed anew only if a step has been made since."""
         if self.scored_at != self.state.global_step:
-            self.predict(self.eval_dataset, metric_key_prefix="eval")
+            self.predict(self.eval_dataset)
+        else:
+            metrics = {name.replace("eval_", "test_", 1): value for name, value in self.scores.metrics.items()}
+            self.scores = self.scores._replace(metrics=metrics)
+            self.callback_handler.on_predict(self.args, self.state, self.control, metrics)  # loggers are told all the same
         return self.scores
 
     def loss_of(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -227,11 +227,7 @@ def _attend_few(
         scores.insert(0, scored(flat.view(shared, rows, -1, flat.shape[-1]).transpose(0, 1), hidden[0]))
     if sinks is not None:
         scores.append(sinks.view(1, shared, -1, 1, 1).expand(rows, -1, -1, new, 1).to(query.dtype))
-    shares = (
-        torch.softmax(torch.cat(scores, dim=-1), dim=-1)
-        .to(value.dtype)
-        .view(rows, shared, -1, sum(x.shape[-1] for x in scores))
-    )
+    shares = torch.softmax(torch.cat(scores, dim=-1), dim=-1).to(value.dtype).flatten(2, 3)
     before = scores[0].shape[-1] if front else 0
     out = shares[..., before : before + key.shape[2]] @ value
     if front:

@@ -4,8 +4,7 @@ Knows torch; nothing of models, prompts or answers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -58,10 +57,8 @@ class Room:
         self._bytes, self._tokens, self._written = self._bytes / 2, self._tokens // 2, self._written // 2
         release_memory()
 
-    @contextmanager
-    def reading(self, rows: int, width: int) -> Iterator[None]:
-        """Count a batch that is read within the block."""
-        yield
+    def count(self, rows: int, width: int) -> None:
+        """Count a batch that has been read."""
         self.shapes[shape(rows, width)] += 1
 
     def _at_most(self, rows: int, row_bytes: int) -> int:
@@ -96,8 +93,8 @@ def run_in_batches(
             batch = [item for item in batch if length(item) == length(batch[0])]
         short = False
         try:
-            with room.reading(len(batch), width):
-                run(batch)
+            run(batch)
+            room.count(len(batch), width)
             del waiting[: len(batch)]
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(batch) == 1:

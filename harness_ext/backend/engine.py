@@ -124,8 +124,8 @@ def _write(
             places = reader.places(most)
         if fresh := _next(waiting, places, room):
             opened += fresh
-            with room.reading(len(fresh), len(fresh[0])):
-                tokens = choose(fresh, reader.read([row.ids + row.written for row in fresh], places)[:, -1])
+            tokens = choose(fresh, reader.read([row.ids + row.written for row in fresh], places)[:, -1])
+            room.count(len(fresh), len(fresh[0]))
         else:
             _shrink(waiting, opened, places, room)
             fresh = opened

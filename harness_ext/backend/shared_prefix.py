@@ -1,7 +1,6 @@
 """Prompts read behind what they all begin with, in batches that fit the memory.
 
-This is compared with the model asked plainly before it is used. Knows `verified.VerifiedLM`; nothing of what
-is asked.
+This is compared with the model asked plainly before it is used. Knows `verified.VerifiedLM`; nothing of what is asked.
 """
 
 from functools import partial
@@ -54,9 +53,8 @@ class SharedPrefix:
         hidden = getattr(config, "hidden_size", 0) or 1024
         widest = max(getattr(config, "intermediate_size", 0) or 4 * hidden, hidden)
         per_token = 8 * (widest + hidden) * lm.model.dtype.itemsize
-        logits = 16 * getattr(
-            config, "vocab_size", 0
-        )  # of a row's last token: as computed, in float32, and what is made of it
+        # Of a row's last token: as computed, in float32, and what is made of them.
+        logits = 16 * getattr(config, "vocab_size", 0)
         return batches.Room(
             lm.device,
             lm.model,

@@ -1,5 +1,6 @@
 """SIGTERM and SIGHUP end a command as Ctrl-C does: what is done is kept, that is said, and no process stays behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,7 +39,7 @@ def ended():
     yield start
     for process in started:
         for each in (*descendants(process), process):
-            if each.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
 
 
@@ -47,6 +48,13 @@ def descendants(process):
         return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def command_line(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended since it was listed, reaped or not
+        return ""
 
 
 def wait_for(condition, process, seconds=90):
@@ -186,7 +194,7 @@ def test_sigterm_to_process_0_of_several_leaves_none(when, answering, ended, tmp
     me = psutil.Process(run.pid)
 
     def helpers():
-        return [each for each in descendants(me) if "harness_ext" in " ".join(each.cmdline())]
+        return [each for each in descendants(me) if "harness_ext" in command_line(each)]
 
     wait_for(helpers, run)
     if when == "answering":

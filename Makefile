@@ -5,7 +5,7 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
   SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
@@ -16,11 +16,11 @@ READY := .venv/ready
 
 # What each target reads, beside what .venv is made with. A variable on the command line that none of the targets reads
 # would have no effect, so it is refused; of the environment's, which other programs may mean, nothing is said.
-RUN_READS := MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+RUN_READS := MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
   SHOTS CALIBRATE ROWS OUT SEED FORCE ARGS
 eval.reads := $(RUN_READS)
 doctor.reads := $(RUN_READS)
-finetune.reads := MODEL TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
+finetune.reads := MODEL GGUF TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
 leaderboard.reads := OUT PRICES ARGS
 report.reads := OUT DATA_DIR PRICES ARGS
@@ -49,7 +49,7 @@ endif
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
+	@echo 'Variables: MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -68,7 +68,7 @@ refuse:
 	@touch $@
 
 # eval and doctor take the same: what a run is asked can be examined first.
-RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
+RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${GGUF:+"--gguf=$$GGUF"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
   $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
   $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${BACKEND:+"--model=$$BACKEND"} $${SEED:+"--seeds=$$SEED"} \
   $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
@@ -88,7 +88,7 @@ doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MO
 
 finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
 	@exec .venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
-	  $${RECIPE:+"--recipe=$$RECIPE"} $${TASK:+"--task=$$TASK"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
+	  $${GGUF:+"--gguf=$$GGUF"} $${RECIPE:+"--recipe=$$RECIPE"} $${TASK:+"--task=$$TASK"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
 	  $${ROWS:+"--rows=$$ROWS"} $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${REPORT_TO:+"--report_to=$$REPORT_TO"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 

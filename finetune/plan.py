@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def base_name(self) -> str:
-        """The base as an adapter's config names it: a shipped name, a Hub id, or the folder as it was typed."""
-        return self.base.name if self.base.name in SHIPPED else self.base.path
+        """The base as an adapter's config names it: a shipped name, a Hub id, or the folder or file as it was typed."""
+        return self.base.name if self.base.name in SHIPPED else self.base.typed
 
     def render(self, document: dict) -> str:
         """Render a document's prompt as the evaluation does; a classifier reads the sentence alone."""
@@ -107,7 +107,8 @@ def make_plan(spec: TrainSpec) -> Plan:
     notes = [f"Note: {said}"] if (said := leftover(base)) else []
     notes.append(
         f"recipe {recipe_name} ({recipe.kind}) · task {task.task_name} · device {settings.device} · dtype {dtype}"
-        f"{', products in bfloat16' * mixed}{' · chat template on' * settings.chat_template}"
+        f"{', products in bfloat16' * mixed}{' (unpacked from a GGUF file)' * bool(base.file)}"
+        f"{' · chat template on' * settings.chat_template}"
         f"{f' · pooling {pooling.mode}' if pooling else ''}{mended}"
     )
     plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes, pooling)
@@ -129,13 +130,14 @@ def _mend_tokenizer(tokenizer: Any, base: Checkpoint, recipe: Recipe) -> str:
 
 def _recipe(spec: TrainSpec, base: Checkpoint) -> tuple[str, Recipe]:
     """Read the recipe that was named, or the one for such a base, and check that it can train it."""
-    if method := quantisation.stored(base.config):
+    if (method := quantisation.stored(base.config)) and not base.file:
         raise UserError(
             f"Base {base.name!r} is stored in {method}; only full-precision ones are trained. Name the model it was made "
             "from; `--set quantise=nf4` loads that in 4 bits."
         )
     name = spec.recipe or _default_recipe(base)
     recipe = read_recipe(name, spec.overrides)
+    quantisation.check_possible(base.name, base.config, recipe.quantise)
     if recipe.kind == "generative" and not is_generative(base):
         fitting = [path.stem for path in sorted(RECIPES.glob("*.yaml")) if read_recipe(path.stem).kind == "classifier"]
         raise UserError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from finetune.config import read_recipe
+from harness_ext.paths import file_of
 from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", metavar="<n>", help="16, 64, any even number, or all; several with commas (default: 64)")
     add("--seed", dest="seeds", metavar="<n>", help="decides rows, weights and order; several with commas (default: 0)")
     add("--model", metavar="<model>", help="Hub id, folder or shipped name (default: Qwen/Qwen2.5-0.5B)")
+    add("--gguf", metavar="<file>", help="which GGUF file of --model, where that holds several")
     add("--recipe", metavar="<recipe>", help="name in finetune/recipes, or a YAML file (default: by the model)")
     often: dict[str, Any] = {"action": "append", "metavar": "<name=value>"}
     add("--set", dest="overrides", help="replace one setting of the recipe; repeatable", **often)
@@ -91,4 +93,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_spec(args: argparse.Namespace) -> TrainSpec:
     """Read the command line; what is wrong with it alone is said."""
     known = TrainSpec.__dataclass_fields__
+    args.model = file_of(args.model, args.gguf)
     return make_spec(**{name: value for name, value in vars(args).items() if name in known and value is not None})

@@ -53,6 +53,13 @@ def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
         ) from None
 
 
+def is_cached(name: str, file: str, revision: str) -> bool:
+    """Tell whether the cache holds a file of a model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+
+
 def _gated(kind: str, name: str) -> UserError:
     return UserError(
         f"The {kind} {name!r} is gated: accept its licence on its Hub page, then run `hf auth login` or set HF_TOKEN."

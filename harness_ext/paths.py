@@ -19,6 +19,13 @@ def as_path(what: str, text: str) -> Path:
     return path
 
 
+def file_of(model: str | None, gguf: str | None) -> str | None:
+    """Write a model and the file of it that GGUF= names as one path, which MODEL= takes too."""
+    if gguf and not model:
+        raise UserError(f"GGUF {gguf!r} names a file of MODEL=, a folder or Hub id: give that too.")
+    return f"{model}/{gguf}" if gguf else model
+
+
 def local_path(folder: Path) -> str:
     """Write a folder so that no library takes it for a Hub id and looks it up there."""
     return str(folder) if folder.is_absolute() else f"./{folder}"

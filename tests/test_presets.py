@@ -31,6 +31,7 @@ QWEN3_8B = {
     **QWEN3, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
     "tie_word_embeddings": False,
 }  # fmt: skip
+GGUF = {"dtype": "bfloat16", "gguf": {"quantisation": "Q4_K_M"}}
 AWQ = {"dtype": "float16", "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
 PUBLIC: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -47,6 +48,7 @@ PUBLIC: dict[str, dict[str, Any]] = {
         "model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
         "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False, **AWQ,
     },
+    "qwen3-8b-gguf": QWEN3_8B | GGUF,
     "gemma-3-1b": {
         "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 1152, "intermediate_size": 6912,
         "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512,
@@ -64,12 +66,14 @@ PUBLIC: dict[str, dict[str, Any]] = {
         "dtype": "float16",
     },
 }  # fmt: skip
+PUBLIC["qwen2.5-7b-gguf"] = PUBLIC["qwen2.5-7b"] | GGUF
+del PUBLIC["qwen2.5-7b-gguf"]["quantization_config"]
 
 
 @cache
 def parameters(name: str) -> int:
     """Count the parameters of transformers' own class for a public config, on torch's device without memory."""
-    fields = {field: value for field, value in PUBLIC[name].items() if field != "quantization_config"}
+    fields = {field: value for field, value in PUBLIC[name].items() if field not in ("quantization_config", "gguf")}
     config = transformers.AutoConfig.for_model(**fields)
     auto = transformers.AutoModel if name.startswith("deberta") else transformers.AutoModelForCausalLM
     with torch.device("meta"):
@@ -88,6 +92,8 @@ def stored_bytes(name: str) -> int:
 @pytest.mark.parametrize("name", presets.load())
 def test_preset_says_the_size_and_memory_that_follow_from_the_public_config(name):
     preset, config = presets.load()[name], PUBLIC[name]
+    if "gguf" in config:
+        config = config | {"gguf": {"parameters": parameters(name)}}
     assert preset.parameters == pytest.approx(parameters(name) / 1e9, rel=0.1)
     (task,) = build_tasks([preset.task], metadata={"data_dir": "tasks/sst2_01/mini"})
     tokens = LONGEST_PROMPT + task.config.generation_kwargs["max_gen_toks"]

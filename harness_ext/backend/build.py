@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.backend.subject import HF, VLLM, Subject
-from harness_ext.model import adapters, memory, pooling
+from harness_ext.model import adapters, gguf, memory, pooling
 from harness_ext.model.checkpoints import pinned
 from harness_ext.model.loading import NO_ADAPTER, load_tokenizer, quieten_libraries
 from harness_ext.model.settings import Settings
@@ -92,6 +92,9 @@ def _checkpoint_args(subject: Subject, settings: Settings) -> dict[str, Any]:
         args["pooling"] = pooled.mode if pooled else None
     else:
         args["chat_template_args"] = settings.template_args
+    if base.file and subject.backend == HF:  # ours see the link by themselves
+        args["gguf_file"] = gguf.LINK
+        args.setdefault("tokenizer", load_tokenizer(base))
     if base.holds_adapter and subject.backend == HF:  # ours never put it on
         args |= NO_ADAPTER
     if not subject.allow_pickle:

@@ -5,12 +5,14 @@ Source: ``lm_eval/models/vllm_causallms.py`` and vLLM's ``vllm/config/lora.py`` 
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
 from harness_ext.model.adapters import brings_tokenizer
 from harness_ext.model.checkpoints import Checkpoint, is_classifier
+from harness_ext.model.gguf import LINK
 from harness_ext.model.settings import Settings
 from harness_ext.task.labels import ends_open
 
@@ -76,6 +78,8 @@ def model_args(subject: Subject, settings: Settings, tokens: int) -> dict[str, A
         "pretrained": base.path, "revision": base.revision, "dtype": settings.dtype, "batch_size": settings.batch_size,
         "enable_prefix_caching": True, "max_model_len": min(context, tokens + ROOM),
     }  # fmt: skip
+    if base.file:
+        args |= {"pretrained": str(Path(base.path, LINK)), "tokenizer": base.path, "hf_config_path": base.path}
     if adapter:
         args |= {"lora_local_path": adapter.path, "max_lora_rank": lora_rank(adapter)}
     args |= {name: value for name, value in subject.args.items() if name not in OURS}

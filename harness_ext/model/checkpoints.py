@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import hub
-from harness_ext.errors import UserError
-from harness_ext.model import files, generation_config, presets, quantisation
+from harness_ext.errors import UserError, did_you_mean
+from harness_ext.model import files, generation_config, gguf, presets, quantisation
 from harness_ext.paths import SHIPPED, as_path, local_path
 
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p")  # transformers' names
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_HUB_FILE = re.compile(r"([\w.-]{1,96}/[\w.-]{1,96})/(.+\.gguf)")
 _NOT_GENERATIVE = re.compile(
     r"(For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice)|(?<!LMHead)Model)$"
 )
@@ -32,12 +33,13 @@ class Checkpoint:
     """A model or adapter that can be loaded."""
 
     name: str  # in tables: a Hub id, a shipped name or a folder's name
-    path: str  # what from_pretrained takes: the Hub id or the folder
+    path: str  # what from_pretrained takes: the Hub id or the folder; of a GGUF file the folder made of it (`gguf`)
     version: str  # a Hub commit, or sha256: and 16 digits over a folder's files; empty if these have not been read
     config: dict[str, Any]  # config.json or adapter_config.json
     manifest: dict[str, Any] = field(default_factory=dict)  # the run.json that `finetune` left beside an adapter
     files: dict[str, int] = field(default_factory=dict)  # bytes by file name
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes by name, of an adapter
+    file: str = ""  # the GGUF file, as a user types it
 
     @property
     def revision(self) -> str:
@@ -45,9 +47,14 @@ class Checkpoint:
         return "main" if self.version.startswith("sha256:") else self.version or "main"
 
     @property
+    def typed(self) -> str:
+        """What a user types to get it: a Hub id, a folder or a file."""
+        return self.file or self.path
+
+    @property
     def weights(self) -> dict[str, int]:
         """The weights that would be loaded, by file with their bytes: safetensors, or pickles where there are none."""
-        return {name: self.files[name] for name in files.weights_among(self.files)}
+        return self.files if self.file else {name: self.files[name] for name in files.weights_among(self.files)}
 
     @property
     def holds_adapter(self) -> bool:
@@ -74,15 +81,25 @@ def find_model(text: str, revision: str = "main", *, allow_pickle: bool = False)
     return pinned(found.checkpoint)
 
 
-def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = False) -> Inspection:
-    """Find a model as `find_model` does, but go on after a problem where it is found at all, and read no weights."""
+def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = False, fetch: bool = True) -> Inspection:
+    """Find a model as `find_model` does, but go on after a problem where it is found at all, and read no weights.
+
+    A GGUF file on the Hub is downloaded, as its config and tokenizer are inside it, unless `fetch` forbids it.
+    """
     folder = SHIPPED.get(text) or as_path("Model", text)
     if text and folder.is_dir():
-        return _inspect_folder(folder, text if text in SHIPPED else folder.resolve().name, allow_pickle)
+        names = files.sizes(folder)
+        if files.weights_among(names) or files.ADAPTER_CONFIG in names or not gguf.models_among(names):
+            return _inspect_folder(folder, text if text in SHIPPED else folder.resolve().name, allow_pickle)
+        folder = folder / gguf.the_model(f"Folder '{folder}'", names)
+    if folder.is_file() and folder.suffix == ".gguf":
+        return _inspect_gguf(folder, folder.name, local_path(folder))
     if preset := presets.find(text):
         text, folder = preset.model, as_path("Model", preset.model)
     if _HUB_ID.fullmatch(text) and not folder.exists():
-        return _inspect_on_hub(text, revision, allow_pickle)
+        return _inspect_on_hub(text, revision, allow_pickle, fetch)
+    if found := _HUB_FILE.fullmatch(text):
+        return _inspect_hub_file(found[1], found[2], hub.look_up("model", found[1], revision), revision, fetch)
     kind = "a file: pass its folder" if folder.is_file() else "neither a folder nor a Hub id (owner/name)"
     raise UserError(f"Model {text!r} is {kind}.{near_folders(folder)}")
 
@@ -141,7 +158,8 @@ def near_folders(path: Path) -> str:
     named = [*SHIPPED, *presets.load()]
     near = []
     for parent in (path.parent, path.parent / "models"):
-        there = sorted(each.name for each in parent.glob("*/"))  # none where it is not there or may not be listed
+        # None where it is not there or may not be listed.
+        there = sorted(each.name for each in (*parent.glob("*/"), *parent.glob("*.gguf")))
         inside = [each for each in there if len(name) > 2 and name in each.casefold()][:3]
         near += [str(parent / each) for each in (*difflib.get_close_matches(path.name, there, n=2, cutoff=0.7), *inside)]
     near += [each for each in named if len(text) > 2 and text in each][:6]
@@ -171,11 +189,36 @@ def _inspect_folder(folder: Path, name: str, allow_pickle: bool) -> Inspection:
     return Inspection(Checkpoint(name, local_path(folder), "", config, files=sizes), problems)
 
 
-def _inspect_on_hub(name: str, revision: str, allow_pickle: bool) -> Inspection:
+def _inspect_gguf(file: Path, name: str, typed: str) -> Inspection:
+    parts = [file.with_name(part) for part in gguf.parts_of(file.name)]
+    folder, version = gguf.as_folder(parts)
+    config, sizes = files.read_json(folder, "config.json"), {part.name: part.stat().st_size for part in parts}
+    return Inspection(Checkpoint(name, str(folder), version, config, files=sizes, file=typed), {})
+
+
+def _inspect_hub_file(name: str, file: str, listed: dict[str, int] | None, revision: str, fetch: bool) -> Inspection:
+    """Fetch a GGUF file from the Hub, or find it in the cache."""
+    typed = f"{name}/{file}"
+    if listed is not None and file not in listed:
+        near = did_you_mean(file, gguf.models_among(listed), most=3, cutoff=0.3)
+        raise UserError(f"Model {name!r} has no file {file!r} on the Hub.{near}")
+    if not fetch and not hub.is_cached(name, file, revision):
+        size = f" ({listed[file] / 1e9:.1f} GB)" if listed else ""
+        raise UserError(
+            f"Model {typed!r} keeps its config and tokenizer inside a file that is not here yet{size}: "
+            f"`hf download {name} {file}` first."
+        )
+    fetched = [hub.fetch_config(name, revision, part) for part in gguf.parts_of(file)]
+    return _inspect_gguf(fetched[0], typed, typed)
+
+
+def _inspect_on_hub(name: str, revision: str, allow_pickle: bool, fetch: bool) -> Inspection:
     """Pin a Hub model's commit and read its config, from the cache if the Hub cannot be reached."""
     listed = None
     try:
         listed = hub.look_up("model", name, revision)
+        if listed and gguf.models_among(listed) and not files.weights_among(listed):
+            return _inspect_hub_file(name, gguf.the_model(f"Model {name!r}", listed), listed, revision, fetch)
         # By the name of the revision, not its commit: the cache is to know the name too when there is no connection.
         file = hub.fetch_config(name, revision)
     except UserError as error:

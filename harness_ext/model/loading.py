@@ -9,7 +9,7 @@ from typing import Any
 
 from harness_ext import hub
 from harness_ext.errors import UserError, one_line_errors
-from harness_ext.model import files, quantisation
+from harness_ext.model import files, gguf, quantisation
 from harness_ext.model.adapters import brings_tokenizer, read_shapes
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.paths import SHIPPED, as_path, local_path
@@ -52,11 +52,13 @@ class WholeModel:
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """Load a model as the auto class does, or say what is wrong with its weights."""
+        kwargs = {**kwargs, **self.kwargs}
         tolerant = {"ignore_mismatched_sizes": True} if self.may_lack else {}
+        unpacked = gguf.options(args[0] if args else kwargs["pretrained_model_name_or_path"], kwargs)
         other_sizes = UserError("Its weights have other sizes than its config.json says: they do not belong together.")
         try:
             model, found = self.auto_class.from_pretrained(
-                *args, output_loading_info=True, **NO_ADAPTER, **tolerant, **{**kwargs, **self.kwargs}
+                *args, output_loading_info=True, **NO_ADAPTER, **tolerant, **{**kwargs, **unpacked}
             )
         except RuntimeError as error:
             if "mismatch" not in str(error):
@@ -68,6 +70,8 @@ class WholeModel:
         self.missing = sorted({*found["missing_keys"], *resized})
         if missing := [key for key in self.missing if not self._may_lack(key)]:
             raise UserError(f"Its files lack {len(missing)} of the model's weights, first {missing[0]}. {self.lacking}")
+        if unpacked:
+            gguf.forget(model)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 # bitsandbytes repacks 4-bit weights for bfloat16 products at the first evaluation on such a CPU, whatever

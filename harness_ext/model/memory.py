@@ -17,7 +17,7 @@ GB = 1e9
 # these scales (https://arxiv.org/abs/2305.14314, section 3); int8 has one scale a row, which does not count.
 QUANTISED = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
 _ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
-_SPREADS = {"parallelize", "device_map", "gguf_file"}  # model_args with which weights go elsewhere, or are others
+_SPREADS = {"parallelize", "device_map"}  # model_args with which weights go elsewhere
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -50,8 +50,10 @@ def without_weights(config: Any, auto_class: Any) -> Any:
 def weights_bytes(config: dict[str, Any], file_bytes: int, dtype: str, quantise: str | None = None) -> int:
     """Estimate the bytes of weights that are converted to a dtype (``auto``: not), and quantised if to one of `QUANTISED`.
 
-    A checkpoint that is stored quantised takes what its files take.
+    A checkpoint that is stored quantised takes what its files take; a GGUF file is unpacked.
     """
+    if "gguf" in config:
+        return config["gguf"]["parameters"] * _ITEM.get(dtype, 4)
     if config.get("quantization_config"):
         return file_bytes
     stored = _ITEM.get(stored_dtype(config), 4)

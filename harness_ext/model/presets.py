@@ -20,7 +20,7 @@ class Preset:
     """A model of the original experiment."""
 
     name: str
-    model: str  # Hub id
+    model: str  # Hub id; of a GGUF file with its name
     parameters: float  # in billions
     memory_gb: float  # estimated need on a GPU with `task`, at `batch` or 64 rows
     reported: str  # its name in results/reported.csv
@@ -32,6 +32,7 @@ class Preset:
     gated: bool = False  # the Hub asks for a licence to be accepted
     finetune: bool = False  # it cannot be prompted, only fine-tuned
     pickled: bool = False  # its weights are no safetensors
+    unverified: bool = False  # nobody here could look whether the Hub has it under this name
 
     @property
     def command(self) -> str:
@@ -70,7 +71,10 @@ def show(width: int | None = None) -> None:
         (Column("size"), lambda each: f"{each.parameters:g}B"),
         (Column("memory"), lambda each: f"{each.memory_gb:g} GB"),
         (Column("reported %"), lambda each: prompted.get(each.reported, "by labels")),
-        (Column("4 bits", is_left=True, dropped=3), lambda each: each.quantise or each.stored or ""),
+        (
+            Column("4 bits", is_left=True, dropped=3),
+            lambda each: (each.quantise or each.stored or "") + ", unverified" * each.unverified,
+        ),
         (Column("gated", is_left=True, dropped=4), lambda each: "yes" if each.gated else ""),
         (Column("task", is_name=True, dropped=1), lambda each: each.task),
         (Column("command", is_left=True, dropped=2), lambda each: each.command),

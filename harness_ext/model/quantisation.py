@@ -24,13 +24,15 @@ def check_possible(name: str, config: dict[str, Any], asked: str | None) -> None
     """Check that a model of this name and ``config.json`` can be quantised to ``nf4`` or ``int8`` while it loads."""
     if asked is None:
         return
-    if method := stored(config):
+    if method := stored(config) or ("gguf" in config and "a GGUF file"):
         raise UserError(f"Model {name!r} is quantised already ({method}), so QUANT={asked} cannot apply. Leave it out.")
     check_installed(f"QUANT={asked}", "bitsandbytes")
 
 
 def stored(config: dict[str, Any]) -> str | None:
-    """Name how a checkpoint's weights are quantised on disk: ``awq``, ``gptq``, ``nf4``, ``int8``, or as its config says."""
+    """Name how a checkpoint's weights are quantised on disk: ``awq``, ``gptq``, ``nf4``, ``int8``, or as its maker says."""
+    if "gguf" in config:
+        return config["gguf"]["quantisation"]
     fields = config.get("quantization_config")
     if not fields or not isinstance(fields, dict):  # `check_stored` says what is wrong with another
         return None
@@ -72,7 +74,11 @@ def check_stored(what: str, config: dict[str, Any]) -> None:
 
 def check_installed(what: str, *packages: str) -> None:
     """Check that packages are there, and say with which command they are installed."""
-    extra = {"gptqmodel": "make setup EXTRAS=awq", "optimum": "make setup EXTRAS=awq"}
+    extra = {
+        "gptqmodel": "make setup EXTRAS=awq",
+        "optimum": "make setup EXTRAS=awq",
+        "gguf": "make setup EXTRAS=gguf",
+    }
     for package in packages:
         if importlib.util.find_spec(package) is None:
             command = extra.get(package, f".venv/bin/pip install -c constraints.txt {package}")

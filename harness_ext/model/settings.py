@@ -89,7 +89,7 @@ def choose(
     reasons = {
         "device": why_device,
         "dtype": "the adapter was trained in it" if dtype_of_adapter else why_dtype,
-        "quantisation": "while loading" if quantise else "as stored" if quantisation else None,
+        "quantisation": "while loading" if quantise else _as_stored(config, dtype) if quantisation else None,
         "chat template": why_template,
         "thinking": why_thinking,
         "sampling": "the model's own" if sampling else None,
@@ -147,6 +147,8 @@ def _dtype(asked: str | None, device: str, config: dict[str, Any]) -> tuple[str,
     if asked is not None:
         if asked not in DTYPES:
             raise UserError(f"DTYPE {asked!r} is not one of {', '.join(DTYPES)}.")
+        if asked == "auto" and "gguf" in config:
+            raise UserError("DTYPE=auto: a GGUF file is unpacked to a dtype. Name it, or leave DTYPE out.")
         if asked == "bfloat16" and method == "awq" and device.startswith("cuda"):
             raise UserError("DTYPE=bfloat16: AWQ's kernels compute in float16 on this device. Leave DTYPE out.")
         return asked, None
@@ -159,7 +161,11 @@ def _dtype(asked: str | None, device: str, config: dict[str, Any]) -> tuple[str,
         dtype = "bfloat16" if kept == "bfloat16" and has_bf16 else "float32"
     elif device.startswith("cuda") and kept == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         dtype = "float16"
-    return dtype, f"stored as {kept}"
+    return dtype, "unpacked to it" if method and "gguf" in config else f"stored as {kept}"
+
+
+def _as_stored(config: dict[str, Any], dtype: str) -> str:
+    return f"a GGUF file, unpacked to {dtype}" if "gguf" in config else "as stored"
 
 
 def _chat_template(tokenizer: Any, asked: bool | None) -> tuple[bool, str | None]:

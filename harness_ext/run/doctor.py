@@ -28,12 +28,12 @@ def examine(args: argparse.Namespace) -> None:
     spec, *others = several_from_args(args)  # they differ in rows or adapter alone, so that the first one is shown
     if (spec.model or ANSWER) not in CHECKPOINT_BACKENDS:
         raise UserError(f"doctor examines models that are loaded here; BACKEND {spec.model!r} is not for it.")
-    planned = plan(spec)
+    planned = plan(spec, fetch=False)
     memory = estimate(planned)
     for other in others:
         if not planned.checks.problems:
             with planned.checks.problem("others"):
-                if found := plan(other).checks.problems:
+                if found := plan(other, fetch=False).checks.problems:
                     raise UserError(found[0].said)
     checks, problems = planned.checks.lines, planned.checks.problems
     prompts = [run.prompts[0] for run in planned.runs if not run.asked.subject.reads_sentence]

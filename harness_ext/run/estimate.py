@@ -9,12 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from harness_ext import hub
 from harness_ext.errors import UserError, writing_to
 from harness_ext.model import memory
 from harness_ext.model.adapters import virtual_tokens
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.lengths import check_sentence, context_length, sentences_of
 from harness_ext.model.memory import in_words
+from harness_ext.model.quantisation import stored
 from harness_ext.run.checks import NOTE, OK, PROBLEM, Checks
 from harness_ext.run.plan import Plan
 from harness_ext.run.run_plan import RunPlan
@@ -61,12 +63,9 @@ def _run(run: RunPlan, checks: Checks) -> dict[str, int]:
 def _disk(base: Checkpoint, checks: Checks) -> None:
     if Path(base.path).is_dir():
         return
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
-    def is_cached(file: str) -> bool:
-        return isinstance(try_to_load_from_cache(base.path, file, revision=base.revision), str)
-
-    needed = sum(size for file, size in base.weights.items() if not is_cached(file))
+    needed = sum(size for file, size in base.weights.items() if not hub.is_cached(base.path, file, base.revision))
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     said = f"{in_words(needed)} to download, {in_words(free)} free in the Hub's cache"
@@ -129,7 +128,7 @@ def _memory(run: RunPlan, longest: int, checks: Checks) -> dict[str, int]:
         row += memory.cache_bytes(config, longest + _budget(task), settings.dtype)
     total, free = memory.total(settings.device), memory.available(settings.device)
     fitting = (free - weights) // max(row, 1)
-    is_quantised = subject.quantise or config.get("quantization_config")
+    is_quantised = subject.quantise or stored(config)
     smaller = "a smaller model" if is_quantised else "QUANT=nf4 or a smaller model"
     state, more = OK, ""
     if weights > total:

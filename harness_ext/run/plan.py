@@ -32,8 +32,8 @@ class Plan:
     notes: tuple[str, ...] = ()  # said before the first run
 
 
-def plan(spec: RunSpec) -> Plan:
-    """Find out what a command would do.
+def plan(spec: RunSpec, fetch: bool = True) -> Plan:
+    """Find out what a command would do; without `fetch` no weights are downloaded for it.
 
     Raises:
         UserError: It is so wrong that nothing can be said about it.
@@ -42,7 +42,7 @@ def plan(spec: RunSpec) -> Plan:
     found = Resolved(spec)
     runs: list[Any] = []
     try:
-        found = resolve(spec, checks)
+        found = resolve(spec, checks, fetch)
         if found.subject:
             if found.subject.base:
                 for name in unexamined(found.subject.args, found.subject.base.config):

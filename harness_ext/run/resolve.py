@@ -37,7 +37,7 @@ class Resolved:
     notes: list[str] = field(default_factory=list)  # what a run says before it begins
 
 
-def resolve(spec: RunSpec, checks: Checks) -> Resolved:
+def resolve(spec: RunSpec, checks: Checks, fetch: bool = True) -> Resolved:
     """Find what answers, tell `checks` what was found, and go on after a problem as far as that makes sense.
 
     Raises:
@@ -54,7 +54,7 @@ def resolve(spec: RunSpec, checks: Checks) -> Resolved:
         found.subject = _without_checkpoint(spec, backend, args)
         return found
     adapter = _find_adapter(args, spec, checks)
-    base = _find_base(found, args, adapter, checks)
+    base = _find_base(found, args, adapter, checks, fetch)
     if base is None or not base.config:
         return found
     _check_architecture(base, adapter, args, checks, may_be_encoder=backend == PROBE)
@@ -157,16 +157,17 @@ def _find_adapter(args: dict[str, Any], spec: RunSpec, checks: Checks) -> Checkp
     return None
 
 
-def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None, checks: Checks) -> Checkpoint | None:
+def _find_base(
+    found: Resolved, args: dict[str, Any], adapter: Checkpoint | None, checks: Checks, fetch: bool
+) -> Checkpoint | None:
     """Find the base that the user names, else the adapter."""
     named_by_adapter = adapter is not None and not args.get("pretrained")
     named = adapter.config.get("base_model_name_or_path") or "" if adapter and named_by_adapter else args.get("pretrained")
     if named is None and args.get("peft"):
         return None  # the adapter would name it, and is broken
     try:
-        seen = inspect_model(
-            "tiny" if named is None else str(named), str(args.get("revision", "main")), allow_pickle=found.spec.allow_pickle
-        )
+        name, revision = "tiny" if named is None else str(named), str(args.get("revision", "main"))
+        seen = inspect_model(name, revision, allow_pickle=found.spec.allow_pickle, fetch=fetch)
     except UserError as error:
         if adapter is None:
             raise
@@ -174,7 +175,7 @@ def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None
         checks.say("model", f"{error}{more}", PROBLEM)
         return None
     base = seen.checkpoint
-    checks.say("model", f"{base.name!r}, {f'on the Hub at {base.version}' if base.version else f'folder {base.path}'}")
+    checks.say("model", f"{base.name!r}, {_place(base)}")
     for part, said in seen.problems.items():
         checks.say(part, said, PROBLEM)
     if "weights" not in seen.problems:
@@ -185,6 +186,12 @@ def _find_base(found: Resolved, args: dict[str, Any], adapter: Checkpoint | None
         found.notes.append(f"Note: {note}")
     found.has_tokenizer = seen.problems.keys().isdisjoint({"files", "tokenizer"})
     return base
+
+
+def _place(base: Checkpoint) -> str:
+    if base.file:
+        return f"GGUF file {base.file}"
+    return f"on the Hub at {base.version}" if base.version else f"folder {base.path}"
 
 
 def _check_architecture(
@@ -260,7 +267,7 @@ def _quantise(spec: RunSpec, base: Checkpoint, adapter: Checkpoint | None, check
         quantisation.check_possible(base.name, base.config, asked)
         if not checks.has("quantisation"):
             stored = quantisation.stored(base.config)
-            is_known = stored in (None, "fp4", *quantisation.ASKED, *quantisation.BITS)
+            is_known = base.file or stored in (None, "fp4", *quantisation.ASKED, *quantisation.BITS)
             more = "" if is_known else "; whether transformers can read that here is not examined"
             checks.say("quantisation", f"{asked or stored or 'none'}{more}", "ok" if is_known else NOTE)
         return asked

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import UserError, did_you_mean, whole_number
+from harness_ext.paths import file_of
 from harness_ext.run.provenance import flags
 from harness_ext.task import subsets
 
@@ -114,6 +115,7 @@ class RunSpec:
 # Our flags beside lm-eval's: name, what stands for the value in the help, and the help.
 _FLAGS = (
     ("pretrained", "<model>", "Hub id, folder or short name (default: tiny)"),
+    ("gguf", "<file>", "Which GGUF file of --pretrained, where that holds several"),
     ("adapter", "<dir>", "PEFT adapter or checkpoint folder; names its own base model"),
     ("base_url", "<url>", "A server's address, for --model local-chat-completions"),
     ("data_dir", "<dir>", "Folder with GLUE's train.tsv and dev.tsv, instead of the Hub"),
@@ -192,6 +194,7 @@ def from_args(args: argparse.Namespace) -> RunSpec:
     processes = given.pop("launched", 1)
     given.pop("seeds", None)
     ours = {name: given.pop(name) for name, *_ in (*_FLAGS, *_SWITCHES)}
+    ours["pretrained"] = file_of(ours["pretrained"], ours.pop("gguf"))
     named = {name for name, value in given.items() if value is not None}
     args.output_path, args.log_samples = args.output_path or "results", True
     try:

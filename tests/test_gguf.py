@@ -14,9 +14,12 @@ import torch
 from builders import CHAT_TEMPLATE, SENTENCES, answering_model, tsv_folder
 from fakehub import FakeHub
 from gguf_files import build_gguf, gguf_name, unpacked
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import finetune.__main__
+from harness_ext.backend import vllm
+from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
 from harness_ext.model import memory, quantisation
 from harness_ext.model.checkpoints import find_model
@@ -173,6 +176,15 @@ def test_a_quantised_file_is_unpacked_to_bfloat16_only_where_products_are_in_har
         settings = choose(load_tokenizer(found), found.config, thinking=False, device="cpu")
         assert settings.dtype == dtype
         assert f"quantisation Q8_0 (a GGUF file, unpacked to {dtype})" in settings.line()
+
+
+def test_vllm_is_given_the_file_and_what_was_made_of_its_header(file):
+    found = find_model(str(file))
+    settings = choose(load_tokenizer(found), found.config, thinking=False, device="cpu")
+    args = vllm.model_args(Subject("vllm", base=found), settings, tokens=64)
+    assert Path(args["pretrained"]).samefile(file)
+    assert args["pretrained"].endswith(".gguf")
+    assert args["tokenizer"] == args["hf_config_path"] == found.path
 
 
 def test_without_a_cache_what_is_made_lasts_as_long_as_the_process(file, monkeypatch, tmp_path):
@@ -354,3 +366,30 @@ def test_no_cut_and_no_changed_byte_of_a_header_is_a_traceback(file, tmp_path):
         made.write_bytes(damaged)
         with contextlib.suppress(UserError):  # anything else that is raised fails the test
             read_header(made)
+
+
+# --- real files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "folder", "architecture"),
+    [("smollm2.gguf", "SmolLM2-135M-Instruct", "LLAMA"), ("gemma3.gguf", "gemma-3-270m", "GEMMA3")],
+)
+def test_real_weights_are_what_the_gguf_package_unpacks(real_models, name, folder, architecture):
+    if not (real_models / name).is_file():
+        pytest.skip(f"{name} is not in REAL_MODELS=")
+    expected = unpacked(real_models / name)
+    loaded = WholeModel(AutoModelForCausalLM).from_pretrained(find_model(str(real_models / name)).path, dtype=torch.float32)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture), loaded.config.num_hidden_layers)
+    rounded = load_file(real_models / folder / "model.safetensors")
+    for own, weight in loaded.named_parameters():
+        kept = weight.detach().numpy()
+        assert torch.equal(weight.to(torch.bfloat16), rounded[own]), own
+        if "norm" in own and architecture == "GEMMA3":
+            kept = kept + 1  # llama.cpp keeps what the norm multiplies by
+        if own.endswith(("q_proj.weight", "k_proj.weight")) and architecture == "LLAMA":
+            # Its rotations take neighbours together, transformers' the two halves of a head.
+            kept = kept.reshape(-1, 2, loaded.config.head_dim // 2, kept.shape[1]).swapaxes(1, 2).reshape(kept.shape)
+        np.testing.assert_array_equal(kept, expected.pop(f"{names.get_name(own.removesuffix('.weight'))}.weight"), own)
+    assert not expected, "every tensor of the file has found its place"

@@ -18,6 +18,7 @@ from harness_ext.model.quantisation import check_installed
 
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # of single values
 _STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 4  # ggml's
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _AGAIN = "Download it again."
 
@@ -84,7 +85,7 @@ def read_header(path: Path, *, is_first: bool = True) -> Header:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 header = _Reader(f"GGUF file '{path}'", content).header()
-            except (struct.error, UnicodeDecodeError, IndexError, MemoryError):
+            except (struct.error, UnicodeDecodeError, OverflowError, RecursionError):
                 raise UserError(f"GGUF file '{path}' is damaged or cut off within its header. {_AGAIN}") from None
     if is_first:  # of several parts it alone says what the model is
         _check_model(path, header)
@@ -112,7 +113,9 @@ class _Reader:
         count, entries = self._take("Q"), self._take("Q")
         metadata = {self._text(): self._value(self._take("I")) for _ in range(entries)}
         tensors = {self._text(): self._tensor() for _ in range(count)}
-        alignment = int(metadata.get("general.alignment", 32))
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise struct.error("no alignment")
         return Header(metadata, tensors, -(-self._at // alignment) * alignment)
 
     def _take(self, form: str) -> Any:
@@ -142,7 +145,8 @@ class _Reader:
         return count
 
     def _tensor(self) -> Tensor:
-        dimensions = self._take("I")
+        if (dimensions := self._take("I")) > _MOST_DIMENSIONS:
+            raise struct.error("no tensor")
         shape = tuple(self._take("Q") for _ in range(dimensions))
         return Tensor(shape, self._take("I"), self._take("Q"))
 
@@ -161,7 +165,7 @@ def _check_model(path: Path, header: Header) -> None:
     if kind in ("mmproj", "adapter") or header.architecture == "clip":
         holds = "an adapter" if kind == "adapter" else "what a model reads images with (mmproj)"
         raise UserError(f"{what} holds {holds}, not a language model: take the model's own file.")
-    if "token_embd.weight" not in header.tensors and header.metadata.get("split.count", 1) < 2:
+    if "token_embd.weight" not in header.tensors and "split.count" not in header.metadata:
         raise UserError(f"{what} holds a vocabulary without weights: take the model's own file.")
     if "tokenizer.ggml.model" not in header.metadata:
         raise UserError(f"{what} holds no tokenizer: take another file of the model.")

@@ -1,7 +1,5 @@
 """Which of a classifier's two classes is the task's 1: told by their names or by the user, never guessed in silence."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +7,7 @@ from typing import Any
 from harness_ext.errors import UserError
 from harness_ext.model.adapters import head_classes
 from harness_ext.model.checkpoints import Checkpoint
-
-# What names say of 0 and of 1, as their beginnings in several languages, lower case and without accents.
-_SAY = (
-    (
-        ("neg", "отриц", "негат", "负", "消极", "差评", "ネガ", "부정"),
-        ("pos", "poz", "полож", "позит", "正", "积极", "好评", "ポジ", "긍정"),
-    ),
-    (("bad",), ("good",)),
-    (("false",), ("true",)),
-    (("no",), ("yes",)),
-)
-_NUMBERED = re.compile(r"(.*?)([01])")  # LABEL_0, class1, 0
-_WHOLE = {"bad", "good", "false", "true", "no", "yes"}  # words that begin others (notable) count only as they stand
+from harness_ext.task.class_words import plain, which_is_one
 
 
 @dataclass(frozen=True)
@@ -45,22 +31,17 @@ def decide(names: Sequence[str], asked: str | int | None = None, words: Sequence
     if len(names) != 2:
         raise UserError(f"It has {len(names)} classes; the 0/1 task needs a classifier of two.")
     pair = (str(names[0]), str(names[1]))
-    first, second = map(_plain, pair)
+    first, second = map(plain, pair)
     if asked is not None:
-        by_name = [index for index, name in enumerate((first, second)) if _plain(str(asked)) == name]
+        by_name = [index for index, name in enumerate((first, second)) if plain(str(asked)) == name]
         found = by_name or [index for index in (0, 1) if str(asked).strip() == str(index)]
         if len(found) != 1:
             raise UserError(f"positive={asked} is not one of its classes, {pair[0]} (0) and {pair[1]} (1).")
         return Classes(pair, found[0], "as asked")
-    if words and first != second and [first, second] in ((ours := [_plain(word) for word in words]), ours[::-1]):
+    if words and first != second and [first, second] in ((ours := [plain(word) for word in words]), ours[::-1]):
         return Classes(pair, int([first, second] == ours), "by the task's own words")
-    for zeros, ones in _SAY:
-        for zero, one, index in ((first, second, 1), (second, first, 0)):
-            if _says(zero, zeros) and _says(one, ones):
-                return Classes(pair, index, "by their names")
-    numbered = [_NUMBERED.fullmatch(name) for name in (first, second)]
-    if numbered[0] and numbered[1] and numbered[0][1] == numbered[1][1] and numbered[0][2] != numbered[1][2]:
-        return Classes(pair, int(numbered[1][2] == "1"), "by their numbers; their names say no more")
+    if said := which_is_one(*pair):
+        return Classes(pair, *said)
     raise UserError(
         f"Its classes are called {pair[0]} and {pair[1]}, which does not say which of the two is 1: "
         f"say so, as in ARGS='--model_args positive={pair[1]}' (or positive=0, positive=1 for the first, the second)."
@@ -89,13 +70,3 @@ def words_of(task: Any) -> list[str] | None:
 
 def _are_words(pair: Any) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and not any(str(word).isdecimal() for word in pair)
-
-
-def _says(name: str, beginnings: Sequence[str]) -> bool:
-    return any(name == each if each in _WHOLE else name.startswith(_plain(each)) for each in beginnings)
-
-
-def _plain(name: str) -> str:
-    """Drop case, accents and blanks."""
-    spread = unicodedata.normalize("NFKD", name.strip().casefold())
-    return "".join(letter for letter in spread if not unicodedata.combining(letter))

@@ -19,7 +19,9 @@ from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset
 from harness_ext import hub as hub_client
 from harness_ext.errors import DataError, UserError
 from harness_ext.paths import TASKS_DIR, as_path
-from harness_ext.task import label_values, tsv
+from harness_ext.task import label_values, own_data, tsv
+from harness_ext.task.own_data import OwnData
+from harness_ext.task.split import bare
 
 GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
 
@@ -38,6 +40,9 @@ def load_splits(
     hub: str | None = None,  # dataset id on the Hub
     hub_config: str | None = None,  # its configuration, where it has several
     embedded: str | None = None,  # folder under tasks/ with GLUE's two files, instead of `hub`
+    table: str | None = None,  # a file of the user's own, instead of `hub`; see `own_data`
+    positive: str | None = None,  # the value in its `label` that is 1
+    test: str | None = None,  # which of its rows are the validation split
     text: str = "sentence",  # column of the text
     label: str = "label",  # column of the label
     classes: Sequence = (0, 1),  # values in `label` that stand for 0 and 1; on the Hub also the names of its classes
@@ -49,17 +54,22 @@ def load_splits(
 ) -> DatasetDict:
     """Load the splits ``train`` and ``validation``; lm-eval's ``custom_dataset``.
 
-    The first seven arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands them on as
+    The first ten arguments come from the task's ``dataset_kwargs``, the others from the caller (lm-eval hands them on as
     metadata, with whatever else it holds there). Each split names its source in ``info.description``.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps what was needed to build a table
     wanted = ["train"] if train_only else list(GLUE_FILES)
-    if embedded is not None and (data_dir or dataset):
+    if (own := embedded or table) and (data_dir or dataset):
         raise DataError(
-            f"This task reads its own embedded sample ({embedded}), so DATA_DIR or another dataset has no effect. "
+            f"This task reads its own {'embedded sample' if embedded else 'table'} ({own}), so DATA_DIR or another dataset "
+            "has no effect. "
             "Leave it out, or choose a task that reads the full data, such as TASK=sst2_01."
         )
-    if data_dir or embedded:
+    if table:
+        parts = own_data.read(OwnData(table, text, label, positive, test))
+        sources = {"train": (parts.train, parts.train_source), "validation": (parts.test, parts.test_source)}
+        checked = {split: _split(rows, source) for split, (rows, source) in sources.items()}
+    elif data_dir or embedded:
         folder = as_path("DATA_DIR", data_dir) if data_dir else TASKS_DIR / str(embedded)
         shown = folder.resolve().name if data_dir else f"embedded {embedded}"
         files = {split: folder / GLUE_FILES[split] for split in wanted}
@@ -105,13 +115,9 @@ def overlap(task: Any) -> int | None:
     splits = task.dataset if isinstance(task.dataset, dict) else {}
     if not {"train", "validation"} <= splits.keys() or "sentence" not in splits["train"].column_names:
         return None
-    alone = set(map(_bare, splits["validation"]["sentence"]))
-    alone.difference_update(map(_bare, splits["train"]["sentence"]))
-    return sum(_bare(text) not in alone for text in splits["validation"]["sentence"])
-
-
-def _bare(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold())) or text  # a text of signs alone is compared as it is
+    alone = set(map(bare, splits["validation"]["sentence"]))
+    alone.difference_update(map(bare, splits["train"]["sentence"]))
+    return sum(bare(text) not in alone for text in splits["validation"]["sentence"])
 
 
 def _hub_name(dataset: str) -> tuple[str, str | None]:
@@ -158,13 +164,17 @@ def _checked(rows: list[tuple[int, Any, Any]], classes: Sequence, source: str) -
     numbers = label_values.by_value(classes, source)
     if not rows:
         raise DataError(f"{source}: the split is empty.")
-    sentences, labels = [], []
+    checked = []
     for number, sentence, value in rows:
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"{source}, row {number}: the sentence is empty.")
         label = numbers.get(label_values.plain(value))
         if label is None:
             raise DataError(f"{source}, row {number}: label {value!r} is not {label_values.wanted(value, classes)}")
-        sentences.append(sentence.strip())
-        labels.append(label)
+        checked.append((sentence.strip(), label))
+    return _split(checked, source)
+
+
+def _split(rows: Sequence[tuple[str, int]], source: str) -> Dataset:
+    sentences, labels = zip(*rows, strict=True)
     return Split.from_dict({"sentence": sentences, "label": labels}, info=DatasetInfo(description=source))

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ lm_eval.utils.env.from_string = functools.lru_cache(maxsize=512)(lm_eval.utils.e
 
 
 def build_tasks(
-    names: list[str],  # as after lm-eval's --tasks
+    names: Sequence[str | dict[str, Any]],  # as after lm-eval's --tasks, or all that a YAML file would say
     include_path: str | None = None,  # further folders of tasks, beside our own, separated by colons
     metadata: dict[str, Any] | None = None,  # what lm-eval hands to each task's custom_dataset
 ) -> list[ConfigurableTask]:
     """Build tasks by name, glob pattern or path of a YAML file; groups and tags are replaced by their members."""
-    manager = task_manager(names, include_path, metadata)
-    wanted = [name for given in names for name in (manager.match_tasks([given]) or [given])]
+    manager = task_manager([name for name in names if isinstance(name, str)], include_path, metadata)
+    wanted = [name for given in names for name in ((isinstance(given, str) and manager.match_tasks([given])) or [given])]
     try:
         # lm-eval advises on every custom dataset how to pass arguments to it; ours need none.
         logging.getLogger("lm_eval.api.task").addFilter(_is_no_advice)
@@ -49,7 +49,8 @@ def build_tasks(
     except UserError:
         raise
     except Exception as error:  # whatever a task file does wrong, its author needs to know what and where
-        raise UserError(f"Task {', '.join(wanted)} does not build: {type(error).__name__}: {_one_line(error)}") from error
+        named = ", ".join(each if isinstance(each, str) else each["task"] for each in wanted)
+        raise UserError(f"Task {named} does not build: {type(error).__name__}: {_one_line(error)}") from error
 
 
 def task_manager(

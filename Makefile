@@ -3,9 +3,12 @@
 # The names that stand on the command line.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 
+# What says which table of the user's own is read.
+OWN := DATA TEXT LABEL POSITIVE TEST QUESTION
+
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) OUT_TASK LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
   SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
@@ -16,17 +19,18 @@ READY := .venv/ready
 
 # What each target reads, beside what .venv is made with. A variable on the command line that none of the targets reads
 # would have no effect, so it is refused; of the environment's, which other programs may mean, nothing is said.
-RUN_READS := MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
+RUN_READS := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
   SHOTS CALIBRATE ROWS OUT SEED FORCE ARGS
 eval.reads := $(RUN_READS)
 doctor.reads := $(RUN_READS)
-finetune.reads := MODEL GGUF TASK DATA_DIR DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
+finetune.reads := MODEL GGUF TASK DATA_DIR $(OWN) DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
 leaderboard.reads := OUT PRICES ARGS
 report.reads := OUT DATA_DIR PRICES ARGS
 compare.reads := A B DATA_DIR OUT ARGS
 show.reads := RUN ONLY DATA_DIR LIMIT OUT ARGS
-validate.reads := TASK DATA_DIR ARGS
+validate.reads := TASK DATA_DIR $(OWN) ARGS
+task.reads := TASK $(OWN) OUT_TASK FORCE ARGS
 models.reads := ARGS
 tiny.reads := DATA_DIR
 setup.reads := EXTRAS
@@ -44,12 +48,12 @@ export MAKECMDGOALS READS UNREAD
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate tiny test test-slow test-real test-gpu bench bench-gpu lint
+.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate task tiny test test-slow test-real test-gpu bench bench-gpu lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL GGUF ADAPTER TASK DATA_DIR LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
+	@echo 'Variables: MODEL GGUF ADAPTER TASK DATA_DIR DATA TEXT LABEL POSITIVE TEST QUESTION OUT_TASK LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -67,6 +71,9 @@ refuse:
 	.venv/bin/pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
+OWN_FLAGS := $${DATA:+"--data=$$DATA"} $${TEXT:+"--text=$$TEXT"} $${LABEL:+"--label=$$LABEL"} \
+  $${POSITIVE:+"--positive=$$POSITIVE"} $${TEST:+"--test=$$TEST"} $${QUESTION:+"--question=$$QUESTION"}
+
 # eval and doctor take the same: what a run is asked can be examined first.
 RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${GGUF:+"--gguf=$$GGUF"} $${ADAPTER:+"--adapter=$$ADAPTER"} $${TASK:+"--tasks=$$TASK"} \
   $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${LIMIT:+"--limit=$$LIMIT"} $${BATCH:+"--batch_size=$$BATCH"} \
@@ -74,10 +81,10 @@ RUN_FLAGS := $${MODEL:+"--pretrained=$$MODEL"} $${GGUF:+"--gguf=$$GGUF"} $${ADAP
   $${ENGINE:+"--engine=$$ENGINE"} $${THINK_BUDGET:+"--think_budget=$$THINK_BUDGET"} \
   $${BASE_URL:+"--base_url=$$BASE_URL"} $${QUANT:+"--quantise=$$QUANT"} $${SAMPLES:+"--train_samples=$$SAMPLES"} \
   $${SHOTS:+"--shots=$$SHOTS"} $${CALIBRATE:+"--calibrate=$$CALIBRATE"} $${ROWS:+"--rows=$$ROWS"} \
-  $${PROCS:+"--procs=$$PROCS"} \
+  $${PROCS:+"--procs=$$PROCS"} $(OWN_FLAGS) \
   $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
-eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder]
+eval: $(READY)  ## Score a model: make eval [MODEL=Hub id or folder] [ADAPTER=folder] [TASK=sst2_01] [DATA_DIR=folder | DATA=table.csv QUESTION='...']
 	@exec $(HARNESS) run $(RUN_FLAGS)
 
 models: $(READY)  ## List the models of the original experiment: size, memory, reported score
@@ -86,10 +93,10 @@ models: $(READY)  ## List the models of the original experiment: size, memory, r
 doctor: $(READY)  ## Say what would stop a run, before it starts: make doctor MODEL=... [the variables of eval]
 	@exec $(HARNESS) doctor $(RUN_FLAGS)
 
-finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder]
+finetune: $(READY)  ## Make an adapter: make finetune SAMPLES=64 [MODEL=...] [RECIPE=...] [SEED=0,1] [DATA_DIR=folder | DATA=table.csv]
 	@exec .venv/bin/python -m finetune $${SAMPLES:+"--samples=$$SAMPLES"} $${SEED:+"--seed=$$SEED"} $${MODEL:+"--model=$$MODEL"} \
 	  $${GGUF:+"--gguf=$$GGUF"} $${RECIPE:+"--recipe=$$RECIPE"} $${TASK:+"--task=$$TASK"} $${DATA_DIR:+"--data_dir=$$DATA_DIR"} \
-	  $${ROWS:+"--rows=$$ROWS"} $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${REPORT_TO:+"--report_to=$$REPORT_TO"} \
+	  $(OWN_FLAGS) $${ROWS:+"--rows=$$ROWS"} $${DEVICE:+"--device=$$DEVICE"} $${DTYPE:+"--dtype=$$DTYPE"} $${REPORT_TO:+"--report_to=$$REPORT_TO"} \
 	  $${OUT:+"--output_path=$$OUT"} $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 curves: $(READY)  ## Draw the loss curves of all adapters in one figure: results/curves.png and .svg [OUT=results]
@@ -111,7 +118,10 @@ show: $(READY)  ## Print what a run said of its documents: make show RUN=... [ON
 	  $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${OUT:+"--output_path=$$OUT"} $${ARGS:+"--args=$$ARGS"}
 
 validate: $(READY)  ## Build tasks and render one prompt each: make validate [TASK=sst2_01_mini] [DATA_DIR=folder]
-	@exec $(HARNESS) validate "--tasks=$${TASK:-sst2_01_mini}" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $${ARGS:+"--args=$$ARGS"}
+	@exec $(HARNESS) validate "--tasks=$$TASK" $${DATA_DIR:+"--data_dir=$$DATA_DIR"} $(OWN_FLAGS) $${ARGS:+"--args=$$ARGS"}
+
+task: $(READY)  ## Write a task on your own table as YAML: make task DATA=table.csv QUESTION='...' OUT_TASK=my_tasks/name.yaml
+	@exec $(HARNESS) task $${TASK:+"--tasks=$$TASK"} $(OWN_FLAGS) "--out_task=$$OUT_TASK" $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
 	exec .venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"

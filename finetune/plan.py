@@ -23,9 +23,10 @@ from harness_ext.model.settings import Settings, choose
 from harness_ext.paths import SHIPPED
 from harness_ext.results import records
 from harness_ext.run import provenance
-from harness_ext.task import subsets
+from harness_ext.task import own_data, own_task, subsets
 from harness_ext.task.data import fingerprint
 from harness_ext.task.find import build_tasks
+from harness_ext.task.own_data import OwnData
 from harness_ext.task.prompts import chat_renderer, check_sentence, render_prompt
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
@@ -65,6 +66,7 @@ class Plan:
     dtype: str  # of the base's weights
     mixed: bool  # products are computed in bfloat16
     notes: list[str]  # to be said before training
+    own: dict[str, Any] | None = None  # all that makes the task again, where it asks of the user's own table
     pooling: Pooling | None = None  # of a classifier whose head starts as the probe
     jobs: list[Job] = field(default_factory=list, repr=False)  # in the order in which they are done
 
@@ -97,7 +99,9 @@ def make_plan(spec: TrainSpec) -> Plan:
     base = find_model(spec.model or DEFAULT_MODEL, allow_pickle=spec.allow_pickle)
     recipe_name, recipe = _recipe(spec, base)
     pooling = _pooling(recipe, base)
-    task = _task(spec, base)
+    own, form = own_data.given(vars(spec)), spec.task or own_task.FORMS[0]
+    table = OwnData(**own) if own else None
+    task = _task(spec, base, table, form)
     tokenizer = load_tokenizer(base)
     mended = _mend_tokenizer(tokenizer, base, recipe)
     chat = None if recipe.kind == "generative" else False
@@ -105,13 +109,16 @@ def make_plan(spec: TrainSpec) -> Plan:
     dtype, mixed = _precision(spec.dtype, settings, base, recipe)
     check_runs(spec.report_to, len(spec.seeds) * len(spec.samples))
     notes = [f"Note: {said}"] if (said := leftover(base)) else []
+    if seen := table or own_data.of_task(task):
+        notes += own_data.read(seen).notes
     notes.append(
         f"recipe {recipe_name} ({recipe.kind}) · task {task.task_name} · device {settings.device} · dtype {dtype}"
         f"{', products in bfloat16' * mixed}{' (unpacked from a GGUF file)' * bool(base.file)}"
         f"{' · chat template on' * settings.chat_template}"
         f"{f' · pooling {pooling.mode}' if pooling else ''}{mended}"
     )
-    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes, pooling)
+    made = own_task.settled(table, form) if table else None
+    plan = Plan(spec, base, tokenizer, task, recipe_name, recipe, settings, dtype, mixed, notes, made, pooling)
     return replace(plan, jobs=_jobs(plan))
 
 
@@ -164,10 +171,11 @@ def _pooling(recipe: Recipe, base: Checkpoint) -> Pooling | None:
     return pooling_of(base, default="last" if is_generative(base) else "mean")  # a decoder's last token has read them all
 
 
-def _task(spec: TrainSpec, base: Checkpoint) -> Any:
-    own_data = {"data_dir": spec.data_dir} if spec.data_dir else {}
-    name = spec.task or ("sst2_01_mini" if base.name in SHIPPED and not own_data else "sst2_01")
-    (task,) = build_tasks([name], spec.include_path, {"train_only": True, **own_data})
+def _task(spec: TrainSpec, base: Checkpoint, table: OwnData | None, form: str) -> Any:
+    folder = {"data_dir": spec.data_dir} if spec.data_dir else {}
+    name = spec.task or ("sst2_01_mini" if base.name in SHIPPED and not folder else "sst2_01")
+    names = own_task.build_configs(table, [form]) if table else [name]
+    (task,) = build_tasks(names, spec.include_path, {"train_only": True, **folder})
     task.set_config(key="num_fewshot", value=0)
     return task
 

@@ -25,13 +25,14 @@ def identity(plan: Plan, job: Job) -> dict[str, Any]:
         "base": plan.base_name,
         "base_version": plan.base.version,
         "kind": plan.recipe.kind,
-        "label_names": {"0": "negative", "1": "positive"},
+        "label_names": dict(zip("01", plan.own["labels"] if plan.own else ("negative", "positive"), strict=True)),
         "task": plan.task.task_name,
         "task_version": plan.task.VERSION,
         "prompt": {"first": plan.render(train[job.subset.rows[0]])},
         "chat_template": plan.settings.chat_template,
         "data": train.info.description,
         "data_fingerprint": job.key_parts["data"],
+        "own_data": plan.own,
         "train_samples": job.subset.train_samples,
         "rows": len(job.subset.rows),
         "rows_from": plan.spec.rows,
@@ -60,6 +61,7 @@ def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
         front = {"base_model": made["base"], **front}
     recipe, held_out, before = made["recipe_settings"], made["held_out"], made["held_out_before"]
     source = "rows that are sentences" if made["rows_from"] == "sentences" else "rows"
+    zero, one = map(markdown_cell, made["label_names"].values())
     rows = {
         "base": f"{plan.base.name}, {made['base_version']}",
         "data": f"{made['data']}: {made['train_samples']} samples ({made['rows']} {source}), seed {made['seed']}",
@@ -77,7 +79,7 @@ def readme(plan: Plan, job: Job, made: dict[str, Any]) -> str:
         "",
         f"# {markdown_cell(job.folder.name)}",
         "",
-        f"A LoRA adapter that answers {markdown_cell(made['task'])} with 0 (negative) or 1 (positive).",
+        f"A LoRA adapter that answers {markdown_cell(made['task'])} with 0 ({zero}) or 1 ({one}).",
         "",
         *markdown_table(["", ""], list(rows.items())),
         "Made and scored by:",

@@ -7,9 +7,9 @@ from typing import Any
 from finetune.config import read_recipe
 from harness_ext.paths import file_of
 from harness_ext.run.provenance import flags
-from harness_ext.task import subsets
+from harness_ext.task import own_data, subsets
 
-_PATHS = ("model", "recipe", "data_dir", "include_path", "out")  # which may be given as a Path
+_TEXTS = ("model", "recipe", "data_dir", "include_path", "out", *own_data.NAMES)  # which may be given as a Path or number
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class TrainSpec:
     overrides: tuple[str, ...] = ()
     task: str | None = None
     data_dir: str | None = None
+    data: str | None = None
+    text: str | None = None
+    label: str | None = None
+    positive: str | None = None
+    test: str | None = None
+    question: str | None = None
     rows: str = "all"
     include_path: str | None = None
     device: str | None = None
@@ -53,11 +59,12 @@ def make_spec(**wanted: Any) -> TrainSpec:
     several = {name: _several(wanted[name]) for name in ("samples", "seeds", "report_to") if name in wanted}
     if "seeds" in several:
         several["seeds"] = tuple(map(subsets.read_seed, several["seeds"]))
-    plain = {name: wanted[name] if wanted[name] is None else str(wanted[name]) for name in _PATHS if name in wanted}
+    plain = {name: wanted[name] if wanted[name] is None else str(wanted[name]) for name in _TEXTS if name in wanted}
     spec = TrainSpec(**wanted | several | plain | {"overrides": tuple(wanted.get("overrides", ()))})
     for samples in spec.samples:
         subsets.check_samples(samples)
     subsets.check_rows(spec.rows)
+    own_data.given(vars(spec))
     if spec.recipe:
         read_recipe(spec.recipe, spec.overrides)
     return spec
@@ -80,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", dest="overrides", help="replace one setting of the recipe; repeatable", **often)
     add("--task", metavar="<task>", help="whose prompt and train split (default: sst2_01; sst2_01_mini for shipped models)")
     add("--data_dir", metavar="<dir>", help="folder with GLUE's train.tsv, instead of the Hub")
+    for name, shown, said in own_data.FLAGS:
+        add(f"--{name}", metavar=shown, help=f"{said[0].lower()}{said[1:]}")
     add("--rows", metavar="<rows>", help="drawn from all rows, or from sentences: rows of at least ten words (default: all)")
     add("--include_path", metavar="<dir>", help="a further folder of tasks")
     add("--device", metavar="<device>", help="cpu, cuda, cuda:1, mps (default: found)")

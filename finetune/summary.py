@@ -69,5 +69,6 @@ def _scoring(folder: str, spec: TrainSpec, shown: Callable[[str], str] = str) ->
     more = ["--include_path", shown(spec.include_path)] if spec.include_path else []
     more += ["--allow_pickle"] if spec.allow_pickle else []
     out = spec.out if spec.out != TrainSpec.out else None
-    values = {"ADAPTER": folder, "TASK": spec.task, "DATA_DIR": spec.data_dir, "OUT": out, "ARGS": shlex.join(more)}
+    task = None if spec.data else spec.task  # the adapter's record says all of a table
+    values = {"ADAPTER": folder, "TASK": task, "DATA_DIR": spec.data_dir, "OUT": out, "ARGS": shlex.join(more)}
     return {name: shlex.quote(shown(value)) for name, value in values.items() if value}

@@ -17,6 +17,7 @@ from lm_eval._cli.validate import Validate
 from harness_ext.cli import Parser, for_a_reader, run_command
 from harness_ext.errors import UserError
 from harness_ext.run.spec import add_flags
+from harness_ext.task import own_data
 
 if TYPE_CHECKING:
     from harness_ext.results.prices import Prices
@@ -60,13 +61,18 @@ class ValidateCommand(Validate):
     """lm-eval's ``validate``, but it builds each task and renders one prompt."""
 
     def _execute(self, args: argparse.Namespace) -> None:
+        from harness_ext.task import own_task
         from harness_ext.task.find import validate
 
-        validate(args.tasks.split(","), args.include_path, args.data_dir)
+        own = own_data.given(vars(args))
+        names = (args.tasks or (own_task.FORMS[0] if own else "sst2_01_mini")).split(",")
+        configs = own_task.build_configs(own_data.OwnData(**own), names) if own else names
+        validate(configs, args.include_path, args.data_dir)
 
     def _add_args(self) -> None:
         super()._add_args()
         self._parser.add_argument("--data_dir", help="Folder with GLUE's train.tsv and dev.tsv, instead of the Hub")
+        _add_own_data(self._parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     run = RunCommand.create(commands)
     ListCommand.create(commands)
     ValidateCommand.create(commands)
+    task = commands.add_parser("task", help="Write a task on a table of your own as YAML")
+    task.add_argument("--tasks", default="digits", metavar="<form>", help="digits, choice, words or words_choice")
+    task.add_argument("--out_task", required=True, metavar="<file>", help="The YAML file")
+    task.add_argument("--force", action="store_true", help="Write it anew where it is there")
+    _add_own_data(task)
+    task.set_defaults(func=_task)
     board = commands.add_parser("leaderboard", help="Write leaderboard.md, .csv and .json of all runs")
     where = "Where the runs are (default: results)"
     board.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
@@ -121,6 +133,20 @@ def _add_reports(commands: Any, where: str) -> None:
         parser.add_argument("--data_dir", metavar="<dir>", help="Folder with the dev.tsv that holds the texts")
         parser.add_argument("--output_path", "-o", default="results", metavar="<dir>", help=where)
         parser.set_defaults(func=call)
+
+
+def _add_own_data(parser: argparse.ArgumentParser) -> None:
+    for name, shown, said in own_data.FLAGS:
+        parser.add_argument(f"--{name}", metavar=shown, help=said)
+
+
+def _task(args: argparse.Namespace) -> None:
+    from harness_ext.task import own_task
+
+    if not (own := own_data.given(vars(args))):
+        raise UserError("DATA is missing: make task DATA=file.csv OUT_TASK=my_tasks/name.yaml.")
+    file = own_task.write(own_data.OwnData(**own), args.tasks, args.out_task, args.force)
+    print(f"Written: {file}. Score a model on it with TASK={file}.", file=sys.stderr)
 
 
 def _models(args: argparse.Namespace) -> None:

@@ -24,10 +24,11 @@ def evaluate(model: str | Path | None = None, *, worker: "Worker | None" = None,
     Args:
         model: Hub id, folder or short name, as MODEL= of `make eval`; None for the shipped one, or an adapter's base.
         worker: A `run.worker.LocalWorker` that several calls share: what it has loaded is not loaded again.
-        **options: `make eval`'s variables in small letters, one value each (``adapter``, ``task``, ``data_dir``, ``limit``,
-            ``batch``, ``device``, ``dtype``, ``quant``, ``backend``, ``base_url``, ``engine``, ``think_budget``, ``procs``,
-            ``samples``, ``shots``, ``calibrate``, ``rows``, ``seed``, ``out``, ``force``), and what lm-eval's `run` takes as
-            a flag (``num_fewshot=4``, ``system_instruction="…"``, ``gen_kwargs={…}``, ``model_args={…}``).
+        **options: `make eval`'s variables in small letters, one value each (``adapter``, ``task``, ``data_dir``, ``data``,
+            ``text``, ``label``, ``positive``, ``test``, ``question``, ``limit``, ``batch``, ``device``, ``dtype``,
+            ``quant``, ``backend``, ``base_url``, ``engine``, ``think_budget``, ``procs``, ``samples``, ``shots``,
+            ``calibrate``, ``rows``, ``seed``, ``out``, ``force``), and what lm-eval's `run` takes as a flag
+            (``num_fewshot=4``, ``system_instruction="…"``, ``gen_kwargs={…}``, ``model_args={…}``).
 
     Returns:
         The run: its folder, its record and its score.

@@ -17,17 +17,22 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
+OWN_FLAGS = {
+    "DATA": "--data", "TEXT": "--text", "LABEL": "--label", "POSITIVE": "--positive", "TEST": "--test",
+    "QUESTION": "--question",
+}  # fmt: skip
 FLAGS = {  # make's variable: the flag of `run` that it becomes
     "MODEL": "--pretrained", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
     "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model",
     "SEED": "--seeds", "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget",
-    "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args",
+    "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args", **OWN_FLAGS,
 }  # fmt: skip
 TRAINING_FLAGS = {  # the same of `make finetune`
     "MODEL": "--model", "SAMPLES": "--samples", "SEED": "--seed", "RECIPE": "--recipe", "TASK": "--task",
     "DATA_DIR": "--data_dir", "DEVICE": "--device", "DTYPE": "--dtype", "REPORT_TO": "--report_to",
-    "OUT": "--output_path", "ARGS": "--args",
+    "OUT": "--output_path", "ARGS": "--args", **OWN_FLAGS,
 }  # fmt: skip
+TASK_FLAGS = {"TASK": "--tasks", "OUT_TASK": "--out_task", "ARGS": "--args", **OWN_FLAGS}
 COMPARE_FLAGS = {"A": "--a", "B": "--b", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args"}
 SHOW_FLAGS = {
     "RUN": "--run", "ONLY": "--only", "LIMIT": "--limit", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args",
@@ -115,6 +120,7 @@ def test_help_names_every_target_of_the_makefile():
         ("eval", "environment", FLAGS, 3),
         ("finetune", "command line", TRAINING_FLAGS, 2),
         ("doctor", "command line", FLAGS, 3),
+        ("task", "command line", TASK_FLAGS, 3),
         ("compare", "command line", COMPARE_FLAGS, 3),
         ("show", "command line", SHOW_FLAGS, 3),
     ],
@@ -151,11 +157,13 @@ def test_value_is_never_run_by_any_other_target(target: str, copy: Path):
 
 
 def reads(target: str) -> set[str]:
-    """The variables that the recipe of a target names, itself or by RUN_FLAGS."""
+    """The variables that the recipe of a target names, itself or by RUN_FLAGS and OWN_FLAGS."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     (recipe,) = re.findall(rf"^{target}: .*\n((?:\t.*\n)+)", text, re.MULTILINE)
     if "$(RUN_FLAGS)" in recipe:
         recipe = text.split("RUN_FLAGS := ")[1].split("\n\n")[0]
+    if "$(OWN_FLAGS)" in recipe:
+        recipe += text.split("OWN_FLAGS := ")[1].split("\n\n")[0]
     return set(re.findall(r"\$\$\{?([A-Z_]+)", recipe))
 
 
@@ -170,6 +178,7 @@ EVERY = [
     "show",
     "models",
     "validate",
+    "task",
     "tiny",
     "test",
     "test-slow",
@@ -182,7 +191,8 @@ def test_each_target_declares_what_its_recipe_reads(target: str):
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
     declared = dict(re.findall(r"^([a-z-]+)\.reads := (.*)$", text, re.MULTILINE))
     (run,) = re.findall(r"^RUN_READS := (.*)$", text, re.MULTILINE)
-    names = set(declared.get(target, "").replace("$(RUN_READS)", run).split())
+    (own,) = re.findall(r"^OWN := (.*)$", text, re.MULTILINE)
+    names = set(declared.get(target, "").replace("$(RUN_READS)", run).replace("$(OWN)", own).split())
     assert names - {"REAL_MODELS"} == reads(target)  # pytest reads that one itself
 
 

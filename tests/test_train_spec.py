@@ -24,17 +24,19 @@ def test_nothing_said_is_the_default_spec():
 def test_command_line_and_python_give_the_same_spec():
     said = read(
         "--samples=16,all", "--seed=0,3", "--model=m", "--recipe=tiny", "--set=rank=4", "--set=alpha=8", "--task=t",
-        "--data_dir=d", "--include_path=i", "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio",
-        "--allow_pickle", "--force", "--rows=sentences",
+        "--data=d", "--text=a", "--label=b", "--positive=c", "--test=0.3", "--question=q", "--include_path=i",
+        "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio", "--allow_pickle", "--force", "--rows=sentences",
     )  # fmt: skip
     given = make_spec(
-        samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data_dir="d",
-        include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True,
+        samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data="d", text="a",
+        label="b", positive="c", test=0.3, question="q", include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True,
         force=True, rows="sentences",
     )  # fmt: skip
     assert said == given
     assert (said.samples, said.seeds, said.report_to) == (("16", "all"), (0, 3), ("wandb", "trackio"))
-    assert not [field.name for field in fields(TrainSpec) if getattr(said, field.name) == field.default]  # each was read
+    unread = [field.name for field in fields(TrainSpec) if getattr(said, field.name) == field.default]
+    assert unread == ["data_dir"], "which goes without data"
+    assert read("--data_dir=d") == make_spec(data_dir="d")
 
 
 def test_words_of_a_spec_are_a_command_line_that_asks_for_the_same():

@@ -44,8 +44,8 @@ def compare(a: NDArray[np.bool_], b: NDArray[np.bool_], level: float = 0.95) -> 
         raise ValueError(f"Which documents are right is given as booleans, not {a.dtype} and {b.dtype}.")
     n, only_a, only_b = a.size, int((a & ~b).sum()), int((b & ~a).sum())
     low, high = tango(only_a, only_b, n, level)
-    p_mid, visible = float(mcnemar(only_a, only_b)[1]), _visible(only_a + only_b, n, 1 - level)
-    return Paired(n, only_a, only_b, (only_a - only_b) / n, low, high, p_mid, visible)
+    p_mid, smallest = float(mcnemar(only_a, only_b)[1]), visible(only_a + only_b, n, 1 - level)
+    return Paired(n, only_a, only_b, (only_a - only_b) / n, low, high, p_mid, smallest)
 
 
 def mcnemar(only_a: ArrayLike, only_b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -91,7 +91,8 @@ def _edge(refused, inside: float, outside: float) -> float:
     return inside
 
 
-def _visible(discordant: int, n: int, alpha: float) -> float:
+def visible(discordant: int, n: int, alpha: float = 0.05) -> float:
+    """Return the smallest difference that so many discordant documents of n could show; see `Paired`."""
     fewer = np.arange(discordant // 2 + 1)
     shown = fewer[mcnemar(fewer, discordant - fewer)[1] < alpha]
     # All on one side has mid-p 2^-discordant.

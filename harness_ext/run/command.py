@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness_ext.errors import UserError
@@ -30,13 +31,16 @@ def run(args: argparse.Namespace) -> None:
 
     worker = worker_for(planned)
     done: list[Run] = []
+    said: set[str] = set()  # what holds for several specs is said once
     try:
         for number, spec in enumerate(specs):
             planned = plan(spec) if number else planned
             if number and worker.size > 1:  # its processes have planned the spec before
                 worker.close()
                 worker = worker_for(planned)
-            done += execute(planned, worker)
+            unsaid = tuple(note for note in planned.notes if note not in said)
+            done += execute(replace(planned, notes=unsaid), worker)
+            said |= set(unsaid)
     finally:
         worker.close()
         _show(done)  # also where a later one has failed

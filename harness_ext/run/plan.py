@@ -4,18 +4,22 @@ Writes nothing, prints nothing, loads a tokenizer at the most. `execute` does wh
 needs the datasets library is imported when a model has been found: an error about that should not wait for it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.backend.server import check_task
 from harness_ext.backend.subject import Subject
 from harness_ext.errors import UserError
+from harness_ext.evidence import paired
 from harness_ext.model.loading import load_tokenizer
 from harness_ext.paths import SHIPPED
 from harness_ext.run.checks import NOTE, Checks
 from harness_ext.run.passed_on import unexamined
 from harness_ext.run.resolve import Resolved, resolve
 from harness_ext.run.spec import RunSpec
+from harness_ext.task import own_data, own_task
+from harness_ext.task.own_data import OwnData
 
 if TYPE_CHECKING:
     from harness_ext.run.run_plan import RunPlan
@@ -69,35 +73,65 @@ def _plan_runs(found: Resolved, subject: Subject, checks: Checks) -> list["RunPl
             )
     runs: list[RunPlan] = []
     # A forced choice comes after the answers to the same prompts: they have its log-probabilities already.
-    names = found.spec.tasks or (_default_task(found.spec, subject),)
-    for task in sorted(_tasks(names, found.spec, subject, checks), key=lambda task: task.OUTPUT_TYPE == "multiple_choice"):
+    tasks = _tasks(found, subject, checks)
+    for task in sorted(tasks, key=lambda task: task.OUTPUT_TYPE == "multiple_choice"):
         if tokenizer is not None or not subject.base:
             with checks.problem("chat template" if subject.base and not subject.is_classifier else "tokenizer"):
                 runs += plan_run(Question(found.spec, subject, task, tokenizer=tokenizer), checks)
     return runs
 
 
-def _tasks(names: tuple[str, ...], spec: RunSpec, subject: Subject, checks: Checks) -> list[Any]:
+def _tasks(found: Resolved, subject: Subject, checks: Checks) -> list[Any]:
     """Build the tasks; where one or its data cannot be had, what else is wrong can be seen on the sentences that ship."""
     from harness_ext.task.find import build_tasks
 
+    spec = found.spec
+    own, forms = _own_data(spec, subject)
+    names = forms or spec.tasks or (_default_task(spec, subject),)
     with checks.problem("task"):
-        tasks = _find_tasks(names, spec, subject)
+        tasks = _find_tasks(own_task.build_configs(own, forms) if own else names, spec, subject)
         for task in tasks:
             checks.say("task", f"{task.task_name}, {len(task.eval_docs)} documents ({task.eval_docs.info.description})")
             check_task(subject.backend, task.task_name, task.OUTPUT_TYPE)
+        for note in _data_notes(own, tasks, subject):
+            checks.say("data", note, NOTE)
+            found.notes.append(note)
         return tasks
     checks.say("stand-in", "what follows is examined on the sentences that ship (sst2_01_mini)", NOTE)
     return build_tasks(["sst2_01_mini"])
 
 
-def _find_tasks(names: tuple[str, ...], spec: RunSpec, subject: Subject) -> list[Any]:
+def _own_data(spec: RunSpec, subject: Subject) -> tuple[OwnData | None, tuple[str, ...]]:
+    """Return the user's own table, as asked for or as an adapter was trained on it, and the forms in which it is asked."""
+    record = (subject.adapter.manifest.get("own_data") if subject.adapter else None) or {}
+    made = {name: record[name] for name in own_data.NAMES if name in record}
+    asked = own_data.given(vars(spec))
+    other_data = spec.data_dir or spec.metadata.get("dataset") or set(spec.tasks or ()) - set(own_task.FORMS)
+    if not asked and (not made or other_data):
+        return None, ()
+    return OwnData(**made | asked), spec.tasks or (record.get("form", own_task.FORMS[0]),)
+
+
+def _data_notes(own: OwnData | None, tasks: list[Any], subject: Subject) -> list[str]:
+    """Say what should be known of tables of the user's own."""
+    said: list[str] = []
+    if own and not (own.question or subject.reads_sentence):
+        said.append(f"No QUESTION: what is asked is {own_task.question_of(own)!r}")
+    for table in filter(None, [own] if own else map(own_data.of_task, tasks)):
+        parts = own_data.read(table)
+        seen = 100 * paired.visible(len(parts.test) // 5, len(parts.test))
+        shown = f"two models that disagree on a fifth of them can be told apart from {seen:.1f} points on"
+        said += [*parts.notes, f"{parts.test_source}: {shown}"]
+    return list(dict.fromkeys(said))
+
+
+def _find_tasks(names: Sequence[str | dict[str, Any]], spec: RunSpec, subject: Subject) -> list[Any]:
     from harness_ext.task.find import build_tasks
 
     made_on = subject.adapter.manifest.get("task") if subject.adapter else None
-    own_data = {"data_dir": spec.data_dir} if spec.data_dir else {}
+    folder = {"data_dir": spec.data_dir} if spec.data_dir else {}
     try:
-        return build_tasks(list(names), spec.include_path, spec.metadata | own_data)
+        return build_tasks(list(names), spec.include_path, spec.metadata | folder)
     except UserError as error:
         if names != (made_on,) or "Unknown task" not in str(error):
             raise

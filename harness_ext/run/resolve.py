@@ -138,7 +138,7 @@ def with_preset(spec: RunSpec) -> tuple[RunSpec, str | None]:
         if preset.quantise and spec.quantise is None and backend == ANSWER:
             spec = replace(spec, quantise=preset.quantise)
             said.append(f"quantised to {preset.quantise}")
-        if spec.tasks is None:
+        if spec.tasks is None and not spec.data:
             spec = replace(spec, tasks=(preset.task,))
             said.append(f"task {preset.task}")
         if preset.batch and spec.tasks == (preset.task,) and spec.batch_size is None:

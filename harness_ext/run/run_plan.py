@@ -122,7 +122,8 @@ def _trained_on(asked: Question) -> dict[str, str] | None:
     same_data = not has_train or trained in (None, data.fingerprint(asked.task.dataset["train"]))
     if made["task"] == asked.task.task_name and same_data:
         return None
-    return {"task": made["task"], "data": str(made.get("data"))}
+    has_changed = made["task"] == asked.task.task_name and made.get("own_data")
+    return {"task": made["task"], "data": f"{made.get('data')}{'; other rows than it has now' if has_changed else ''}"}
 
 
 def _apply_overrides(asked: Question) -> None:
@@ -209,8 +210,9 @@ def _classes(asked: Question) -> dict[str, Any] | None:
     if not subject.is_classifier or subject.base is None:
         return None
     named = classes.of_checkpoint(subject.base, subject.adapter)
+    of_own_data = subject.adapter and subject.adapter.manifest.get("own_data") and named[1]  # in the order of its labels
     with one_line_errors(loading=f"Model {subject.name!r} cannot be read as 0 and 1: "):
-        return classes.decide(named, subject.args.get("positive"), classes.words_of(asked.task)).record()
+        return classes.decide(named, subject.args.get("positive", of_own_data), classes.words_of(asked.task)).record()
 
 
 def _whose_tokenizer(subject: Subject) -> str | None:

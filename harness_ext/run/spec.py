@@ -14,7 +14,7 @@ from typing import Any
 from harness_ext.errors import UserError, did_you_mean, whole_number
 from harness_ext.paths import file_of
 from harness_ext.run.provenance import flags
-from harness_ext.task import subsets
+from harness_ext.task import own_data, subsets
 
 ENGINES = ("shared", "stock")  # how hf-answer runs requests
 CALIBRATIONS = ("context", "batch", "labels")  # what a forced choice's boundary may follow from; `task.calibration`
@@ -39,6 +39,12 @@ class RunSpec:
     tasks: tuple[str, ...] | None = None  # names, patterns or files
     include_path: str | None = None
     data_dir: str | None = None
+    data: str | None = None  # a table of the user's own; the next five say what it holds, as `task.own_data.OwnData` does
+    text: str | None = None
+    label: str | None = None
+    positive: str | None = None
+    test: str | None = None
+    question: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     num_fewshot: int | None = None  # lm-eval's: others before each document
     shots: str | None = None  # ours: the same before each document
@@ -70,6 +76,7 @@ class RunSpec:
     def __post_init__(self) -> None:
         """Check the values that can be checked by themselves; a `UserError` names the one that is wrong."""
         limit, shots = self.limit, self.num_fewshot
+        own_data.given(asdict(self))
         if self.tasks is not None and not self.tasks:
             raise UserError("TASK names no task. `python -m harness_ext ls` lists them.")
         if limit is not None and not (0 < limit < 1 or (limit >= 1 and float(limit).is_integer())):
@@ -119,6 +126,7 @@ _FLAGS = (
     ("adapter", "<dir>", "PEFT adapter or checkpoint folder; names its own base model"),
     ("base_url", "<url>", "A server's address, for --model local-chat-completions"),
     ("data_dir", "<dir>", "Folder with GLUE's train.tsv and dev.tsv, instead of the Hub"),
+    *own_data.FLAGS,
     ("dtype", "<dtype>", "auto, float32, float16 or bfloat16"),
     ("engine", "<engine>", "stock: run requests as lm-eval's HFLM does (default: shared)"),
     ("think_budget", "<n>", "Tokens that a thinking model may write (default: the task's)"),
@@ -237,9 +245,8 @@ def from_options(**options: Any) -> RunSpec:
         if name not in known:
             raise UserError(f"evaluate() takes no {name!r}.{did_you_mean(name, known)}")
     values = {called.get(name, name): value for name, value in options.items() if value is not None}
-    for name in ("batch_size", "train_samples", "shots", "pretrained", "adapter", "data_dir", "output_path"):
-        if name in values:
-            values[name] = str(values[name])
+    texts = {"batch_size", "train_samples", "shots", "pretrained", "adapter", "data_dir", "output_path", *own_data.NAMES}
+    values |= {name: str(values[name]) for name in texts & values.keys()}
     if "tasks" in values:
         values["tasks"] = _names(values["tasks"])
     if isinstance(values.get("seed"), int):

@@ -76,7 +76,7 @@ def task_manager(
     return manager
 
 
-def validate(names: list[str], include_path: str | None = None, data_dir: str | None = None) -> None:
+def validate(names: Sequence[str | dict[str, Any]], include_path: str | None = None, data_dir: str | None = None) -> None:
     """Build each task and print the first prompt as a model without a chat template would get it."""
     for task in build_tasks(names, include_path, {"data_dir": data_dir} if data_dir else None):
         task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0)

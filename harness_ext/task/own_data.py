@@ -25,7 +25,16 @@ class OwnData:
     question: str | None = None  # what a model is asked; nothing here depends on it
 
 
-NAMES = tuple(each.name for each in fields(OwnData))  # of the flags too
+NAMES = tuple(each.name for each in fields(OwnData))
+# The flags of all commands that take a table: name, what stands for the value in the help, and the help.
+FLAGS = (
+    ("data", "<file>", "A table of your own: .csv, .tsv, .jsonl, .json, .parquet or .xlsx; --tasks then names the form"),
+    ("text", "<column>", "Its column of texts (default: the only guess)"),
+    ("label", "<column>", "Its column of labels (default: the only guess)"),
+    ("positive", "<value>", "The label that is 1 (default: yes of yes and no, and the like)"),
+    ("test", "<rows>", "What is tested on: a share (0.3), a number, or another file (default: half, at most 1,000)"),
+    ("question", "<text>", "What a model is asked of each text"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,12 @@ def read(own: OwnData) -> Parts:
     return _parts(table, own.text, own.label, own.positive, size, other)
 
 
+def of_task(task: Any) -> OwnData | None:
+    """Return the table that a built task reads; None where it reads other data."""
+    said = task.config.dataset_kwargs or {}
+    return OwnData(said["table"], *map(said.get, ("text", "label", "positive", "test"))) if "table" in said else None
+
+
 @functools.lru_cache(maxsize=4)
 def _parts(table: Table, text: str | None, label: str | None, positive: str | None, size: Any, other: Table | None) -> Parts:
     columns = choose(table, text, label, positive)
@@ -72,9 +87,9 @@ def _parts(table: Table, text: str | None, label: str | None, positive: str | No
         train, test, more = _beside(table, rows, other, columns)
         notes += more
     table_checks.check_classes(train, test, columns.names)
-    notes.append(table_checks.balance(test, columns.names))
     train_source = f"{table.name}, {len(train)} to train on"
     test_source = f"{(other or table).name}, {len(test)} of {len((other or table).numbers)}"
+    notes.append(table_checks.balance(test_source, test, columns.names))
     return Parts(columns, train, test, train_source, test_source, tuple(notes))
 
 

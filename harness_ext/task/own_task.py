@@ -39,7 +39,7 @@ def build_configs(own: OwnData, forms: Sequence[str]) -> list[dict[str, Any]]:
     return [load_yaml(TEMPLATE) | config for config in configs(own, forms)]
 
 
-def settled(own: OwnData, form: str) -> dict[str, str | None]:
+def settled(own: OwnData, form: str) -> dict[str, Any]:
     """Return all that makes the same task again, guesses and defaults filled in; for an adapter's record."""
     columns = own_data.read(own).columns
     return {
@@ -50,6 +50,7 @@ def settled(own: OwnData, form: str) -> dict[str, str | None]:
         "test": own.test,
         "question": question_of(own),
         "form": form,
+        "labels": list(_answers(columns.names)),  # as words, that of 0 first
     }
 
 

@@ -45,12 +45,12 @@ def notes(table: Table, columns: Columns) -> list[str]:
     return said + [note for find in (_repeated, _conflicting, _telling) for note in find(table, columns, labels)]
 
 
-def balance(test: Sequence[Row], names: Sequence[str]) -> str:
+def balance(source: str, test: Sequence[Row], names: Sequence[str]) -> str:
     """Say how the classes of the test part are balanced, and what always giving the commoner one scores."""
     ones = sum(label for _, label in test)
     most = max(ones, len(test) - ones)
     return (
-        f"{len(test)} rows to test on, {ones} of them {names[1]!r}: always saying {names[2 * ones > len(test)]!r} scores "
+        f"{source}: {ones} of them are {names[1]!r}; always saying {names[2 * ones > len(test)]!r} scores "
         f"{100 * most / len(test):.1f}"
     )
 

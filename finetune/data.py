@@ -93,9 +93,11 @@ def plan_batches(
 
 def check_lengths(examples: Sequence[dict[str, Any]], context: int | None) -> None:
     """Refuse rows that the model cannot read whole."""
-    if context is not None and (longest := max(map(length, examples))) > context:
+    lengths = list(map(length, examples))
+    if context is not None and max(lengths) > context:
         raise UserError(
-            f"A training text has {longest} tokens, but the model's context holds {context}: choose another model."
+            f"{sum(each > context for each in lengths)} of {len(lengths)} training texts are too long: one has "
+            f"{max(lengths)} tokens, but the model's context holds {context}. Choose another model, or leave them out."
         )
 
 

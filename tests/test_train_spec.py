@@ -25,12 +25,13 @@ def test_command_line_and_python_give_the_same_spec():
     said = read(
         "--samples=16,all", "--seed=0,3", "--model=m", "--recipe=tiny", "--set=rank=4", "--set=alpha=8", "--task=t",
         "--data=d", "--text=a", "--label=b", "--positive=c", "--test=0.3", "--question=q", "--include_path=i",
-        "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio", "--allow_pickle", "--force", "--rows=sentences",
+        "--device=cpu", "--dtype=float32", "-o", "out", "--report_to=wandb,trackio",
+        "--allow_pickle", "--force", "--rows=sentences",
     )  # fmt: skip
     given = make_spec(
-        samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data="d", text="a",
-        label="b", positive="c", test=0.3, question="q", include_path="i", device="cpu", dtype="float32", out="out", report_to=("wandb", "trackio"), allow_pickle=True,
-        force=True, rows="sentences",
+        samples=(16, "all"), seeds=[0, 3], model="m", recipe="tiny", overrides=["rank=4", "alpha=8"], task="t", data="d",
+        text="a", label="b", positive="c", test=0.3, question="q", include_path="i", device="cpu", dtype="float32",
+        out="out", report_to=("wandb", "trackio"), allow_pickle=True, force=True, rows="sentences",
     )  # fmt: skip
     assert said == given
     assert (said.samples, said.seeds, said.report_to) == (("16", "all"), (0, 3), ("wandb", "trackio"))

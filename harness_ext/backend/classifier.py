@@ -17,7 +17,7 @@ from harness_ext.backend.sentence import SentenceLM
 from harness_ext.errors import UserError
 from harness_ext.model.checkpoints import Checkpoint
 from harness_ext.model.classes import decide
-from harness_ext.model.lengths import check_sentence, context_length
+from harness_ext.model.lengths import check_sentences, context_length
 from harness_ext.model.loading import find_tokenizer, load_tokenizer
 
 
@@ -112,7 +112,7 @@ class ClassifierLM(SentenceLM):
             rows = self._classifier.encode(sentences)
         lengths = [len(row["input_ids"]) for row in rows]
         self.account.tokens_in += sum(lengths)
-        check_sentence(max(lengths), self.max_length)
+        check_sentences(lengths, self.max_length)
         largest = max(max(row["input_ids"], default=0) for row in rows)
         known = self._classifier.base.get_input_embeddings().weight.shape[0]
         if largest >= known:

@@ -20,7 +20,7 @@ from harness_ext.backend.selfcheck import distance
 from harness_ext.backend.verified import CANNOT
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.model.frozen import Frozen
-from harness_ext.model.lengths import check_sentence
+from harness_ext.model.lengths import check_sentences
 from harness_ext.model.loading import WholeModel
 from harness_ext.task.prompts import common_prefix, encode_prompts
 
@@ -65,14 +65,14 @@ class FrozenModel(ABC):
 
     def check_room(self, texts: list[str]) -> None:
         """Check that texts can be read whole; loads no weights."""
-        check_sentence(max(map(len, self.encode(texts)), default=0), self._context)
+        check_sentences(list(map(len, self.encode(texts))), self._context)
 
     @torch.inference_mode()
     def read(self, texts: list[str], take: Take, account: Account) -> None:
         """Read texts, each different from the others, and hand on their states as they come, the longest text first."""
         with account.tokenising():
             rows = dict(zip(texts, self.encode(texts), strict=True))
-        check_sentence(max(map(len, rows.values())), self._context)
+        check_sentences(list(map(len, rows.values())), self._context)
         self._load()
         self._check_tokens(max(max(row, default=0) for row in rows.values()))
         together, states_of = self._find_way(list(rows.values()), account)

@@ -5,6 +5,7 @@ with ALiBi, whose positions are relative, has no limit, whatever its config name
 """
 
 import contextlib
+from collections.abc import Collection
 from typing import Any
 
 from harness_ext.errors import UserError
@@ -46,12 +47,12 @@ def sentences_of(documents: Any) -> list[str]:
     return [document["sentence"] for document in documents]
 
 
-def check_sentence(longest: int, room: int | None) -> None:
-    """Check that the longest sentence can be read whole, both in tokens."""
-    if room is not None and longest > room:
+def check_sentences(lengths: Collection[int], room: int | None) -> None:
+    """Check that sentences, by their numbers of tokens, can be read whole: none is ever cut."""
+    if room is not None and (longest := max(lengths, default=0)) > room:
         raise UserError(
-            f"A sentence has {longest} tokens, but the model reads {room}. "
-            "Choose a model that reads more, or shorten the text."
+            f"{sum(length > room for length in lengths)} of {len(lengths)} texts are too long: one has {longest} tokens, "
+            f"but the model reads {room}. Choose a model that reads more, or shorten them or leave them out."
         )
 
 

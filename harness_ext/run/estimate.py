@@ -14,7 +14,7 @@ from harness_ext.errors import UserError, writing_to
 from harness_ext.model import memory
 from harness_ext.model.adapters import virtual_tokens
 from harness_ext.model.checkpoints import Checkpoint
-from harness_ext.model.lengths import check_sentence, context_length, sentences_of
+from harness_ext.model.lengths import check_sentences, context_length, sentences_of
 from harness_ext.model.memory import in_words
 from harness_ext.model.quantisation import stored
 from harness_ext.run.checks import NOTE, OK, PROBLEM, Checks
@@ -41,7 +41,7 @@ def estimate(plan: Plan) -> dict[str, int]:
 
 
 def _run(run: RunPlan, checks: Checks) -> dict[str, int]:
-    asked, longest = run.asked, 0
+    asked, lengths = run.asked, [0]
     kind = "fast" if getattr(asked.tokenizer, "is_fast", False) else "slow"
     checks.say("tokenizer", f"{kind}, {len(asked.tokenizer)} tokens")
     if asked.subject.reads_sentence:
@@ -52,12 +52,12 @@ def _run(run: RunPlan, checks: Checks) -> dict[str, int]:
         checks.say("chat template", renders)
         with checks.problem("begin token"):
             rows = encode_prompts(asked.tokenizer, run.prompts)
-            longest = max(map(len, rows))
+            lengths = list(map(len, rows))
             begin = asked.tokenizer.bos_token_id
             checks.say("begin token", f"{int(begin is not None and begin in rows[0])} in a prompt")
         with checks.problem("context"):
-            _check_context(run, longest, checks)
-    return _memory(run, longest, checks)
+            _check_context(run, lengths, checks)
+    return _memory(run, max(lengths), checks)
 
 
 def _disk(base: Checkpoint, checks: Checks) -> None:
@@ -88,17 +88,17 @@ def _check_sentences(run: RunPlan, checks: Checks) -> None:
     """Compare the longest sentence with what a classifier reads."""
     asked = run.asked
     sentences = sentences_of(asked.task.eval_docs)
-    longest = max(map(len, asked.tokenizer(sentences)["input_ids"]))
+    lengths = list(map(len, asked.tokenizer(sentences)["input_ids"]))
     config = memory.text_config(asked.subject.base.config)  # type: ignore[union-attr]
     limit = context_length(config) if config is not None else None
     room = limit and limit - virtual_tokens(asked.subject.adapter)
-    check_sentence(longest, room)
-    checks.say("context", f"the longest sentence has {longest} tokens{f' of {room}' if room else ', no limit'}")
+    check_sentences(lengths, room)
+    checks.say("context", f"the longest sentence has {max(lengths)} tokens{f' of {room}' if room else ', no limit'}")
 
 
-def _check_context(run: RunPlan, longest: int, checks: Checks) -> None:
+def _check_context(run: RunPlan, lengths: list[int], checks: Checks) -> None:
     """Compare the context with what a run needs of it, as HFLM finds it."""
-    subject = run.asked.subject
+    subject, longest = run.asked.subject, max(lengths)
     budget = 0 if subject.frozen else _budget(run.asked.task)
     text = memory.text_config(subject.base.config)  # type: ignore[union-attr]
     room = subject.args.get("max_length") or getattr(text, "max_position_embeddings", None)
@@ -106,7 +106,8 @@ def _check_context(run: RunPlan, longest: int, checks: Checks) -> None:
         checks.say("context", "its length is not in the config", NOTE)
     elif longest + budget > int(room):
         raise UserError(
-            f"A prompt has up to {longest} tokens and its answer {budget}, but the model's context holds {room}. "
+            f"{sum(length + budget > int(room) for length in lengths)} of {len(lengths)} prompts are too long: one has "
+            f"{longest} tokens and its answer {budget}, but the model's context holds {room}. "
             "Choose a model with a longer context, fewer examples (--num_fewshot) or a shorter answer "
             "(ARGS='--gen_kwargs max_gen_toks=N')."
         )

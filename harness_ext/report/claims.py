@@ -56,7 +56,7 @@ class Claim:
 
 def restated(entries: Iterable[Entry]) -> list[Claim]:
     """Restate every claim; `entries` are ours."""
-    contest = next(iter(contests(entries)), None)
+    contest = next((each for each in contests(entries) if not names.is_own(each.entries[0].record)), None)
     generative, versus, *others = ((said, _compared(pairs)) for said, pairs in _COMPARED)
     found = [
         Claim(

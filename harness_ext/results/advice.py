@@ -10,6 +10,7 @@ from typing import Any
 
 from harness_ext.paths import TASKS_DIR
 from harness_ext.results.experiments import is_no_better
+from harness_ext.results.names import is_own
 from harness_ext.results.outcomes import Outcome, main_counts, one_answer
 from harness_ext.results.tables import visible
 
@@ -83,6 +84,9 @@ def _what_may_help(record: dict[str, Any], kind: str) -> str:
         "a larger THINK_BUDGET=": kind == "unfinished_thinking",
         "examples (SHOTS=16)": not _shots(record),
         "words (TASK=sst2_01_words_choice)": record["task"] == "sst2_01" and record.get("settings"),
+        "a forced choice (TASK=choice)": is_own(record)
+        and not record["task"].endswith("_choice")
+        and record.get("settings"),
         # A server's answers have no likelihoods, and no settings.
         f"a forced choice (TASK={choice})": record.get("settings") and any(TASKS_DIR.glob(f"**/{choice}.yaml")),
         "fine-tuning (make finetune)": not record.get("adapter"),

@@ -28,6 +28,11 @@ def _setting(name: str, value: Any) -> str:
     return forms.get(name, f"{words} {said}")
 
 
+def is_own(record: Record) -> bool:
+    """Tell whether a run is on a table of the user's own, by the task's name, which DATA= and `make task` give it."""
+    return re.match(r"own(_|$)", record["task"]) is not None
+
+
 def model_of(record: Record) -> str:
     """Name the model, and how it is quantised."""
     quantisation = record.get("quantisation")

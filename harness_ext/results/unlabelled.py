@@ -23,24 +23,26 @@ HEADS = [
 
 
 def markdown(entries: Iterable[Entry]) -> list[str]:
-    """Render a table: a row for each model, settings and wording that was asked in more than one way."""
+    """Render a table: a row for each model, settings, wording and data that was asked in more than one way."""
     found = rows(entries)
     return markdown_table(HEADS, found) if found else []
 
 
 def rows(entries: Iterable[Entry]) -> list[list[str]]:
     """Write the rows of that table."""
-    asked: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
+    asked: dict[tuple[str, ...], dict[str, Entry]] = defaultdict(dict)
     for entry in entries:
         if entry.samples == 0 and not entry.partial and not entry.stale and entry.record.get("method") != "examples":
             task, form = _form(entry.record)
-            asked[(*_who(entry.record), task)].setdefault(form, entry)
-    found = [(*who, _cells(forms)) for who, forms in sorted(asked.items()) if len(forms) > 1]
-    return [[f"{model}{more}", task, *cells] for model, more, task, cells in found]
+            data = str(entry.record.get("data_fingerprint")), str(entry.record.get("data"))
+            asked[(*_who(entry.record), task, *data)].setdefault(form, entry)
+    found: list[tuple[Any, ...]] = [(*who, _cells(forms)) for who, forms in sorted(asked.items()) if len(forms) > 1]
+    several = len({fingerprint for *_, fingerprint, _, _ in found}) > 1
+    return [[f"{who}{more}", f"{task}, {data}" if several else task, *cells] for who, more, task, _, data, cells in found]
 
 
 def _who(record: dict[str, Any]) -> tuple[str, str]:
-    """Name a model with what else must be the same: settings, precision, and the data where they are not those of most."""
+    """Name a model with what else must be the same: settings and precision."""
     dtype = (record.get("settings") or {}).get("dtype")
     settings = {name: value for name, value in names.settings_of(record).items() if name != "dtype"}
     more = [str(each) for each in (dtype, names.settings_text(settings)) if each]

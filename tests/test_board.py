@@ -207,6 +207,16 @@ def test_wordings_settings_and_labels_are_not_mixed():
     assert unlabelled.markdown(entries(found)) == []
 
 
+def test_data_sets_are_not_mixed_and_named_where_there_are_several():
+    first = {"data_fingerprint": "a", "data": "tickets.csv, 100 of 200"}
+    second = {"data_fingerprint": "b", "data": "mails.csv, 100 of 300"}
+    found = [asked("own", 10, **first), asked("own_choice", 20, **first)]
+    (cells,) = table(unlabelled.markdown(entries([*found, asked("own_words", 30, **second)])))
+    assert (cells["question"], cells["words written"]) == ("own", "")
+    both = table(unlabelled.markdown(entries([*found, asked("own", 30, **second), asked("own_words", 40, **second)])))
+    assert [cells["question"] for cells in both] == ["own, tickets.csv, 100 of 200", "own, mails.csv, 100 of 300"]
+
+
 def test_format_tax_of_the_published_runs_is_the_difference_of_their_scores(published_entries):
     found = table(unlabelled.markdown(published_entries))
     taxes = [cells for cells in found if cells["format tax"]]

@@ -84,9 +84,7 @@ def _what_may_help(record: dict[str, Any], kind: str) -> str:
         "a larger THINK_BUDGET=": kind == "unfinished_thinking",
         "examples (SHOTS=16)": not _shots(record),
         "words (TASK=sst2_01_words_choice)": record["task"] == "sst2_01" and record.get("settings"),
-        "a forced choice (TASK=choice)": is_own(record)
-        and not record["task"].endswith("_choice")
-        and record.get("settings"),
+        "a forced choice (TASK=choice)": is_own(record) and record.get("settings"),
         # A server's answers have no likelihoods, and no settings.
         f"a forced choice (TASK={choice})": record.get("settings") and any(TASKS_DIR.glob(f"**/{choice}.yaml")),
         "fine-tuning (make finetune)": not record.get("adapter"),

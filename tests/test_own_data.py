@@ -34,7 +34,7 @@ def test_good_table_is_read_and_nothing_is_said_but_what_should_be_known(tmp_pat
     ones = sum(label for _, label in parts.test)
     few, balance = parts.notes
     assert few == "t.csv has only 6 of 'normal' and 6 of 'urgent': scores of so few rows say little"
-    assert balance.startswith(f"{len(parts.test)} rows to test on, {ones} of them 'urgent': always saying")
+    assert balance.startswith(f"t.csv, {len(parts.test)} of 12: {ones} of them are 'urgent'; always saying")
     assert balance.endswith(f"{100 * max(ones, len(parts.test) - ones) / len(parts.test):.1f}")
 
 

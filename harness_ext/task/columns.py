@@ -1,8 +1,9 @@
 """Which columns of a table hold text and label, and which of the two labels is 1: as asked, else the only guess there is."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness_ext.errors import DataError, did_you_mean
 from harness_ext.task.class_words import which_is_one
@@ -22,13 +23,16 @@ class Columns:
     text: str
     label: str
     names: tuple[str, str]  # of the labels 0 and 1, as they are written most often
-    notes: tuple[str, ...]  # what was guessed
+    notes: tuple[str, ...] = field(compare=False)  # what was guessed
 
-    def number(self, value: str) -> int:
-        """Return the label, 0 or 1, that a cell stands for."""
-        return int(plain(value) == plain(self.names[1]))
+    def labels(self, table: Table) -> list[int]:
+        """Return the label, 0 or 1, of each row."""
+        cells = table.columns[self.label]
+        ones = {cell for cell in set(cells) if plain(cell) == plain(self.names[1])}
+        return [int(cell in ones) for cell in cells]
 
 
+@functools.lru_cache(maxsize=4)
 def choose(table: Table, text: str | None = None, label: str | None = None, positive: str | None = None) -> Columns:
     """Choose columns and labels.
 
@@ -71,7 +75,10 @@ def _only(found: Sequence[str], table: Table, others: Iterable[str], variable: s
 
 def _counts(table: Table, column: str) -> Counter[str]:
     """Count the values of a column that are not blank, as `plain` writes them."""
-    return Counter(plain(value) for value in table.columns[column] if value.strip())
+    counts: Counter[str] = Counter()
+    for value, count in Counter(table.columns[column]).items():
+        counts[plain(value)] += count
+    return counts - Counter({"": counts[""]})
 
 
 def _names(table: Table, label: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness_ext.errors import DataError, UserError
@@ -68,7 +68,9 @@ def read(own: OwnData) -> Parts:
     size = split.read_test(own.test)
     table = read_table("DATA", own.data)
     other = read_table("TEST", own.test) if own.test and size is None else None
-    return _parts(table, own.text, own.label, own.positive, size, other)
+    columns = choose(table, own.text, own.label, own.positive)
+    parts = _parts(table, columns, size, other)
+    return replace(parts, notes=(*table.notes, *columns.notes, *parts.notes))
 
 
 def of_task(task: Any) -> OwnData | None:
@@ -78,14 +80,14 @@ def of_task(task: Any) -> OwnData | None:
 
 
 @functools.lru_cache(maxsize=4)
-def _parts(table: Table, text: str | None, label: str | None, positive: str | None, size: Any, other: Table | None) -> Parts:
-    columns = choose(table, text, label, positive)
-    notes = [*table.notes, *columns.notes, *table_checks.notes(table, columns)]
-    rows = _rows(table, columns)
-    train, test = split.split(rows, size)
+def _parts(table: Table, columns: Columns, size: float | int | None, other: Table | None) -> Parts:
+    notes = table_checks.notes(table, columns)
+    table_checks.check_texts(table, columns.text)
     if other:
-        train, test, more = _beside(table, rows, other, columns)
+        train, test, more = _beside(table, other, columns)
         notes += more
+    else:
+        train, test = split.split(_rows(table, columns), size)
     table_checks.check_classes(train, test, columns.names)
     train_source = f"{table.name}, {len(train)} to train on"
     test_source = f"{(other or table).name}, {len(test)} of {len((other or table).numbers)}"
@@ -94,19 +96,18 @@ def _parts(table: Table, text: str | None, label: str | None, positive: str | No
 
 
 def _rows(table: Table, columns: Columns) -> list[Row]:
-    table_checks.check_texts(table, columns.text)
-    texts, labels = table.columns[columns.text], table.columns[columns.label]
-    return [(text.strip(), columns.number(label)) for text, label in zip(texts, labels, strict=True)]
+    return list(zip(map(str.strip, table.columns[columns.text]), columns.labels(table), strict=True))
 
 
-def _beside(table: Table, rows: list[Row], other: Table, columns: Columns) -> tuple[list[Row], list[Row], list[str]]:
+def _beside(table: Table, other: Table, columns: Columns) -> tuple[list[Row], list[Row], list[str]]:
     """Test on all of another table; rows whose text stands there too are not trained on."""
     same = choose(other, columns.text, columns.label, columns.names[1])
     if plain(same.names[0]) != plain(columns.names[0]):
         raise DataError(f"{other.name} has a label {same.names[0]!r} where {table.name} has {columns.names[0]!r}.")
-    test = split.ordered(_rows(other, same))
+    table_checks.check_texts(other, same.text)
+    test, rows = split.ordered(_rows(other, same)), split.ordered(_rows(table, columns))
     tested = {split.bare(text) for text, _ in test}
-    train = split.ordered(row for row in rows if split.bare(row[0]) not in tested)
-    left_out = len(set(rows)) - len(train)
+    train = [row for row in rows if split.bare(row[0]) not in tested]
+    left_out = len(rows) - len(train)
     notes = [f"{left_out} rows of {table.name} stand in {other.name} too: they are not trained on"] if left_out else []
     return train, test, [*other.notes, *notes, *table_checks.notes(other, same)]

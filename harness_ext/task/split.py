@@ -5,6 +5,7 @@ counts, near duplicates stay together, and rows that are added later never move 
 """
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from harness_ext.errors import DataError
@@ -48,9 +49,9 @@ def split(rows: Iterable[Row], size: float | int | None = None) -> tuple[list[Ro
     Raises:
         DataError: Fewer rows are set apart than are asked for.
     """
-    limit = size if isinstance(size, float) else SET_APART
-    placed = [(place(row[0]), row) for row in ordered(rows)]
-    apart, train = [row for at, row in placed if at < limit], [row for at, row in placed if at >= limit]
+    rows = ordered(rows)
+    first = bisect_left(rows, size if isinstance(size, float) else SET_APART, key=lambda row: place(row[0]))
+    apart, train = rows[:first], rows[first:]
     most = len(apart) if isinstance(size, float) else MOST_TESTED if size is None else size
     if size and most > len(apart):
         raise DataError(
@@ -63,4 +64,4 @@ def split(rows: Iterable[Row], size: float | int | None = None) -> tuple[list[Ro
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
     """Put rows in the order of their places, whatever order they come in; each once."""
-    return sorted(set(rows), key=lambda row: (place(row[0]), row))
+    return [row for _, row in sorted((place(row[0]), row) for row in set(rows))]

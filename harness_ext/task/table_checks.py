@@ -38,7 +38,7 @@ def check_classes(train: Sequence[Row], test: Sequence[Row], names: Sequence[str
 
 def notes(table: Table, columns: Columns) -> list[str]:
     """Say what should be known of a table."""
-    labels = [columns.number(value) for value in table.columns[columns.label]]
+    labels = columns.labels(table)
     counts = Counter(labels)
     few = [f"{counts[n]} of {name!r}" for n, name in enumerate(columns.names) if counts[n] < FEW]
     said = [f"{table.name} has only {' and '.join(few)}: scores of so few rows say little"] if few else []

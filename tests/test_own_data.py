@@ -142,6 +142,7 @@ BAD = {
     "JSON list of texts": ('["a"]', "t.json", {}, ("row 1", "no object")),
     "empty JSON list": ("[]", "t.json", {}, ("empty",)),
     "broken line of JSON": ('{"text": "a"}\n\n{"text": \n', "t.jsonl", {}, ("row 3 is no JSON",)),
+    "half a surrogate pair": ('{"text": "\\ud83d", "label": 1}\n', "t.jsonl", {}, ("row 1 is no JSON",)),
     "JSON as lines": ('[{"text": "a"}]\n', "t.jsonl", {}, ("row 1", "no object")),
     "deep JSON": ("[" * 100_000, "t.json", {}, ("no JSON",)),
     "unknown text": (HEAD + LINES[0], "t.csv", {"text": "txt"}, ("TEXT=txt", "Did you mean text?")),

@@ -55,10 +55,10 @@ def _labels_order(entry: Entry) -> tuple[bool, bool, int]:
 
 
 def _head(entry: Entry) -> str:
-    documents = f"{visible(str(entry.record.get('data')))}, {entry.record['n']:,} documents"
+    data, documents = visible(str(entry.record.get("data"))), f"{entry.record['n']:,} documents"
     if entry.partial:
-        return f"Part of {documents.replace(',', ' only,', 1)} of {entry.record['n_available']:,} (LIMIT=): for trying out"
-    return f"Older task versions: {documents}" if entry.stale else documents
+        return f"Part of {data} only, {documents} of {entry.record['n_available']:,} (LIMIT=): for trying out"
+    return f"{'Older task versions: ' * entry.stale}{data}, {documents}"
 
 
 def labels_text(samples: int | str | None) -> str:

@@ -6,6 +6,7 @@ needs the datasets library is imported when a model has been found: an error abo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.backend.server import check_task
@@ -109,7 +110,10 @@ def _own_data(spec: RunSpec, subject: Subject) -> tuple[OwnData | None, tuple[st
     other_data = spec.data_dir or spec.metadata.get("dataset") or set(spec.tasks or ()) - set(own_task.FORMS)
     if not asked and (not made or other_data):
         return None, ()
-    return OwnData(**made | asked), spec.tasks or (record.get("form", own_task.FORMS[0]),)
+    own = OwnData(**made | asked)
+    if not asked and not Path(own.data).expanduser().is_file():
+        raise UserError(f"The adapter was trained on the table {own.data}, which is not there: say where with DATA=.")
+    return own, spec.tasks or (record.get("form", own_task.FORMS[0]),)
 
 
 def _data_notes(own: OwnData | None, tasks: list[Any], subject: Subject) -> list[str]:

@@ -13,7 +13,7 @@ from harness_ext.task.table import Table
 # What such columns are called, in small letters.
 _TEXTS = {"text", "sentence", "body", "message", "content", "comment", "review", "tweet", "question", "description", "email"}
 _LABELS = {"label", "labels", "class", "category", "target", "sentiment", "y"}
-_MOST_SHOWN = 6  # values in one line
+_MOST_SHOWN, _LONGEST = 6, 30  # values in one line, and characters of each
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _names(table: Table, label: str) -> tuple[str, str]:
     if missing := [row for row, value in enumerate(table.columns[label]) if not value.strip()]:
         raise DataError(f"{table.name}: no label (column {label!r}) in {table.named(missing)}: fill in or leave out.")
     counts = _counts(table, label)
-    shown = ", ".join(f"{value!r} ({count})" for value, count in counts.most_common(_MOST_SHOWN))
+    shown = ", ".join(f"{value[:_LONGEST]!r} ({count})" for value, count in counts.most_common(_MOST_SHOWN))
     if len(counts) != 2:
         more = f" and {len(counts) - _MOST_SHOWN} more" if len(counts) > _MOST_SHOWN else ""
         raise DataError(
@@ -112,6 +112,6 @@ def _positive(table: Table, label: str, names: tuple[str, str], positive: str | 
         )
     found = [n for n, name in enumerate(names) if plain(name) == plain(positive)]
     if not found:
-        near = did_you_mean(positive, names)
+        near = did_you_mean(str(positive), names)
         raise DataError(f"POSITIVE={positive} is neither {names[0]!r} nor {names[1]!r} (column {label!r}).{near}")
     return found[0]

@@ -165,7 +165,9 @@ def _json(path: Path) -> tuple[Rows, tuple[str, ...]]:
 
 def _parsed(path: Path, content: str, line: int) -> Any:
     try:
-        return json.loads(content)
+        found = json.loads(content)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return found
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name}{f', row {line}' if line else ''} is no JSON: {error}.") from None
 
@@ -182,7 +184,7 @@ def _parquet(path: Path) -> tuple[Rows, tuple[str, ...]]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(path).read()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path.name} is no Parquet: {' '.join(str(error).split())[:120]}") from None
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)

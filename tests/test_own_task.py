@@ -151,9 +151,10 @@ def test_validate_prints_the_prompt_of_each_form(tickets, door):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["tiny", "encoder"])
-def test_adapter_is_scored_on_its_table_with_its_question_and_says_when_the_table_has_changed(recipe, tickets, door):
-    done = train("--model=tiny-base", f"--recipe={recipe}", *asked(tickets, "--task=choice", "--test=0.4"), *SHORT)
+@pytest.mark.parametrize(("recipe", "question"), [("tiny", ["--question=Is it urgent?"]), ("tiny", []), ("encoder", [])])
+def test_adapter_is_scored_on_its_table_as_it_was_trained_and_says_when_that_has_changed(recipe, question, tickets, door):
+    flags = ["--data", tickets, "--positive=urgent", "--task=choice", "--test=0.4", *question]
+    done = train("--model=tiny-base", f"--recipe={recipe}", *flags, *SHORT)
     assert done.code == 0, done.stderr
     folder, made = only_adapter(Path("results"))
     assert made["label_names"] == {"0": "Normal", "1": "Urgent"}
@@ -162,9 +163,12 @@ def test_adapter_is_scored_on_its_table_with_its_question_and_says_when_the_tabl
     assert said.code == 0, said.stderr
     assert "was trained on" not in said.stderr
     (run,) = read_runs(Path("results"))
-    assert run["prompt"]["first"].startswith("Is this ticket urgent?") or recipe == "encoder"
+    (task,) = build_tasks(build_configs(own(tickets, test="0.4"), ["digits"]))
+    assert (run["task"], run["n"], run["trained_on"]) == (made["task"], len(task.eval_docs), None)
     assert run["task"].endswith("_choice")
-    assert run["n"] == sum(1 for _ in build_tasks(build_configs(own(tickets, test="0.4"), ["digits"]))[0].eval_docs)
-    with open(tickets, "a") as file:
-        file.write("Something new,Normal\n" * 1 + "".join(f"Something else {n},Urgent\n" for n in range(9)))
+    with Path(tickets).open("a") as file:
+        file.writelines(f"Something new {n},Urgent\n" for n in range(9))
     assert "other rows than it has now" in door("run", "--adapter", folder).stderr
+    Path(tickets).rename("moved.csv")
+    assert "which is not there: say where with DATA=" in door("run", "--adapter", folder).error
+    assert door("run", "--adapter", folder, "--data=moved.csv").code == 0

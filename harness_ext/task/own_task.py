@@ -40,7 +40,7 @@ def build_configs(own: OwnData, forms: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def settled(own: OwnData, form: str) -> dict[str, Any]:
-    """Return all that makes the same task again, guesses and defaults filled in; for an adapter's record."""
+    """Return all that makes the same task again, guesses filled in; for an adapter's record."""
     columns = own_data.read(own).columns
     return {
         "data": own.data,
@@ -48,7 +48,7 @@ def settled(own: OwnData, form: str) -> dict[str, Any]:
         "label": columns.label,
         "positive": columns.names[1],
         "test": own.test,
-        "question": question_of(own),
+        "question": own.question,
         "form": form,
         "labels": list(_answers(columns.names)),  # as words, that of 0 first
     }

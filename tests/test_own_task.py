@@ -134,7 +134,7 @@ def test_from_python_a_baseline_takes_a_table_and_a_share(tickets):
         (("--data=tickets.csv", "--data_dir=x"), "leave one of them out"),
         (("--question=Why?",), "QUESTION is about a table of your own"),
         (("--data=tickets.csv", "--positive=urgent", "--tasks=word"), "TASK=word is no form of DATA=: choose from digits"),
-        (("--data=absent.csv",), "DATA=absent.csv is no file. In its folder there is tickets.csv"),
+        (("--data=ticket.csv",), "DATA=ticket.csv is no file. Did you mean tickets.csv?"),
         (("--data=tickets.csv", "--positive=never"), "POSITIVE=never is neither 'Normal' nor 'Urgent'"),
     ],
 )

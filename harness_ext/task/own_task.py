@@ -65,7 +65,7 @@ def write(own: OwnData, form: str, file: str, force: bool) -> Path:
     """Write a task as a YAML file that may be edited."""
     path = as_path("OUT_TASK", file)
     if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"OUT_TASK={file} must end in .yaml.")
+        raise UserError(f"OUT_TASK={file} must end in .yaml, as my_tasks/urgent.yaml does.")
     if path.exists() and not force:
         raise UserError(f"OUT_TASK={file} is there already (FORCE=1 writes it anew).")
     (config,) = configs(own, [form])

@@ -55,8 +55,8 @@ def read_table(variable: str, name: str) -> Table:
     """
     path = as_path(variable, name)
     if not path.is_file():
-        here = ", ".join(sorted(each.name for each in path.parent.glob("*") if each.suffix in _READERS)[:MOST_NAMED])
-        raise DataError(f"{variable}={name} is no file.{f' In its folder there is {here}.' if here else ''}")
+        near = did_you_mean(path.name, (each.name for each in path.parent.glob("*") if each.suffix in _READERS))
+        raise DataError(f"{variable}={name} is no file.{near}")
     if path.suffix.lower() not in _READERS:
         raise DataError(f"{variable}={name}: a table ends in {', '.join(_READERS)}; save it as one of these.")
     try:

@@ -165,8 +165,8 @@ def nan_weights(task: str) -> Callable[[Room], list[str]]:
 
 
 def a_file(room: Room) -> list[str]:
-    (room.folder / "model.gguf").write_bytes(b"GGUF")
-    return room.run(pretrained="model.gguf")
+    (room.folder / "model.pth").write_bytes(b"GGUF")
+    return room.run(pretrained="model.pth")
 
 
 def no_dev(room: Room) -> list[str]:
@@ -242,7 +242,7 @@ MODEL: Cases = {
     "model_near_a_deeper_folder": (run(pretrained="./models/god"), ("'./models/god'", "Did you mean", "good")),
     "model_empty": (run(pretrained=""), ("Model ''", "Hub id (owner/name)")),
     "model_unreachable": (run(pretrained="org/name"), ("'org/name'", *OFFLINE)),
-    "model_a_file": (a_file, ("'model.gguf'", "a file", "its folder")),
+    "model_a_file": (a_file, ("'model.pth'", "a file", "its folder")),
     "model_below_nobodys_home": (run(pretrained="~nobody-here/x"), ("'~nobody-here/x'",)),
     "model_of_a_long_name": (run(pretrained="x" * 300), ("xxx",)),
     "model_not_a_name": (run(pretrained="a b/c"), ("'a b/c'", "neither a folder nor a Hub id")),

@@ -3,7 +3,8 @@
 # The names that stand on the command line.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 
-# What says which table of the user's own is read.
+# What says which table of the user's own is read: only on the command line, as other programs mean other things by such
+# names in the environment.
 OWN := DATA TEXT LABEL POSITIVE TEST QUESTION
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
@@ -11,6 +12,7 @@ OWN := DATA TEXT LABEL POSITIVE TEST QUESTION
 VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) OUT_TASK LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
   SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+$(foreach name,$(filter-out $(GIVEN),$(OWN)),$(eval override $(name) :=))
 export $(VARIABLES)
 
 # Recipes `exec` the program, so that it, and not a shell around it, gets the signal that make hands on.

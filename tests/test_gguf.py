@@ -220,6 +220,7 @@ def test_safetensors_come_before_gguf_files_beside_them(model, file, tmp_path):
     assert find_model(str(folder / "tiny.gguf")).file == str(folder / "tiny.gguf")
 
 
+@pytest.mark.slow  # several processes, as the client reads its endpoint when it is imported
 def test_hub_repositories_of_gguf_files(file, tmp_path, cli):
     one, several = tmp_path / "one", tmp_path / "several"
     for folder, names in ((one, ["tiny.gguf"]), (several, ["tiny-q4.gguf", "tiny-q8.gguf"])):

@@ -187,6 +187,9 @@ def test_seed_is_the_one_that_can_change_the_numbers(parts, seeds):
         ({}, "m"),
         ({"task": "sst2_01_words_choice"}, "m, words_choice"),
         ({"task": "someone's"}, "m, someone's"),
+        ({"task": "own", "data": "tickets, old.csv, 4 of 8"}, "m, tickets, old.csv"),
+        ({"task": "own_is_it_urgent_523d_words_choice", "data": "t.csv, 4 of 8"}, "m, t.csv, words_choice"),
+        ({"task": "own_your_choice_00aa", "data": "t.csv, 4 of 8"}, "m, t.csv"),
         ({"quantisation": "nf4"}, "m (nf4)"),
         ({"method": "lora", "recipe": "qwen", "adapter": "x", "train_samples": 64}, "m + LoRA qwen, 64 labels"),
         (
@@ -224,11 +227,12 @@ def rank(number):
         ({"settings": {"device": "cpu"}}, {"settings": {"device": "cuda"}}, {"m (cpu)", "m (cuda)"}),
         ({"data": "a/dev.tsv"}, {"data": "b/dev.tsv"}, {"m (a/dev.tsv)", "m (b/dev.tsv)"}),
         ({"task": "sst2_01_x"}, {"task": "x"}, {"m, x (sst2_01_x)", "m, x (x)"}),
+        ({"task": "own_a_0001"}, {"task": "own_b_0002"}, {"m, sst2/dev.tsv (own_a_0001)", "m, sst2/dev.tsv (own_b_0002)"}),
         (version("2"), version("3"), {"m (torch 2)", "m (torch 3)"}),
         (rank(8), rank(16), {"m (rank 8)", "m (rank 16)"}),
         ({}, {}, {"m (first)", "m (second)"}),
     ],
-    ids=["settings", "device", "data", "task", "versions", "recipe", "hash"],
+    ids=["settings", "device", "data", "task", "question", "versions", "recipe", "hash"],
 )
 def test_what_would_be_called_alike_is_told_apart_by_what_differs(one, two, expected):
     found = entries([run(experiment="first", **one), run(experiment="second", **two)])

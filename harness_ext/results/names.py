@@ -10,6 +10,9 @@ from typing import Any
 
 Record = dict[str, Any]
 DEFAULT_TASK = "sst2_01"  # the only one that goes without saying
+_OWN = re.compile(r"own(_|$)")  # what DATA= and `make task` call tasks
+_FORM = re.compile(r"(?:^own|_[0-9a-f]{4})_((?:words_)?choice|words)$")  # in which such a task asks, other than in digits
+_OF_ROWS = re.compile(r", \d+ of \d+$")  # behind the name of a table
 _LONG = 20  # characters that are shown of what someone has written
 
 
@@ -30,7 +33,7 @@ def _setting(name: str, value: Any) -> str:
 
 def is_own(record: Record) -> bool:
     """Tell whether a run is on a table of the user's own, by the task's name, which DATA= and `make task` give it."""
-    return re.match(r"own(_|$)", record["task"]) is not None
+    return _OWN.match(record["task"]) is not None
 
 
 def model_of(record: Record) -> str:
@@ -95,7 +98,9 @@ def _plain_name(record: Record, is_old: bool) -> str:
     said = [f"{model_of(record)} + {how}" if how else model_of(record)]
     if samples and not (samples == "all" and record["model"] in ("majority", "tiny")):
         said.append(f"{samples} labels")
-    if record["task"] != DEFAULT_TASK:
+    if is_own(record):
+        said += [_OF_ROWS.sub("", str(record.get("data"))), *_FORM.findall(record["task"])]
+    elif record["task"] != DEFAULT_TASK:
         said.append(record["task"].removeprefix(f"{DEFAULT_TASK}_"))
     if record["n"] < record["n_available"]:
         said.append(f"{record['n']} of {record['n_available']}")

@@ -22,10 +22,11 @@ OWN_FLAGS = {
     "QUESTION": "--question",
 }  # fmt: skip
 FLAGS = {  # make's variable: the flag of `run` that it becomes
-    "MODEL": "--pretrained", "GGUF": "--gguf", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir", "LIMIT": "--limit",
-    "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise", "BACKEND": "--model",
-    "SEED": "--seeds", "BASE_URL": "--base_url", "ENGINE": "--engine", "THINK_BUDGET": "--think_budget",
-    "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path", "ARGS": "--args", **OWN_FLAGS,
+    "MODEL": "--pretrained", "GGUF": "--gguf", "ADAPTER": "--adapter", "TASK": "--tasks", "DATA_DIR": "--data_dir",
+    "LIMIT": "--limit", "BATCH": "--batch_size", "DEVICE": "--device", "DTYPE": "--dtype", "QUANT": "--quantise",
+    "BACKEND": "--model", "SEED": "--seeds", "BASE_URL": "--base_url", "ENGINE": "--engine",
+    "THINK_BUDGET": "--think_budget", "PROCS": "--procs", "SAMPLES": "--train_samples", "OUT": "--output_path",
+    "ARGS": "--args", **OWN_FLAGS,
 }  # fmt: skip
 TRAINING_FLAGS = {  # the same of `make finetune`
     "MODEL": "--model", "GGUF": "--gguf", "SAMPLES": "--samples", "SEED": "--seed", "RECIPE": "--recipe", "TASK": "--task",

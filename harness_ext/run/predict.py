@@ -1,0 +1,218 @@
+"""`python -m harness_ext predict`: texts without labels in, the same rows out with what a model answers to each.
+
+It asks chunk by chunk; each is an ordinary run in a folder beside OUT_FILE, which a next attempt finds by its key or
+continues. When all are done OUT_FILE is written and the folder goes.
+"""
+
+import argparse
+import contextlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness_ext.backend.subject import BASELINES, PROBE, Subject
+from harness_ext.errors import UserError, writing_to
+from harness_ext.paths import as_path
+from harness_ext.run import chunks
+from harness_ext.run.chunks import Chunk, Dealt
+from harness_ext.run.checks import Checks
+from harness_ext.run.command import quieten
+from harness_ext.run.execute import execute, say_to_user
+from harness_ext.run.plan import Plan, plan
+from harness_ext.run.resolve import resolve
+from harness_ext.run.shards import worker_for
+from harness_ext.run.spec import RunSpec, several_from_args
+from harness_ext.task import own_task
+from harness_ext.task.table import find_file
+
+ENDINGS = (".csv", ".tsv", ".jsonl")  # of OUT_FILE
+_NEEDS_LABELS = {
+    "label": "LABEL", "positive": "POSITIVE", "test": "TEST", "train_samples": "SAMPLES", "shots": "SHOTS", "rows": "ROWS",
+    "num_fewshot": "--num_fewshot", "calibrate": "CALIBRATE",
+}  # fmt: skip
+_NOT_READ = {"data_dir": "DATA_DIR", "samples": "--samples", "use_cache": "--use_cache"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of each text."""
+
+    task: str  # as TASK= would name it
+    names: Sequence[str] | None  # of the labels 0 and 1, where not the task but the model says them
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Answer all rows of a table, and write them down with the answers.
+
+    Raises:
+        UserError: Something the user gave is wrong.
+    """
+    quieten(args.verbosity)
+    if args.output_path:
+        raise UserError("OUT is a folder of runs, and predict keeps none: say where its answers go with OUT_FILE=.")
+    named = vars(args).pop("out_file")
+    spec = _spec(args)
+    source = find_file("DATA", str(spec.data))
+    out = _out(source, named, spec.force)
+    found = resolve(spec, checks := Checks())
+    if checks.problems or not found.subject:
+        raise UserError(checks.problems[0].said)
+    own = (found.subject.adapter.manifest.get("own_data") if found.subject.adapter else None) or {}
+    with _workplace(out) as parts:
+        with writing_to(out, "OUT_FILE"):
+            asked = _ask(found.spec, found.subject, own, parts)
+            dealt = chunks.deal(source, spec.text, own.get("text"), spec.limit, parts)
+        for note in dealt.notes:
+            say_to_user(note)
+        spec = replace(
+            spec, tasks=(asked.task,), output_path=str(parts), force=False, limit=None, data=None, text=None, question=None
+        )
+        folders, names = _answer(spec, dealt, asked)
+        with writing_to(out, "OUT_FILE"):
+            counts = chunks.write(out, dealt, folders, names)
+    say_to_user(f"{_said(counts, names)} Written: {out}")
+
+
+def _spec(args: argparse.Namespace) -> RunSpec:
+    spec, *others = several_from_args(args)
+    if not spec.data:
+        raise UserError("DATA is missing: make predict MODEL=... DATA=new.csv QUESTION='...'.")
+    if others or len(spec.tasks or ()) > 1:
+        raise UserError("predict asks one model one question: give one ADAPTER, one SEED and one TASK.")
+    for name, called in _NEEDS_LABELS.items():
+        if getattr(spec, name) is not None:
+            raise UserError(f"{called} is about labels, and what predict reads has none: leave it out.")
+    for name, called in _NOT_READ.items():
+        if getattr(spec, name):
+            raise UserError(f"predict does not read {called}: leave it out.")
+    if spec.model in (PROBE, *BASELINES):
+        raise UserError(f"BACKEND={spec.model} is fitted on labels, and predict has none: give a MODEL= or an ADAPTER=.")
+    return spec
+
+
+def _out(source: Path, named: str | None, force: bool) -> Path:
+    """Decide where the answers go, and check that nothing is lost by it."""
+    ending = source.suffix.lower() if source.suffix.lower() in ENDINGS else ENDINGS[0]
+    out = as_path("OUT_FILE", named) if named else source.with_name(f"{source.stem}-answers{ending}")
+    if out.suffix.lower() not in ENDINGS:
+        raise UserError(f"OUT_FILE={out} must end in {', '.join(ENDINGS)}.")
+    if out.exists() and (out.is_dir() or out.samefile(source)):
+        raise UserError(f"OUT_FILE={out} is {'a folder' if out.is_dir() else 'DATA itself'}: choose another name.")
+    if out.exists() and not force:
+        raise UserError(f"OUT_FILE={out} is there already: choose another, or replace it with FORCE=1.")
+    return out
+
+
+def _ask(spec: RunSpec, subject: Subject, own: dict[str, Any], folder: Path) -> Ask:
+    """Decide what is asked: what the user says, else what the adapter was trained with; a classifier needs no question."""
+    (given,) = spec.tasks or (None,)
+    form = given if given in own_task.FORMS else None
+    made = subject.adapter.manifest.get("task") if subject.adapter else None
+    if given and not form:
+        if spec.question:
+            raise UserError(f"TASK={given} has a question of its own: leave QUESTION out, or say how with TASK=digits.")
+        return Ask(given, None)
+    if own or spec.question:
+        answers = own.get("labels", ("no", "yes"))
+        question = spec.question or own_task.question_of(own)
+        file = folder / "question.yaml"
+        own_task.write_unlabelled(file, question, answers, form or own.get("form", own_task.FORMS[0]))
+        return Ask(str(file), own.get("names", answers))
+    if made:
+        return Ask(str(made), None)
+    if subject.is_classifier:
+        return Ask("sst2_01", ())  # which only stands there: the text alone is read
+    raise UserError(
+        "What is asked of each text? Say it with QUESTION='Is this ticket urgent?', with TASK=my_tasks/urgent.yaml (which "
+        "`make task` writes), or with an ADAPTER= that was trained on its question."
+    )
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """Give a folder for chunks and their runs, and keep other processes out; it stays where answers are in it."""
+    parts = out.with_name(f".{out.name}.parts")
+    lock = FileLock(parts / "lock", timeout=0)
+    with writing_to(out, "OUT_FILE"):
+        parts.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"OUT_FILE={out} is being made by another process. Wait for it, or stop it.") from None
+    with lock:
+        try:
+            yield parts
+        except BaseException:
+            if not any((parts / kept).exists() for kept in ("runs", "unfinished")):
+                shutil.rmtree(parts)
+            raise
+        shutil.rmtree(parts)
+
+
+def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None], Sequence[str]]:
+    """Ask all chunks with one loaded model; return their runs' folders, and the names of the labels 0 and 1."""
+    rows, worker, done = sum(chunk.rows for chunk in dealt.chunks), None, 0
+    folders: list[Path | None] = []
+    names: Sequence[str] = ("0", "1")
+    said: set[str] = set()
+    try:
+        for chunk in dealt.chunks:
+            if not chunk.texts:
+                folders.append(None)
+                continue
+            planned = _plan(spec, chunk)
+            (run,) = planned.runs
+            settings = [run.asked.settings.line()] if run.asked.settings else []
+            for line in (*planned.notes, *settings, *run.notes):
+                if line not in said:
+                    say_to_user(line)
+            said.update((*planned.notes, *settings, *run.notes))
+            if len(dealt.chunks) > 1:
+                say_to_user(f"Rows {done + 1:,} to {done + chunk.rows:,} of {rows:,}")
+            if worker is None or worker.size > 1:  # several processes have planned what they ask
+                worker = worker_for(planned)
+            (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
+            folders.append(finished.folder)
+            (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
+            names, done = _names(planned, asked), done + chunk.rows
+    finally:
+        if worker:
+            worker.close()
+    return folders, names
+
+
+def _plan(spec: RunSpec, chunk: Chunk) -> Plan:
+    planned = plan(replace(spec, metadata=spec.metadata | {"unlabelled": str(chunk.file.resolve())}))
+    if planned.checks.problems:
+        raise UserError(planned.checks.problems[0].said)
+    if len(planned.runs) != 1:
+        raise UserError(f"TASK={spec.tasks[0] if spec.tasks else ''} stands for {len(planned.runs)} tasks: choose one.")
+    task = planned.runs[0].asked.task
+    if task.eval_docs.info.description != "texts without labels":
+        raise UserError(f"Task {task.task_name} reads its own data alone: its custom_dataset must be utils.load_splits.")
+    return planned
+
+
+def _names(planned: Plan, asked: Ask) -> Sequence[str]:
+    from harness_ext.model.classes import words_of
+
+    question = planned.runs[0].asked
+    if asked.names:
+        return asked.names
+    if asked.names is not None and question.settings and question.settings.classes:
+        return question.settings.classes["0"], question.settings.classes["1"]
+    return (question.task.config.dataset_kwargs or {}).get("names") or words_of(question.task) or ("0", "1")
+
+
+def _said(counts: Counter[tuple[str, str]], names: Sequence[str]) -> str:
+    """Say how many rows have which label, and why others have none."""
+    labels = [f"{sum(n for (label, _), n in counts.items() if label == name):,} {name}" for name in reversed(names)]
+    without = {kind: n for (label, kind), n in counts.items() if not label}
+    why = ", ".join(f"{n:,} {kind}" for kind, n in sorted(without.items()))
+    none = f"{sum(without.values()):,} without a label{f' ({why})' if why else ''}"
+    return f"{counts.total():,} rows: {', '.join([*labels, none])}."

@@ -75,7 +75,9 @@ def writing_to(out: Path, variable: str = "OUT") -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"Cannot write to {variable}={out}: {reason}. Make room, or choose another place with {variable}=.") from error
+        raise UserError(
+            f"Cannot write to {variable}={out}: {reason}. Make room, or choose another place with {variable}=."
+        ) from error
 
 
 def _in_short(kind: str, said: str) -> str:

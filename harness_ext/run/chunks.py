@@ -17,7 +17,7 @@ from harness_ext.results import outcomes, records
 from harness_ext.task import table
 from harness_ext.task.columns import choose_text
 
-ROWS = 5000  # in a chunk: few enough to hold their prompts, many enough that a plan of some seconds does not count
+ROWS = 1000  # in a chunk: few enough that an interruption costs little, many enough that planning them does not count
 ADDED = ("label", "probability", "kind")
 NO_TEXT = "empty text"  # the kind of a row that is not asked
 

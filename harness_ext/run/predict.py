@@ -7,6 +7,7 @@ continues. When all are done OUT_FILE is written and the folder goes.
 import argparse
 import contextlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +20,11 @@ from harness_ext.backend.subject import BASELINES, PROBE, Subject
 from harness_ext.errors import UserError, writing_to
 from harness_ext.paths import as_path
 from harness_ext.run import chunks
-from harness_ext.run.chunks import Chunk, Dealt
 from harness_ext.run.checks import Checks
+from harness_ext.run.chunks import Chunk, Dealt
 from harness_ext.run.command import quieten
-from harness_ext.run.execute import execute, say_to_user
 from harness_ext.run.plan import Plan, plan
 from harness_ext.run.resolve import resolve
-from harness_ext.run.shards import worker_for
 from harness_ext.run.spec import RunSpec, several_from_args
 from harness_ext.task import own_task
 from harness_ext.task.table import find_file
@@ -68,14 +67,14 @@ def predict(args: argparse.Namespace) -> None:
             asked = _ask(found.spec, found.subject, own, parts)
             dealt = chunks.deal(source, spec.text, own.get("text"), spec.limit, parts)
         for note in dealt.notes:
-            say_to_user(note)
+            _say(note)
         spec = replace(
             spec, tasks=(asked.task,), output_path=str(parts), force=False, limit=None, data=None, text=None, question=None
         )
         folders, names = _answer(spec, dealt, asked)
         with writing_to(out, "OUT_FILE"):
             counts = chunks.write(out, dealt, folders, names)
-    say_to_user(f"{_said(counts, names)} Written: {out}")
+    _say(f"{_said(counts, names)} Written: {out}")
 
 
 def _spec(args: argparse.Namespace) -> RunSpec:
@@ -156,6 +155,9 @@ def _workplace(out: Path) -> Iterator[Path]:
 
 def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None], Sequence[str]]:
     """Ask all chunks with one loaded model; return their runs' folders, and the names of the labels 0 and 1."""
+    from harness_ext.run.execute import execute
+    from harness_ext.run.shards import worker_for
+
     rows, worker, done = sum(chunk.rows for chunk in dealt.chunks), None, 0
     folders: list[Path | None] = []
     names: Sequence[str] = ("0", "1")
@@ -170,10 +172,10 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
             settings = [run.asked.settings.line()] if run.asked.settings else []
             for line in (*planned.notes, *settings, *run.notes):
                 if line not in said:
-                    say_to_user(line)
+                    _say(line)
             said.update((*planned.notes, *settings, *run.notes))
             if len(dealt.chunks) > 1:
-                say_to_user(f"Rows {done + 1:,} to {done + chunk.rows:,} of {rows:,}")
+                _say(f"Rows {done + 1:,} to {done + chunk.rows:,} of {rows:,}")
             if worker is None or worker.size > 1:  # several processes have planned what they ask
                 worker = worker_for(planned)
             (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
@@ -207,6 +209,10 @@ def _names(planned: Plan, asked: Ask) -> Sequence[str]:
     if asked.names is not None and question.settings and question.settings.classes:
         return question.settings.classes["0"], question.settings.classes["1"]
     return (question.task.config.dataset_kwargs or {}).get("names") or words_of(question.task) or ("0", "1")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _said(counts: Counter[tuple[str, str]], names: Sequence[str]) -> str:

@@ -39,6 +39,8 @@ def choose(table: Table, text: str | None = None, label: str | None = None, posi
     Raises:
         DataError: What was asked for is not there, or more than one guess is possible, or there are not two labels.
     """
+    if len(table.columns) == 1:
+        raise DataError(f"{table.name} has one column only ({', '.join(table.columns)}), so there is none for the label.")
     notes = []
     text = text and table.find("TEXT", text)
     chosen_label = table.find("LABEL", label) if label else _guess_label(table, text)

@@ -72,15 +72,11 @@ def find_file(variable: str, name: str) -> Path:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, *stamp: int) -> Table:
-    table = as_table(path, *read_rows(path))
-    if len(table.columns) == 1:
-        (name,) = table.columns
-        raise DataError(f"{path.name} has one column only, {name!r}: a comma, semicolon or tab parts it from that of the label.")
-    return table
+    return as_table(path, *read_rows(path))
 
 
 def read_rows(path: Path) -> tuple[list[Any], Rows, tuple[str, ...]]:
-    """Read the header and the rows of a file, blank ones too, each with as many cells as the header; and what is to be said."""
+    """Read a file's header and its rows, blank ones too, each with as many cells; and what should be said of it."""
     try:
         rows, notes = _READERS[path.suffix.lower()](path)
     except OSError as error:
@@ -94,8 +90,8 @@ def read_rows(path: Path) -> tuple[list[Any], Rows, tuple[str, ...]]:
     if uneven := [n for n, (_, cells) in enumerate(rows) if len(cells) != width and not _fits(cells, width)]:
         raise DataError(
             f"{path.name}: the header names {width} columns, but {_named(rows[n][0] for n in uneven[:1])} has "
-            f"{len(rows[uneven[0]][1])} cells (so do not fit: {_named(rows[n][0] for n in uneven)}). A text with the separator "
-            "in it is put in quotes."
+            f"{len(rows[uneven[0]][1])} cells (so do not fit: {_named(rows[n][0] for n in uneven)}). A text with the "
+            "separator in it is put in quotes."
         )
     rows = [(n, cells if len(cells) == width else [*cells[:width], *[""] * (width - len(cells))]) for n, cells in rows]
     return header, rows, notes

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one line); 1 anything else.
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,6 +173,7 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    os.environ.setdefault("TQDM_LEAVE", "")  # a chunk's bars go when it is done; tqdm reads that as it is imported
     from harness_ext.run.predict import predict
 
     predict(args)

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from harness_ext.backend.subject import BASELINES, PROBE, Subject
 from harness_ext.errors import UserError, writing_to
@@ -29,6 +30,9 @@ from harness_ext.run.spec import RunSpec, several_from_args
 from harness_ext.task import own_task
 from harness_ext.task.table import find_file
 
+if TYPE_CHECKING:
+    from harness_ext.run.question import Question
+
 ENDINGS = (".csv", ".tsv", ".jsonl")  # of OUT_FILE
 _NEEDS_LABELS = {
     "label": "LABEL", "positive": "POSITIVE", "test": "TEST", "train_samples": "SAMPLES", "shots": "SHOTS", "rows": "ROWS",
@@ -42,7 +46,7 @@ class Ask:
     """What is asked of each text."""
 
     task: str  # as TASK= would name it
-    names: Sequence[str] | None  # of the labels 0 and 1, where not the task but the model says them
+    names: Sequence[str] | None  # of the labels 0 and 1; None: as the task calls them, empty: as the classifier does
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -158,33 +162,26 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
     from harness_ext.run.execute import execute
     from harness_ext.run.shards import worker_for
 
-    rows, worker, done = sum(chunk.rows for chunk in dealt.chunks), None, 0
     folders: list[Path | None] = []
-    names: Sequence[str] = ("0", "1")
-    said: set[str] = set()
-    try:
+    rows = sum(chunk.rows for chunk in dealt.chunks)
+    names, worker, said = asked.names or ("0", "1"), None, set[str]()
+    with contextlib.ExitStack() as at_end, tqdm(total=rows, desc="rows", leave=True, disable=None) as bar:
         for chunk in dealt.chunks:
-            if not chunk.texts:
-                folders.append(None)
-                continue
-            planned = _plan(spec, chunk)
-            (run,) = planned.runs
-            settings = [run.asked.settings.line()] if run.asked.settings else []
-            for line in (*planned.notes, *settings, *run.notes):
-                if line not in said:
-                    _say(line)
-            said.update((*planned.notes, *settings, *run.notes))
-            if len(dealt.chunks) > 1:
-                _say(f"Rows {done + 1:,} to {done + chunk.rows:,} of {rows:,}")
-            if worker is None or worker.size > 1:  # several processes have planned what they ask
-                worker = worker_for(planned)
-            (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
-            folders.append(finished.folder)
-            (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
-            names, done = _names(planned, asked), done + chunk.rows
-    finally:
-        if worker:
-            worker.close()
+            folders.append(None)
+            if chunk.texts:
+                planned = _plan(spec, chunk)
+                (run,) = planned.runs
+                settings = [run.asked.settings.line()] if run.asked.settings else []
+                for line in dict.fromkeys((*planned.notes, *settings, *run.notes)):
+                    if line not in said:
+                        bar.write(line, file=sys.stderr)
+                        said.add(line)
+                if worker is None or worker.size > 1:  # several processes have planned what they ask
+                    at_end.callback((worker := worker_for(planned)).close)
+                (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
+                folders[-1], names = finished.folder, _names(run.asked, asked)
+                (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
+            bar.update(chunk.rows)
     return folders, names
 
 
@@ -200,10 +197,9 @@ def _plan(spec: RunSpec, chunk: Chunk) -> Plan:
     return planned
 
 
-def _names(planned: Plan, asked: Ask) -> Sequence[str]:
+def _names(question: "Question", asked: Ask) -> Sequence[str]:
     from harness_ext.model.classes import words_of
 
-    question = planned.runs[0].asked
     if asked.names:
         return asked.names
     if asked.names is not None and question.settings and question.settings.classes:

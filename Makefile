@@ -128,7 +128,7 @@ task: $(READY)  ## Write a task on your own table as YAML: make task DATA=table.
 	@exec $(HARNESS) task $${TASK:+"--tasks=$$TASK"} $(OWN_FLAGS) "--out_task=$$OUT_TASK" $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
 
 predict: $(READY)  ## Answer texts without labels: make predict MODEL=...|ADAPTER=... DATA=new.csv [QUESTION='...'] [OUT_FILE=answers.csv]
-	@unset DATA_DIR LABEL POSITIVE TEST SAMPLES SHOTS CALIBRATE ROWS OUT; \
+	@unset DATA_DIR SAMPLES SHOTS CALIBRATE ROWS OUT; \
 	exec $(HARNESS) predict $(RUN_FLAGS) $${OUT_FILE:+"--out_file=$$OUT_FILE"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)

@@ -51,29 +51,24 @@ def deal(source: Path, text: str | None, like: str | None, limit: float | None, 
         limit: The first rows alone, or a share of them.
         folder: Takes the chunks.
     """
-    header, rows, notes = table.read_rows(source)
-    columns = table.as_table(source, header, rows, notes)
-    chosen, guessed = choose_text(columns, text, like)
-    place = [table.as_text(name).strip() for name in header].index(chosen)
-    if limit:
-        rows = rows[: int(limit if limit >= 1 else len(rows) * limit)]
-    keeps_types = source.suffix.lower() in (".json", ".jsonl")
+    first, rows, notes = table.read_rows(source)
+    header = list(map(table.as_text, first))
+    chosen, guessed = choose_text(table.as_table(source, header, rows, notes), text, like)
+    place = [name.strip() for name in header].index(chosen)
+    rows = rows[: int(limit if limit >= 1 else len(rows) * limit)] if limit else rows
     chunks = []
     for start in range(0, len(rows), ROWS):
-        part, texts = rows[start : start + ROWS], 0
+        cells = [cells for _, cells in rows[start : start + ROWS]]
+        texts = [table.as_text(row[place]).strip() for row in cells]
         file = folder / f"{start // ROWS:05}.jsonl"
         with file.open("w", encoding="utf-8") as lines:
-            for _, cells in part:
-                asked = table.as_text(cells[place]).strip()
-                texts += bool(asked)
-                kept = list(cells) if keeps_types else list(map(table.as_text, cells))
-                lines.write(json.dumps({"text": asked, "cells": kept}) + "\n")
-        chunks.append(Chunk(file, len(part), texts))
-    names = list(map(table.as_text, header))
-    return Dealt(names, table.separator_of(source), chunks, (*notes, *guessed))
+            for asked, row in zip(texts, cells, strict=True):
+                lines.write(json.dumps({"text": asked, "cells": list(row)}, default=table.as_text) + "\n")
+        chunks.append(Chunk(file, len(cells), sum(map(bool, texts))))
+    return Dealt(header, table.separator_of(source), chunks, (*notes, *guessed))
 
 
-def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequence[str]) -> Counter[tuple[str, str]]:
+def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequence[str]) -> Counter[tuple[str | None, str]]:
     """Write all rows with what was answered, so that the file is whole or not there.
 
     Args:
@@ -83,22 +78,22 @@ def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequen
         names: Of the labels 0 and 1.
 
     Returns:
-        How many rows have which label, empty for none, and which kind.
+        How many rows have which label, if one, and which kind.
     """
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str | None, str]] = Counter()
     with records.replacing(out) as temporary, records.on_disk(temporary) as file:
         put = _writer(out, file, dealt)
         for chunk, folder in zip(dealt.chunks, folders, strict=True):
             answers = _answers(folder, names)
             with chunk.file.open(encoding="utf-8") as lines:
                 for row in map(json.loads, lines):
-                    label, probability, kind = next(answers) if row["text"] else ("", None, NO_TEXT)
+                    label, probability, kind = next(answers) if row["text"] else (None, None, NO_TEXT)
                     counts[label, kind] += 1
-                    put(row["cells"], label, probability, kind)
+                    put([*row["cells"], label, probability, kind])
     return counts
 
 
-def _answers(folder: Path | None, names: Sequence[str]) -> Iterator[tuple[str, float | None, str]]:
+def _answers(folder: Path | None, names: Sequence[str]) -> Iterator[tuple[str | None, float | None, str]]:
     """Yield label, probability of the label that is 1, and kind of a run's documents, under the rule that comes first."""
     if folder is None:
         return
@@ -106,8 +101,9 @@ def _answers(folder: Path | None, names: Sequence[str]) -> Iterator[tuple[str, f
         reader = csv.DictReader(file)
         rule = next(name for name in reader.fieldnames or () if name not in outcomes.COLUMNS)
         for row in reader:
-            label, margin = row[rule] and names[int(row[rule])], row["margin"]
-            yield label, float(f"{_probability(float(margin)):.6g}") if margin else None, row["kind"]
+            margin = float(row["margin"]) if row["margin"] else None
+            probability = None if margin is None else float(f"{_probability(margin):.6g}")
+            yield names[int(row[rule])] if row[rule] else None, probability, row["kind"]
 
 
 def _probability(margin: float) -> float:
@@ -115,28 +111,23 @@ def _probability(margin: float) -> float:
     return 1 / (1 + math.exp(-margin)) if margin >= 0 else math.exp(margin) / (1 + math.exp(margin))
 
 
-def _writer(out: Path, file: TextIO, dealt: Dealt) -> Callable[[list[Any], str, float | None, str], None]:
+def _writer(out: Path, file: TextIO, dealt: Dealt) -> Callable[[list[Any]], Any]:
     """Write the header, and return what writes a row."""
     there, added = {name.strip().casefold() for name in dealt.header}, list(ADDED)
     while there.intersection(added):  # a column of that name is not overwritten
         added = [f"predicted_{name}" for name in added]
     names = [*dealt.header, *added]
     if out.suffix.lower() == ".jsonl":
-
-        def put_json(cells: list[Any], label: str, probability: float | None, kind: str) -> None:
-            row = dict(zip(names, [*cells, label or None, probability, kind], strict=True))
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        return put_json
-    separator = "\t" if out.suffix.lower() == ".tsv" else dealt.separator
-    plain = csv.writer(file, delimiter=separator, lineterminator="\n")
-    quoting = csv.writer(file, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        return lambda row: file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
+    form: dict[str, Any] = {
+        "delimiter": "\t" if out.suffix.lower() == ".tsv" else dealt.separator,
+        "lineterminator": "\n",
+    }
+    plain, quoting = csv.writer(file, **form), csv.writer(file, **form, quoting=csv.QUOTE_ALL)
     plain.writerow(names)
 
-    def put_cells(cells: list[Any], label: str, probability: float | None, kind: str) -> None:
-        texts = list(map(table.as_text, cells))
-        probable = "" if probability is None else f"{probability:.6g}"
-        writer = quoting if any("\r" in text for text in texts) else plain  # csv itself quotes what is in lineterminator
-        writer.writerow([*texts, label, probable, kind])
+    def put(row: list[Any]) -> None:
+        cells = list(map(table.as_text, row))
+        (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)  # csv does not quote it by itself
 
-    return put_cells
+    return put

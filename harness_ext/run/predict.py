@@ -28,17 +28,17 @@ from harness_ext.run.plan import Plan, plan
 from harness_ext.run.resolve import resolve
 from harness_ext.run.spec import RunSpec, several_from_args
 from harness_ext.task import own_task
+from harness_ext.task.labels import ANSWERS
 from harness_ext.task.table import find_file
 
 if TYPE_CHECKING:
     from harness_ext.run.question import Question
 
 ENDINGS = (".csv", ".tsv", ".jsonl")  # of OUT_FILE
-_NEEDS_LABELS = {
+_NOT_READ = {
     "label": "LABEL", "positive": "POSITIVE", "test": "TEST", "train_samples": "SAMPLES", "shots": "SHOTS", "rows": "ROWS",
-    "num_fewshot": "--num_fewshot", "calibrate": "CALIBRATE",
+    "calibrate": "CALIBRATE", "num_fewshot": "--num_fewshot", "samples": "--samples",
 }  # fmt: skip
-_NOT_READ = {"data_dir": "DATA_DIR", "samples": "--samples", "use_cache": "--use_cache"}
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,12 @@ def predict(args: argparse.Namespace) -> None:
     own = (found.subject.adapter.manifest.get("own_data") if found.subject.adapter else None) or {}
     with _workplace(out) as parts:
         with writing_to(out, "OUT_FILE"):
-            asked = _ask(found.spec, found.subject, own, parts)
+            asked = _ask(spec, found.subject, own, parts)
             dealt = chunks.deal(source, spec.text, own.get("text"), spec.limit, parts)
         for note in dealt.notes:
             _say(note)
-        spec = replace(
-            spec, tasks=(asked.task,), output_path=str(parts), force=False, limit=None, data=None, text=None, question=None
-        )
+        spec = replace(spec, tasks=(asked.task,), output_path=str(parts), force=False)
+        spec = replace(spec, data=None, text=None, question=None, limit=None)  # what the chunks hold
         folders, names = _answer(spec, dealt, asked)
         with writing_to(out, "OUT_FILE"):
             counts = chunks.write(out, dealt, folders, names)
@@ -87,12 +86,9 @@ def _spec(args: argparse.Namespace) -> RunSpec:
         raise UserError("DATA is missing: make predict MODEL=... DATA=new.csv QUESTION='...'.")
     if others or len(spec.tasks or ()) > 1:
         raise UserError("predict asks one model one question: give one ADAPTER, one SEED and one TASK.")
-    for name, called in _NEEDS_LABELS.items():
-        if getattr(spec, name) is not None:
-            raise UserError(f"{called} is about labels, and what predict reads has none: leave it out.")
     for name, called in _NOT_READ.items():
         if getattr(spec, name):
-            raise UserError(f"predict does not read {called}: leave it out.")
+            raise UserError(f"predict reads texts without labels and asks all of them: leave {called} out.")
     if spec.model in (PROBE, *BASELINES):
         raise UserError(f"BACKEND={spec.model} is fitted on labels, and predict has none: give a MODEL= or an ADAPTER=.")
     return spec
@@ -164,7 +160,7 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
 
     folders: list[Path | None] = []
     rows = sum(chunk.rows for chunk in dealt.chunks)
-    names, worker, said = asked.names or ("0", "1"), None, set[str]()
+    names, worker, said = asked.names or ANSWERS, None, set[str]()
     with contextlib.ExitStack() as at_end, tqdm(total=rows, desc="rows", leave=True, disable=None) as bar:
         for chunk in dealt.chunks:
             folders.append(None)
@@ -177,7 +173,9 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
                         bar.write(line, file=sys.stderr)
                         said.add(line)
                 if worker is None or worker.size > 1:  # several processes have planned what they ask
-                    at_end.callback((worker := worker_for(planned)).close)
+                    at_end.close()
+                    worker = worker_for(planned)
+                    at_end.callback(worker.close)
                 (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
                 folders[-1], names = finished.folder, _names(run.asked, asked)
                 (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
@@ -186,35 +184,32 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
 
 
 def _plan(spec: RunSpec, chunk: Chunk) -> Plan:
+    from harness_ext.task import data
+
     planned = plan(replace(spec, metadata=spec.metadata | {"unlabelled": str(chunk.file.resolve())}))
     if planned.checks.problems:
         raise UserError(planned.checks.problems[0].said)
-    if len(planned.runs) != 1:
-        raise UserError(f"TASK={spec.tasks[0] if spec.tasks else ''} stands for {len(planned.runs)} tasks: choose one.")
-    task = planned.runs[0].asked.task
-    if task.eval_docs.info.description != "texts without labels":
-        raise UserError(f"Task {task.task_name} reads its own data alone: its custom_dataset must be utils.load_splits.")
+    if len(planned.runs) != 1 or planned.runs[0].asked.task.eval_docs.info.description != data.UNLABELLED:
+        (named,) = spec.tasks or ("",)
+        raise UserError(f"TASK={named} is not one task that reads its texts by utils.load_splits, as sst2_01 does.")
     return planned
 
 
 def _names(question: "Question", asked: Ask) -> Sequence[str]:
     from harness_ext.model.classes import words_of
 
-    if asked.names:
-        return asked.names
-    if asked.names is not None and question.settings and question.settings.classes:
-        return question.settings.classes["0"], question.settings.classes["1"]
-    return (question.task.config.dataset_kwargs or {}).get("names") or words_of(question.task) or ("0", "1")
+    classes = question.settings.classes if question.settings else None
+    if asked.names is not None:
+        return asked.names or ((classes["0"], classes["1"]) if classes else ANSWERS)
+    return (question.task.config.dataset_kwargs or {}).get("names") or words_of(question.task) or ANSWERS
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _said(counts: Counter[tuple[str, str]], names: Sequence[str]) -> str:
+def _said(counts: Counter[tuple[str | None, str]], names: Sequence[str]) -> str:
     """Say how many rows have which label, and why others have none."""
-    labels = [f"{sum(n for (label, _), n in counts.items() if label == name):,} {name}" for name in reversed(names)]
-    without = {kind: n for (label, kind), n in counts.items() if not label}
-    why = ", ".join(f"{n:,} {kind}" for kind, n in sorted(without.items()))
-    none = f"{sum(without.values()):,} without a label{f' ({why})' if why else ''}"
-    return f"{counts.total():,} rows: {', '.join([*labels, none])}."
+    labels = [f"{counts[name, 'label']:,} {name}" for name in reversed(names)]
+    without = [f"{n:,} {kind}" for (label, kind), n in sorted(counts.items(), key=str) if label is None]
+    return f"{counts.total():,} rows: {', '.join(labels)}; without a label {', '.join(without) or 'none'}."

@@ -23,6 +23,7 @@ from harness_ext.task import label_values, own_data, tsv
 from harness_ext.task.own_data import OwnData
 from harness_ext.task.split import bare
 
+UNLABELLED = "texts without labels"
 GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
 
 
@@ -91,7 +92,7 @@ def _unlabelled(path: Path) -> DatasetDict:
     """Read the texts of a file of JSON lines, passing over empty ones; their label, 0, means nothing."""
     with path.open(encoding="utf-8") as lines:
         texts = [text for line in lines if (text := json.loads(line)["text"])]
-    asked = _split([(text, 0) for text in texts], "texts without labels")
+    asked = _split([(text, 0) for text in texts], UNLABELLED)
     return DatasetDict({"train": asked.select([]), "validation": asked})
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas
 import pytest
 from builders import SENTENCES, build_model
+from fakeserver import FakeServer, chat
 from filelock import FileLock
 from training import SHORT, only_adapter, train
 
@@ -124,6 +125,24 @@ def test_classifier_needs_no_question_and_gives_the_names_of_its_classes(predict
     assert set(found["label"]) <= {"Positive", "Negative"}
     assert (found["label"] == "Positive").sum() == ones
     assert list(found["label"] == "Positive") == [float(each) > 0.5 for each in found["probability"]]
+
+
+def test_row_without_a_label_says_why_and_a_server_tells_no_probability(predict):
+    def answer(number, body):
+        return chat(
+            {"a small wonder": "1", "funny and warm": "yes"}.get(body["messages"][-1]["content"].split("Text: ")[1][:14], "")
+        )
+
+    write(texts=["a small wonder", "funny and warm", "dull"])
+    with FakeServer(answer) as server:
+        backend = ("--model=local-chat-completions", f"--base_url={server.url}", "--pretrained=name")
+        said = made(predict(model=backend))
+    assert read()[["label", "probability", "kind"]].to_numpy().tolist() == [
+        ["yes", "", "label"],
+        ["", "", "word"],
+        ["", "", "empty"],
+    ]
+    assert "3 rows: 1 yes, 0 no; without a label 1 empty, 1 word." in said
 
 
 def test_json_lines_keep_their_values(predict):

@@ -240,6 +240,11 @@ def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(p
     assert len(read()) == 26
 
 
+def test_text_that_is_too_long_is_said_to_be_among_so_many_rows(predict, small_chunks):
+    write(texts=[*TEXTS, "word " * 2000, "dull"])
+    assert "In rows 9 to 11: A prompt has" in predict().error
+
+
 def start(*flags):
     command = [sys.executable, "-m", "harness_ext", "predict", *map(str, flags)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

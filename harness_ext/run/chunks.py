@@ -29,6 +29,7 @@ class Chunk:
     file: Path
     rows: int
     texts: int  # of its rows, how many have one
+    named: str  # as people count them
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ def deal(source: Path, text: str | None, like: str | None, limit: float | None, 
     rows = rows[: int(limit if limit >= 1 else len(rows) * limit)] if limit else rows
     chunks = []
     for start in range(0, len(rows), ROWS):
-        cells = [cells for _, cells in rows[start : start + ROWS]]
+        numbers, cells = zip(*rows[start : start + ROWS], strict=True)
         texts = [table.as_text(row[place]).strip() for row in cells]
         file = folder / f"{start // ROWS:05}.jsonl"
         with file.open("w", encoding="utf-8") as lines:
             for asked, row in zip(texts, cells, strict=True):
                 lines.write(json.dumps({"text": asked, "cells": list(row)}, default=table.as_text) + "\n")
-        chunks.append(Chunk(file, len(cells), sum(map(bool, texts))))
+        chunks.append(Chunk(file, len(cells), sum(map(bool, texts)), f"rows {numbers[0]} to {numbers[-1]}"))
     return Dealt(header, table.separator_of(source), chunks, (*notes, *guessed))
 
 

@@ -176,7 +176,10 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
                     at_end.close()
                     worker = worker_for(planned)
                     at_end.callback(worker.close)
-                (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
+                try:
+                    (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
+                except UserError as error:  # of a text that is too long for the model, say
+                    raise UserError(f"In {chunk.named}: {error}") from error
                 folders[-1], names = finished.folder, _names(run.asked, asked)
                 (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
             bar.update(chunk.rows)

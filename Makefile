@@ -9,8 +9,8 @@ OWN := DATA TEXT LABEL POSITIVE TEST QUESTION
 
 # What the user may set. Values are taken as typed ($ and backticks included) and reach the recipes through
 # the environment, always quoted: nothing in them is ever read by make or by a shell.
-VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) OUT_TASK LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES \
-  SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
+VARIABLES := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) OUT_TASK OUT_FILE LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS \
+  SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY REAL_MODELS EXTRAS INDEX PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 $(foreach name,$(filter-out $(GIVEN),$(OWN)),$(eval override $(name) :=))
 export $(VARIABLES)
@@ -25,6 +25,8 @@ RUN_READS := MODEL GGUF ADAPTER TASK DATA_DIR $(OWN) LIMIT BATCH DEVICE DTYPE QU
   SHOTS CALIBRATE ROWS OUT SEED FORCE ARGS
 eval.reads := $(RUN_READS)
 doctor.reads := $(RUN_READS)
+predict.reads := MODEL GGUF ADAPTER TASK DATA TEXT QUESTION LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SEED \
+  OUT_FILE FORCE ARGS
 finetune.reads := MODEL GGUF TASK DATA_DIR $(OWN) DEVICE DTYPE SAMPLES ROWS RECIPE REPORT_TO OUT SEED FORCE ARGS
 curves.reads := OUT ARGS
 leaderboard.reads := OUT PRICES ARGS
@@ -50,12 +52,12 @@ export MAKECMDGOALS READS UNREAD
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate task tiny test test-slow test-real test-gpu bench bench-gpu lint
+.PHONY: help setup eval models doctor finetune curves leaderboard report compare show validate task predict tiny test test-slow test-real test-gpu bench bench-gpu lint
 
 help:  ## Print this help
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
-	@echo 'Variables: MODEL GGUF ADAPTER TASK DATA_DIR DATA TEXT LABEL POSITIVE TEST QUESTION OUT_TASK LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
+	@echo 'Variables: MODEL GGUF ADAPTER TASK DATA_DIR DATA TEXT LABEL POSITIVE TEST QUESTION OUT_TASK OUT_FILE LIMIT BATCH DEVICE DTYPE QUANT BACKEND BASE_URL ENGINE THINK_BUDGET PROCS SAMPLES SHOTS CALIBRATE ROWS RECIPE REPORT_TO OUT PRICES SEED FORCE ARGS A B RUN ONLY (see docs/reference.md)'
 
 setup: $(READY)  ## Create .venv from the pinned versions (EXTRAS=name,name INDEX=url for torch PYTHON=python3.12)
 	@if [ -n "$$EXTRAS" ]; then .venv/bin/pip install -q -c constraints.txt -e ".[dev,$$EXTRAS]"; fi
@@ -124,6 +126,10 @@ validate: $(READY)  ## Build tasks and render one prompt each: make validate [TA
 
 task: $(READY)  ## Write a task on your own table as YAML: make task DATA=table.csv QUESTION='...' OUT_TASK=my_tasks/name.yaml
 	@exec $(HARNESS) task $${TASK:+"--tasks=$$TASK"} $(OWN_FLAGS) "--out_task=$$OUT_TASK" $${FORCE:+"--force"} $${ARGS:+"--args=$$ARGS"}
+
+predict: $(READY)  ## Answer texts without labels: make predict MODEL=...|ADAPTER=... DATA=new.csv [QUESTION='...'] [OUT_FILE=answers.csv]
+	@unset DATA_DIR SAMPLES SHOTS CALIBRATE ROWS OUT; \
+	exec $(HARNESS) predict $(RUN_FLAGS) $${OUT_FILE:+"--out_file=$$OUT_FILE"}
 
 tiny: $(READY)  ## Train the shipped models anew: make tiny DATA_DIR=folder (5 minutes on two cores)
 	exec .venv/bin/python models/make_tiny.py "--data_dir=$${DATA_DIR:?is the folder with train.tsv: make tiny DATA_DIR=../sst2}"

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's input is wrong (one line); 1 anything else.
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="Print one JSON object")
     doctor.set_defaults(func=_doctor)
+    predict = commands.add_parser(
+        "predict",
+        parents=[run._parser],
+        add_help=False,
+        usage="python -m harness_ext predict --data <file> [--pretrained <model>] [--adapter <dir>] [options of run]",
+        description="Ask a model of every text in a table without labels, and write the rows with its answers.",
+        help="Write a table without labels again, with a model's answers",
+    )
+    predict.add_argument("--out_file", metavar="<file>", help="The .csv, .tsv or .jsonl (default: <data>-answers beside it)")
+    predict.set_defaults(func=_predict)
     return parser
 
 
@@ -161,6 +172,13 @@ def _doctor(args: argparse.Namespace) -> None:
     doctor.examine(args)
 
 
+def _predict(args: argparse.Namespace) -> None:
+    os.environ.setdefault("TQDM_LEAVE", "")  # a chunk's bars go when it is done; tqdm reads that as it is imported
+    from harness_ext.run.predict import predict
+
+    predict(args)
+
+
 def _compare(args: argparse.Namespace) -> None:
     from harness_ext.report import cells, compare
 
@@ -204,7 +222,7 @@ def _prices(path: str | None) -> "Prices | None":
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["run"], ["doctor"]):
+    if sys.argv[1:2] in (["run"], ["doctor"], ["predict"]):
         gc.disable()  # else it looks through what is imported, a million objects, again and again; the worker enables it
     code = main()
     gc.freeze()  # else it looks through all of them once more before Python ends

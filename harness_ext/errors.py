@@ -69,13 +69,15 @@ def one_line_errors(*, loading: str | None = None, running: str | None = None) -
 
 
 @contextlib.contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Turn a failure to write under OUT into a `UserError`."""
+def writing_to(out: Path, variable: str = "OUT") -> Iterator[None]:
+    """Turn a failure to write to where a variable says into a `UserError`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"Cannot write to OUT={out}: {reason}. Make room, or choose another folder with OUT=.") from error
+        raise UserError(
+            f"Cannot write to {variable}={out}: {reason}. Make room, or choose another place with {variable}=."
+        ) from error
 
 
 def _in_short(kind: str, said: str) -> str:

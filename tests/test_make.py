@@ -34,6 +34,8 @@ TRAINING_FLAGS = {  # the same of `make finetune`
     "OUT": "--output_path", "ARGS": "--args", **OWN_FLAGS,
 }  # fmt: skip
 TASK_FLAGS = {"TASK": "--tasks", "OUT_TASK": "--out_task", "ARGS": "--args", **OWN_FLAGS}
+_LABELLED = ("DATA_DIR", "LABEL", "POSITIVE", "TEST", "SAMPLES", "OUT")
+PREDICT_FLAGS = {name: flag for name, flag in FLAGS.items() if name not in _LABELLED} | {"OUT_FILE": "--out_file"}
 COMPARE_FLAGS = {"A": "--a", "B": "--b", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args"}
 SHOW_FLAGS = {
     "RUN": "--run", "ONLY": "--only", "LIMIT": "--limit", "DATA_DIR": "--data_dir", "OUT": "--output_path", "ARGS": "--args",
@@ -122,6 +124,7 @@ def test_help_names_every_target_of_the_makefile():
         ("finetune", "command line", TRAINING_FLAGS, 2),
         ("doctor", "command line", FLAGS, 3),
         ("task", "command line", TASK_FLAGS, 3),
+        ("predict", "command line", PREDICT_FLAGS, 3),
         ("compare", "command line", COMPARE_FLAGS, 3),
         ("show", "command line", SHOW_FLAGS, 3),
     ],

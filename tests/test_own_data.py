@@ -124,7 +124,7 @@ BAD = {
     "empty": ("", "t.csv", {}, ("t.csv",)),
     "header alone": (HEAD, "t.csv", {}, ("no rows",)),
     "blank rows alone": (HEAD + ",\n\n", "t.csv", {}, ("no rows",)),
-    "one column": ("text\na\n", "t.csv", {}, ("no comma or semicolon or tab",)),
+    "one column": ("text\na\n", "t.csv", {}, ("one column only",)),
     "no header": ("some text,urgent\nother text,normal\nthird,urgent\n", "t.csv", {"text": "text"}, ("no such column",)),
     "columns called alike": ("text,text,label\na,b,c\n", "t.csv", {}, ("two columns are called 'text'",)),
     "short row": (HEAD + LINES[0] + "alone\n", "t.csv", {}, ("row 3", "1 cells", "quotes")),

@@ -169,7 +169,7 @@ def wait_for_both(process: subprocess.Popen, out: Path) -> int:
 def kept(path: Path) -> int:
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as cache:
-            return cache.execute("SELECT count(*) FROM unnamed").fetchone()[0]
+            return cache.execute("SELECT count(*) FROM unnamed WHERE key NOT LIKE 'margin of %'").fetchone()[0]
     except sqlite3.Error:  # not created yet, or being written
         return 0
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
+MARGIN = "margin of document "  # what a margin is called among the answers that are kept, before the document's number
+
 
 @dataclasses.dataclass
 class Account:
@@ -95,6 +97,13 @@ def answers_requests(method: Callable) -> Callable:
         return answers
 
     return answer
+
+
+def keep_margin(lm: Any, document: int, margin: float | None) -> None:
+    """Keep a margin, if it is known, before the answer is kept: a document that has one is not asked again."""
+    kept = getattr(lm.cache_hook, "dbdict", None)
+    if kept is not None and margin is not None:
+        kept[f"{MARGIN}{document}"] = margin
 
 
 def watch(lm: Any) -> Account:

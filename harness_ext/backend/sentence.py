@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from lm_eval.api.model import LM
 
-from harness_ext.backend.account import Account, answers_requests
+from harness_ext.backend.account import Account, answers_requests, keep_margin
 from harness_ext.errors import UserError
 from harness_ext.model.lengths import sentences_of
 from harness_ext.task.labels import ANSWERS
@@ -43,6 +43,7 @@ class SentenceLM(LM):
         """Answer each request with what the task asks for its class."""
         answers = [self._answers[one > zero] for zero, one in self._answer(requests)]
         for request, answer in zip(requests, answers, strict=True):
+            keep_margin(self, request.doc_id, self.account.margins.get(request.doc_id))
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
 

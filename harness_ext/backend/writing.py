@@ -13,6 +13,7 @@ from lm_eval.models.utils import handle_stop_sequences
 from tqdm import tqdm
 
 from harness_ext.backend import drawn
+from harness_ext.backend.account import keep_margin
 from harness_ext.backend.ending import Ending
 from harness_ext.backend.engine import Choose, Row, write
 from harness_ext.backend.forced_choice import ForcedChoice, Margins, Watch
@@ -99,6 +100,7 @@ class Writer:
 
         def finished(row: Row) -> None:
             answers[row.number] = text = ending.text(heads[row.number], row.written)
+            keep_margin(lm, requests[row.number].doc_id, margins.found.get(row.number))
             if self.config.do_sample:
                 lm.kept[drawn.name(*turns[row.number])] = text
             else:

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlitedict import SqliteDict
 
+from harness_ext.backend.account import MARGIN
+
 PATIENCE_S = 5.0  # for answers to be written when a run is interrupted
 EVERY_S = 0.5  # between two writings to the disk, each of which waits for it: 5 to 30 ms
 
@@ -94,3 +96,9 @@ def take_over(cache: str) -> None:
             kept.update(more)
             kept.commit()
         file.unlink()
+
+
+def kept_margins(cache: str) -> dict[int, float]:
+    """Return the margins that were kept beside answers, by document."""
+    with SqliteDict(f"{cache}_rank0.db", flag="r") as kept:
+        return {int(name.removeprefix(MARGIN)): margin for name, margin in kept.items() if name.startswith(MARGIN)}

@@ -16,7 +16,7 @@ from harness_ext.backend import server
 from harness_ext.errors import UserError, one_line_errors, writing_to
 from harness_ext.results import outcomes, records
 from harness_ext.run import calibrate, provenance
-from harness_ext.run.cache import kept_safely, take_over
+from harness_ext.run.cache import kept_margins, kept_safely, take_over
 from harness_ext.run.lm_eval_output import by_filter, read_log, save
 from harness_ext.run.plan import Plan
 from harness_ext.run.record import Evaluated, record_of
@@ -90,7 +90,8 @@ def _run(run: RunPlan, later: list[RunPlan], worker: Worker, say: Callable[[str]
         finished = save(tracker, summary, samples, task.task_name, work, run.asked.secrets())
         metrics = by_filter(summary["results"][task.task_name])
         account = worker.account()
-        rows = outcomes.rows(read_log(finished), account.margins)
+        earlier = kept_margins(cache) if account.requests < requests else {}  # of answers that were kept
+        rows = outcomes.rows(read_log(finished), earlier | account.margins)
         total_s = time.perf_counter() - start
         record = record_of(run, Evaluated(requests, rows, metrics, account, worker.size, started, total_s, calibrated))
         with writing_to(out):

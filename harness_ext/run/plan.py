@@ -120,7 +120,7 @@ def _data_notes(own: OwnData | None, tasks: list[Any], subject: Subject) -> list
     """Say what should be known of tables of the user's own."""
     said: list[str] = []
     if own and not (own.question or subject.reads_sentence):
-        said.append(f"No QUESTION: what is asked is {own_task.question_of(own)!r}")
+        said.append(f"No QUESTION: what is asked is {own_task.question_of(own_task.settled(own))!r}")
     for table in filter(None, [own] if own else map(own_data.of_task, tasks)):
         parts = own_data.read(table)
         seen = 100 * paired.visible(len(parts.test) // 5, len(parts.test))

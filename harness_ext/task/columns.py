@@ -39,6 +39,8 @@ def choose(table: Table, text: str | None = None, label: str | None = None, posi
     Raises:
         DataError: What was asked for is not there, or more than one guess is possible, or there are not two labels.
     """
+    if len(table.columns) == 1:
+        raise DataError(f"{table.name} has one column only ({', '.join(table.columns)}), so there is none for the label.")
     notes = []
     text = text and table.find("TEXT", text)
     chosen_label = table.find("LABEL", label) if label else _guess_label(table, text)
@@ -52,6 +54,23 @@ def choose(table: Table, text: str | None = None, label: str | None = None, posi
     return Columns(chosen_text, chosen_label, (names[1 - one], names[one]), (" · ".join(notes),) if notes else ())
 
 
+def choose_text(table: Table, text: str | None = None, like: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """Choose the column of texts where there need not be labels, and say what was guessed.
+
+    Args:
+        table: Of the user's own.
+        text: As the user named it.
+        like: How it is called in another table, of the same kind perhaps.
+
+    Raises:
+        DataError: There is no such column, or more than one guess is possible.
+    """
+    if text:
+        return table.find("TEXT", text), ()
+    chosen = like if like in table.columns else _guess_text(table)
+    return chosen, (f"{table.name}: texts from {chosen!r} (else say TEXT=)",)
+
+
 def _guess_label(table: Table, text: str | None) -> str:
     others = [name for name in table.columns if name != text]
     called = [name for name in others if name.casefold() in _LABELS]
@@ -59,7 +78,7 @@ def _guess_label(table: Table, text: str | None) -> str:
     return _only(two if len(called) != 1 else called, table, others, "LABEL", "holds the label")
 
 
-def _guess_text(table: Table, label: str) -> str:
+def _guess_text(table: Table, label: str | None = None) -> str:
     others = [name for name in table.columns if name != label]
     called = [name for name in others if name.casefold() in _TEXTS]
     return _only(called or others, table, others, "TEXT", "holds the text")

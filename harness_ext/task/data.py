@@ -23,6 +23,7 @@ from harness_ext.task import label_values, own_data, tsv
 from harness_ext.task.own_data import OwnData
 from harness_ext.task.split import bare
 
+UNLABELLED = "texts without labels"
 GLUE_FILES = {"train": "train.tsv", "validation": "dev.tsv"}
 
 
@@ -49,6 +50,7 @@ def load_splits(
     splits: dict[str, str] | None = None,  # names on the Hub of train and validation, where they differ
     data_dir: str | None = None,  # the user's folder with train.tsv and dev.tsv, instead of the Hub
     dataset: str | None = None,  # the user's choice of another Hub dataset with the same columns, owner/name[/config]
+    unlabelled: str | None = None,  # a file of texts without labels, instead of all that the task reads
     train_only: bool = False,  # leave validation unread; train stands in its place too, so that lm-eval can build the task
     **_metadata: Any,
 ) -> DatasetDict:
@@ -58,6 +60,8 @@ def load_splits(
     metadata, with whatever else it holds there). Each split names its source in ``info.description``.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps what was needed to build a table
+    if unlabelled:
+        return _unlabelled(Path(unlabelled))
     wanted = ["train"] if train_only else list(GLUE_FILES)
     if (own := embedded or table) and (data_dir or dataset):
         raise DataError(
@@ -82,6 +86,14 @@ def load_splits(
         tables = _read_hub(name, config, text, label, names, classes)
         checked = {split: _checked(tables[split], classes, f"{name} {split}") for split in tables}
     return DatasetDict({"train": checked["train"], "validation": checked["train" if train_only else "validation"]})
+
+
+def _unlabelled(path: Path) -> DatasetDict:
+    """Read the texts of a file of JSON lines, passing over empty ones; their label, 0, means nothing."""
+    with path.open(encoding="utf-8") as lines:
+        texts = [text for line in lines if (text := json.loads(line)["text"])]
+    asked = _split([(text, 0) for text in texts], UNLABELLED)
+    return DatasetDict({"train": asked.select([]), "validation": asked})
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -76,6 +76,8 @@ def read(own: OwnData) -> Parts:
 def of_task(task: Any) -> OwnData | None:
     """Return the table that a built task reads; None where it reads other data."""
     said = task.config.dataset_kwargs or {}
+    if "unlabelled" in (task.config.metadata or {}):
+        return None
     return OwnData(said["table"], *map(said.get, ("text", "label", "positive", "test"))) if "table" in said else None
 
 

@@ -5,13 +5,13 @@ All but the question, the data and the names of the labels is the template's: `t
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness_ext.errors import UserError, did_you_mean
+from harness_ext.errors import UserError, did_you_mean, writing_to
 from harness_ext.keys import hash_of
 from harness_ext.paths import TASKS_DIR, as_path
 from harness_ext.task import labels, own_data
@@ -20,7 +20,7 @@ from harness_ext.task.own_data import OwnData
 TEMPLATE = TASKS_DIR / "sst2_01" / "_template.yaml"
 FORMS = ("digits", "choice", "words", "words_choice")  # how an answer is asked for; the first goes without saying
 _SAYS_NOTHING = re.compile(r"[-+.\d]+|[nyft]", re.IGNORECASE)  # of labels, that no one would answer with
-_READ = ("text", "label", "positive", "test")  # what `load_splits` takes
+_READ = ("text", "label", "positive", "test", "names")  # of `settled`, what `load_splits` takes
 _LONGEST = 30  # characters of a question in a name
 
 
@@ -39,7 +39,7 @@ def build_configs(own: OwnData, forms: Sequence[str]) -> list[dict[str, Any]]:
     return [load_yaml(TEMPLATE) | config for config in configs(own, forms)]
 
 
-def settled(own: OwnData, form: str) -> dict[str, Any]:
+def settled(own: OwnData, form: str = FORMS[0]) -> dict[str, Any]:
     """Return all that makes the same task again, guesses filled in; for an adapter's record."""
     columns = own_data.read(own).columns
     return {
@@ -50,15 +50,15 @@ def settled(own: OwnData, form: str) -> dict[str, Any]:
         "test": own.test,
         "question": own.question,
         "form": form,
-        "labels": list(_answers(columns.names)),  # as words, that of 0 first
+        "names": list(columns.names),  # of the labels, that of 0 first
+        "labels": list(_answers(columns.names)),  # the same as words
     }
 
 
-def question_of(own: OwnData) -> str:
-    """Return the question that is asked of each text."""
-    columns = own_data.read(own).columns
-    said = columns.label if _answers(columns.names) != columns.names else columns.names[1]
-    return own.question or f'Does the label "{said}" fit this text?'
+def question_of(made: Mapping[str, Any]) -> str:
+    """Return the question that is asked of each text, by what `settled` says of the task."""
+    said = made["positive"] if made["labels"] == made["names"] else made["label"]
+    return made["question"] or f'Does the label "{said}" fit this text?'
 
 
 def write(own: OwnData, form: str, file: str, force: bool) -> Path:
@@ -69,31 +69,44 @@ def write(own: OwnData, form: str, file: str, force: bool) -> Path:
     if path.exists() and not force:
         raise UserError(f"OUT_TASK={file} is there already (FORCE=1 writes it anew).")
     (config,) = configs(own, [form])
-    try:
+    with writing_to(path, "OUT_TASK"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        include = os.path.relpath(TEMPLATE, path.parent.resolve())
-        path.write_text(_dumped({"include": include, **config}), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"OUT_TASK={file} cannot be written ({error.strerror}).") from None
+        _write(path, config)
     return path
 
 
+def write_unlabelled(path: Path, question: str, answers: Sequence[str], form: str) -> None:
+    """Write a task that asks a question of whatever texts it is given, with words for 0 and 1, as a YAML file."""
+    _write(path, {"task": "unlabelled", **_asked(question, answers, form)})
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
+    include = os.path.relpath(TEMPLATE, path.parent.resolve())
+    path.write_text(_dumped({"include": include, **config}), encoding="utf-8")
+
+
 def _config(own: OwnData, form: str) -> dict[str, Any]:
-    columns = own_data.read(own).columns
-    answers, made, in_words = _answers(columns.names), settled(own, form), form.startswith("words")
+    made = settled(own, form)
+    return {
+        "task": _name(own, tuple(made["labels"])) + {"digits": ""}.get(form, f"_{form}"),
+        "dataset_kwargs": {"table": own.data, **{name: said for name in _READ if (said := made[name])}},
+        **_asked(question_of(made), made["labels"], form),
+    }
+
+
+def _asked(question: str, answers: Sequence[str], form: str) -> dict[str, Any]:
+    """Describe how a question is put, and how its answers are read."""
+    in_words, is_choice = form.startswith("words"), form.endswith("choice")
     if in_words:
         try:
             labels.check_answers(answers)
         except ValueError as error:
             raise UserError(f"TASK={form}: {error} Ask for digits instead, or rename a label in the table.") from None
-    zero, one, question = map(_literal, (*answers, question_of(own)))
+    zero, one, question = map(_literal, (*answers, question))
     how = f"{one} or {zero}" if in_words else f"1 for {one} or 0 for {zero}"
     read: dict[str, Any] = {"answers" if in_words else "words": list(answers)}
     rules = [{"name": rule, "filter": [{"function": "label01", "rule": rule, **read}]} for rule in labels.RULES]
-    is_choice = form.endswith("choice")
     return {
-        "task": _name(own, answers) + {"digits": ""}.get(form, f"_{form}"),
-        "dataset_kwargs": {"table": own.data, **{name: said for name in _READ if (said := made[name])}},
         "doc_to_text": f"{question}\nAnswer with {how}, and nothing else.\n\nText: {{{{sentence}}}}\nAnswer:",
         **({"doc_to_choice": list(answers)} if in_words else {}),
         **({"output_type": "multiple_choice", "generation_kwargs": None} if is_choice else {}),

@@ -19,7 +19,7 @@ from harness_ext.errors import DataError, did_you_mean
 from harness_ext.paths import as_path
 
 MOST_NAMED = 5  # rows in one line
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,7 @@ class Table:
 
     def named(self, rows: Iterable[int]) -> str:
         """Name rows for people: ``rows 3, 7``, the first few of many."""
-        numbers = [self.numbers[row] for row in rows]
-        more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-        return f"row{'s'[: len(numbers) > 1]} {', '.join(map(str, numbers[:MOST_NAMED]))}{more}"
+        return _named(self.numbers[row] for row in rows)
 
     def find(self, variable: str, column: str) -> str:
         """Find the column that the user named, whatever its case and the blanks around it."""
@@ -47,53 +45,81 @@ class Table:
         return found[0]
 
 
+Rows = list[tuple[int, Sequence[Any]]]  # each with its number
+
+
 def read_table(variable: str, name: str) -> Table:
     """Read the file that the user named, once as long as it stays as it is.
 
     Raises:
         DataError: It is not there, of no known kind, damaged, or no table; rows are named.
     """
+    path = find_file(variable, name)
+    stat = path.stat()
+    return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+def find_file(variable: str, name: str) -> Path:
+    """Find the file that the user named, and check that it is of a known kind."""
     path = as_path(variable, name)
     if not path.is_file():
         near = did_you_mean(path.name, (each.name for each in path.parent.glob("*") if each.suffix in _READERS))
         raise DataError(f"{variable}={name} is no file.{near}")
     if path.suffix.lower() not in _READERS:
         raise DataError(f"{variable}={name}: a table ends in {', '.join(_READERS)}; save it as one of these.")
-    try:
-        stat = path.stat()
-        return _read(path, stat.st_mtime_ns, stat.st_size)
-    except OSError as error:
-        raise DataError(f"{variable}={name} cannot be read ({error.strerror or error}).") from None
+    return path
 
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, *stamp: int) -> Table:
-    rows, notes = _READERS[path.suffix.lower()](path)
+    return as_table(path, *read_rows(path))
+
+
+def read_rows(path: Path) -> tuple[list[Any], Rows, tuple[str, ...]]:
+    """Read a file's header and its rows, blank ones too, each with as many cells; and what should be said of it."""
+    try:
+        rows, notes = _READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read ({error.strerror or error}).") from None
     if not rows:
         raise DataError(f"{path.name} is empty.")
-    (_, first), *rest = rows
-    header = [_text(name).strip() for name in first]
-    while header and not header[-1]:
+    header, rows = list(rows[0][1]), [(number, cells) for number, cells in rows[1:] if cells]
+    while header and not as_text(header[-1]).strip():
         header.pop()
+    width = len(header)
+    if uneven := [n for n, (_, cells) in enumerate(rows) if len(cells) != width and not _fits(cells, width)]:
+        raise DataError(
+            f"{path.name}: the header names {width} columns, but {_named(rows[n][0] for n in uneven[:1])} has "
+            f"{len(rows[uneven[0]][1])} cells (so do not fit: {_named(rows[n][0] for n in uneven)}). A text with the "
+            "separator in it is put in quotes."
+        )
+    rows = [(n, cells if len(cells) == width else [*cells[:width], *[""] * (width - len(cells))]) for n, cells in rows]
+    return header, rows, notes
+
+
+def as_table(path: Path, first: Sequence[Any], rows: Rows, notes: tuple[str, ...]) -> Table:
+    """Make columns of text of what `read_rows` returns, without blank rows."""
+    header = [as_text(name).strip() for name in first]
     if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
         raise DataError(f"{path.name}: two columns are called {twice[0]!r}. Rename one.")
-    filled = [(number, list(map(_text, cells))) for number, cells in rest]
+    filled = [(number, list(map(as_text, cells))) for number, cells in rows]
     filled = [(number, cells) for number, cells in filled if "".join(cells).strip()]
-    uneven = [n for n, (_, cells) in enumerate(filled) if len(cells) < len(header) or "".join(cells[len(header) :]).strip()]
-    table = Table(path.name, {}, [number for number, _ in filled], notes)
-    if uneven:
-        raise DataError(
-            f"{path.name}: the header names {len(header)} columns, but {table.named(uneven[:1])} has "
-            f"{len(filled[uneven[0]][1])} cells (so do not fit: {table.named(uneven)}). A text with the separator in it is "
-            "put in quotes."
-        )
     if not filled:
         raise DataError(f"{path.name} has a header, {', '.join(header)}, and no rows below it.")
-    table.columns.update({name: [cells[n] for _, cells in filled] for n, name in enumerate(header) if name})
-    return table
+    columns = {name: [cells[n] for _, cells in filled] for n, name in enumerate(header) if name}
+    return Table(path.name, columns, [number for number, _ in filled], notes)
 
 
-Rows = list[tuple[int, Sequence[Any]]]  # each with its number; the header first
+def _fits(cells: Sequence[Any], width: int) -> bool:
+    """Whether a row is blank, or has nothing beyond the header's columns."""
+    filled = [n for n, cell in enumerate(cells) if as_text(cell).strip()]
+    return not filled or (len(cells) >= width > filled[-1])
+
+
+def _named(numbers: Iterable[int]) -> str:
+    found = list(numbers)
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"row{'s'[: len(found) > 1]} {', '.join(map(str, found[:MOST_NAMED]))}{more}"
 
 
 def _delimited(path: Path) -> tuple[Rows, tuple[str, ...]]:
@@ -121,6 +147,11 @@ def _split(content: str, separator: str, quoting: Any) -> Rows:
     return rows
 
 
+def separator_of(path: Path) -> str:
+    """Return what parts the cells of a file, a comma where it is of another kind."""
+    return _separator(path, _decode(path)[0]) if _READERS[path.suffix.lower()] is _delimited else ","
+
+
 def _separator(path: Path, content: str) -> str:
     """Choose what parts the header into the most columns."""
 
@@ -132,11 +163,7 @@ def _separator(path: Path, content: str) -> str:
 
     if path.suffix.lower() == ".tsv" and columns("\t") > 1:
         return "\t"
-    best = max(_DELIMITERS, key=columns)
-    if columns(best) < 2:
-        known = " or ".join(_DELIMITERS.values())
-        raise DataError(f"{path.name}: its first row has no {known} in it, so there is no second column for the label.")
-    return best
+    return max(_SEPARATORS, key=columns)
 
 
 def _decode(path: Path) -> tuple[str, tuple[str, ...]]:
@@ -203,7 +230,7 @@ def _excel(path: Path) -> tuple[Rows, tuple[str, ...]]:
     return list(enumerate(frame.itertuples(index=False, name=None), start=1)), ()
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Write a cell as a CSV file would hold it."""
     if value is None or value != value:  # NaN
         return ""

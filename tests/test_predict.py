@@ -240,9 +240,21 @@ def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(p
     assert len(read()) == 26
 
 
-def test_text_that_is_too_long_is_said_to_be_among_so_many_rows(predict, small_chunks):
+@pytest.mark.parametrize("form", ["digits", "choice"])
+def test_text_that_is_too_long_has_no_label_and_the_others_have(form, predict, small_chunks):
     write(texts=[*TEXTS, "word " * 2000, "dull"])
-    assert "In rows 9 to 11: A prompt has" in predict().error
+    assert "without a label 1 too long." in made(predict("--tasks", form))
+    after = read()
+    assert list(after["kind"] == "too long") == [*[False] * 8, True, False]
+    assert list(after["label"] == "") == list(after["kind"] == "too long")
+
+
+def test_text_that_is_too_long_for_a_classifier_has_no_label(predict, elsewhere):
+    names = {"id2label": {0: "No", 1: "Yes"}, "label2id": {"No": 0, "Yes": 1}}
+    folder = build_model(elsewhere / "classifier", "bert", head="SequenceClassification", **names)
+    write(texts=["word " * 2000, "dull"])
+    made(predict(model=("--pretrained", folder), ask=()))
+    assert list(read()["kind"]) == ["too long", "label"]
 
 
 def start(*flags):

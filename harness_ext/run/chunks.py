@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ from harness_ext.task.columns import choose_text
 
 ROWS = 1000  # in a chunk: few enough that an interruption costs little, many enough that planning them does not count
 ADDED = ("label", "probability", "kind")
-NO_TEXT = "empty text"  # the kind of a row that is not asked
+NO_TEXT, TOO_LONG = "empty text", "too long"  # the kinds of rows that are not asked
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ def deal(source: Path, text: str | None, like: str | None, limit: float | None, 
     return Dealt(header, table.separator_of(source), chunks, (*notes, *guessed))
 
 
+def pass_over(chunk: Chunk, places: Sequence[int]) -> Chunk:
+    """Take those of a chunk's texts, by place among them, that are too long for the model, out of what is asked."""
+    with chunk.file.open(encoding="utf-8") as lines:
+        rows = list(map(json.loads, lines))
+    asked = [row for row in rows if row["text"]]
+    for place in places:
+        asked[place] |= {"text": "", "kind": TOO_LONG}
+    chunk.file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return replace(chunk, texts=chunk.texts - len(places))
+
+
 def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequence[str]) -> Counter[tuple[str | None, str]]:
     """Write all rows with what was answered, so that the file is whole or not there.
 
@@ -88,7 +99,7 @@ def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequen
             answers = _answers(folder, names)
             with chunk.file.open(encoding="utf-8") as lines:
                 for row in map(json.loads, lines):
-                    label, probability, kind = next(answers) if row["text"] else (None, None, NO_TEXT)
+                    label, probability, kind = next(answers) if row["text"] else (None, None, row.get("kind", NO_TEXT))
                     counts[label, kind] += 1
                     put([*row["cells"], label, probability, kind])
     return counts

@@ -40,6 +40,14 @@ def estimate(plan: Plan) -> dict[str, int]:
     return found
 
 
+def too_long(run: RunPlan) -> list[int]:
+    """Return which documents of a run, by place, the model cannot read whole; none where nothing tells how much it reads."""
+    if run.asked.settings is None:
+        return []
+    lengths, room = _lengths_of_sentences(run) if run.asked.subject.reads_sentence else _lengths_of_prompts(run)
+    return [place for place, length in enumerate(lengths) if room and length > room]
+
+
 def _run(run: RunPlan, checks: Checks) -> dict[str, int]:
     asked, lengths = run.asked, [0]
     kind = "fast" if getattr(asked.tokenizer, "is_fast", False) else "slow"
@@ -86,27 +94,43 @@ def _check_out(out: Path) -> None:
 
 def _check_sentences(run: RunPlan, checks: Checks) -> None:
     """Compare the longest sentence with what a classifier reads."""
-    asked = run.asked
-    sentences = sentences_of(asked.task.eval_docs)
-    lengths = list(map(len, asked.tokenizer(sentences)["input_ids"]))
-    config = memory.text_config(asked.subject.base.config)  # type: ignore[union-attr]
-    limit = context_length(config) if config is not None else None
-    room = limit and limit - virtual_tokens(asked.subject.adapter)
+    lengths, room = _lengths_of_sentences(run)
     check_sentences(lengths, room)
     checks.say("context", f"the longest sentence has {max(lengths)} tokens{f' of {room}' if room else ', no limit'}")
 
 
-def _check_context(run: RunPlan, lengths: list[int], checks: Checks) -> None:
-    """Compare the context with what a run needs of it, as HFLM finds it."""
-    subject, longest = run.asked.subject, max(lengths)
-    budget = 0 if subject.frozen else _budget(run.asked.task)
+def _lengths_of_sentences(run: RunPlan) -> tuple[list[int], int | None]:
+    """Count the tokens of a run's sentences, and those that a classifier reads."""
+    asked = run.asked
+    lengths = list(map(len, asked.tokenizer(sentences_of(asked.task.eval_docs))["input_ids"]))
+    config = memory.text_config(asked.subject.base.config)  # type: ignore[union-attr]
+    limit = context_length(config) if config is not None else None
+    return lengths, limit and limit - virtual_tokens(asked.subject.adapter)
+
+
+def _lengths_of_prompts(run: RunPlan) -> tuple[list[int], int | None]:
+    """Count the tokens of a run's prompts, and those that the model reads before it answers."""
+    rows = encode_prompts(run.asked.tokenizer, run.prompts)
+    room, budget = _context(run)
+    return list(map(len, rows)), room and room - budget
+
+
+def _context(run: RunPlan) -> tuple[int | None, int]:
+    """Return how many tokens the model's context holds, as HFLM finds it, and how many an answer may have."""
+    subject = run.asked.subject
     text = memory.text_config(subject.base.config)  # type: ignore[union-attr]
     room = subject.args.get("max_length") or getattr(text, "max_position_embeddings", None)
+    return room and int(room), 0 if subject.frozen else _budget(run.asked.task)
+
+
+def _check_context(run: RunPlan, lengths: list[int], checks: Checks) -> None:
+    """Compare the context with what a run needs of it."""
+    longest, (room, budget) = max(lengths), _context(run)
     if room is None:
         checks.say("context", "its length is not in the config", NOTE)
-    elif longest + budget > int(room):
+    elif longest + budget > room:
         raise UserError(
-            f"{sum(length + budget > int(room) for length in lengths)} of {len(lengths)} prompts are too long: one has "
+            f"{sum(length + budget > room for length in lengths)} of {len(lengths)} prompts are too long: one has "
             f"{longest} tokens and its answer {budget}, but the model's context holds {room}. "
             "Choose a model with a longer context, fewer examples (--num_fewshot) or a shorter answer "
             "(ARGS='--gen_kwargs max_gen_toks=N')."

@@ -24,6 +24,7 @@ from harness_ext.run import chunks
 from harness_ext.run.checks import Checks
 from harness_ext.run.chunks import Chunk, Dealt
 from harness_ext.run.command import quieten
+from harness_ext.run.estimate import too_long
 from harness_ext.run.plan import Plan, plan
 from harness_ext.run.resolve import resolve
 from harness_ext.run.spec import RunSpec, several_from_args
@@ -164,8 +165,11 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
     with contextlib.ExitStack() as at_end, tqdm(total=rows, desc="rows", leave=True, disable=None) as bar:
         for chunk in dealt.chunks:
             folders.append(None)
-            if chunk.texts:
-                planned = _plan(spec, chunk)
+            planned = _plan(spec, chunk) if chunk.texts else None
+            if planned and (places := too_long(planned.runs[0])):
+                chunk = chunks.pass_over(chunk, places)
+                planned = _plan(spec, chunk) if chunk.texts else None
+            if planned:
                 (run,) = planned.runs
                 settings = [run.asked.settings.line()] if run.asked.settings else []
                 for line in dict.fromkeys((*planned.notes, *settings, *run.notes)):
@@ -178,7 +182,7 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
                     at_end.callback(worker.close)
                 try:
                     (finished,) = execute(replace(planned, notes=()), worker, say=lambda line: None)
-                except UserError as error:  # of a text that is too long for the model, say
+                except UserError as error:
                     raise UserError(f"In {chunk.named}: {error}") from error
                 folders[-1], names = finished.folder, _names(run.asked, asked)
                 (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads

@@ -61,6 +61,7 @@ def test_launcher_on_several_machines_is_refused(no_launcher, monkeypatch):
         launcher.launched()
 
 
+@pytest.mark.slow
 def test_commands_in_a_schedulers_job_end_as_elsewhere(in_turn):
     commands = [["models"], ["ls"], ["validate", "--tasks=sst2_01_mini"], ["--help"], ["doctor", "--limit=4"]]
     for argv, said in zip(commands, in_turn(commands, env=os.environ | STRAY | SLURM), strict=True):

@@ -31,6 +31,7 @@ def tier(*words: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, stdin=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_tier_has_tests_and_without_a_device_ends_in_one_line():
     done = tier("-c", START)
     said = re.findall(r"no CUDA device, which (\d+) tests need", done.stdout + done.stderr)

@@ -12,10 +12,12 @@ import transformers
 from builders import CHAT_TEMPLATE, THINKING_TEMPLATE, build_model
 from conftest import Outcome
 from fakehub import FakeHub
+from gguf_files import build_gguf
 
 from harness_ext.__main__ import _parser
 from harness_ext.errors import UserError
 from harness_ext.model import memory, presets
+from harness_ext.model.gguf_header import parts_of
 from harness_ext.model.settings import BATCH
 from harness_ext.paths import SHIPPED
 from harness_ext.results import leaderboard, reported
@@ -215,19 +217,34 @@ TWINS = {  # architecture and chat template
 }  # fmt: skip
 
 
+def gguf_twin(folder: Path, file: str, template: str | None) -> Path:
+    """Write a small model under the name of a GGUF file, or of its parts."""
+    model, folder = build_model(folder / "model", "qwen2", chat_template=template), folder / "gguf"
+    folder.mkdir()
+    names = parts_of(file)
+    build_gguf(folder / "whole.gguf", model, split=27 // len(names) + 1 if len(names) > 1 else 0)
+    for written, name in zip(sorted(folder.glob("*")), names, strict=True):
+        written.rename(folder / name)
+    return folder
+
+
 @pytest.mark.slow  # a process each, for the download
 @pytest.mark.parametrize("name", [preset.name for preset in presets.load().values() if not preset.finetune])
 def test_preset_runs_from_the_hub_on_a_small_twin(name: str, tmp_path: Path, eight_rows: Path, cli: Callable[..., Outcome]):
     """By short name, over the real download; the twin of a checkpoint stored in 4 bits is stored plainly here."""
     (architecture, template) = next(twin for prefix, twin in TWINS.items() if name.startswith(prefix))
     preset, twin = presets.load()[name], build_model(tmp_path / "twin", architecture, chat_template=template)
-    with FakeHub(models={preset.model: twin}) as hub:
+    repository, _, file = preset.model.rpartition("/") if preset.model.endswith(".gguf") else (preset.model, "", "")
+    if file:
+        twin = gguf_twin(tmp_path / "files", file, template)
+    with FakeHub(models={repository: twin}) as hub:
         flags = ("--data_dir", eight_rows, "--limit=2", "--gen_kwargs", "max_gen_toks=4", "-o", tmp_path / "out")
         done = cli("run", f"--pretrained={name}", *flags, env=hub.env(tmp_path / "home"))
     assert done.code == 0, done.stderr
     (record,) = read_runs(tmp_path / "out")
     assert (record["model"], record["task"], record["n"]) == (preset.model, preset.task, 2)
-    assert record["key_parts"]["weights"] == FakeHub.sha(preset.model)
+    weights = record["key_parts"]["weights"]
+    assert weights.startswith("sha256:") if file else weights == FakeHub.sha(preset.model)
     assert record["settings"]["thinking"] == (preset.task == "sst2_01_think")
     assert record["settings"]["batch_size"] == (preset.batch or "auto")
 

@@ -92,7 +92,7 @@ def inspect_model(text: str, revision: str = "main", *, allow_pickle: bool = Fal
         if files.weights_among(names) or files.ADAPTER_CONFIG in names or not gguf.models_among(names):
             return _inspect_folder(folder, text if text in SHIPPED else folder.resolve().name, allow_pickle)
         folder = folder / gguf.the_model(f"Folder '{folder}'", names)
-    if folder.is_file() and folder.suffix == ".gguf":
+    if folder.is_file() and gguf.is_gguf(folder.name):
         return _inspect_gguf(folder, folder.name, local_path(folder))
     if preset := presets.find(text):
         text, folder = preset.model, as_path("Model", preset.model)

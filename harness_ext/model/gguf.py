@@ -16,6 +16,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from harness_ext.errors import UserError, one_line_errors
 from harness_ext.keys import hash_of
 from harness_ext.model.gguf_header import Header, parts_of, read_header
@@ -27,7 +29,12 @@ _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def models_among(names: Collection[str]) -> list[str]:
     """Return those of a repository's files that are GGUF models; of one in parts the first."""
-    return sorted(name for name in names if name.endswith(".gguf") and "mmproj" not in name and parts_of(name)[0] == name)
+    return sorted(name for name in names if is_gguf(name) and "mmproj" not in name and parts_of(name)[0] == name)
+
+
+def is_gguf(name: str) -> bool:
+    """Tell whether a file is called as GGUF files are."""
+    return name.lower().endswith(".gguf")
 
 
 def the_model(what: str, names: Collection[str]) -> str:
@@ -59,8 +66,9 @@ def as_folder(parts: list[Path]) -> tuple[Path, str]:
     makers = [importlib.metadata.version(name) for name in ("transformers", "gguf")]
     folder = _kept_in() / hash_of([digest, makers, 1])
     try:
-        if not (folder / "config.json").is_file():
-            _make(parts, header, folder)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _make(parts, header, folder)
         if len(parts) == 1 and (folder / LINK).resolve() != parts[0].resolve():
             _link(parts[0], folder / LINK)
     except OSError as error:
@@ -116,17 +124,19 @@ def _make(parts: list[Path], header: Header, folder: Path) -> None:
     file = parts[0]
     _check_architecture(file, header)
     print(f"Reading the header of {file.name}, once ...", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+    made = folder.with_name(f"{folder.name}.part")
+    try:
+        shutil.rmtree(made, ignore_errors=True)  # left by a process that was killed
+        made.mkdir()
         if len(parts) > 1:
-            file = _join(parts, header, Path(made, LINK))
+            file = _join(parts, header, made / LINK)
         with one_line_errors(loading=f"GGUF file '{file}': "):
             config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict()
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        tokenizer.save_pretrained(made)
-        Path(made, "config.json").write_text(json.dumps(_config(config, header), indent=2), encoding="utf-8")
-        if not folder.is_dir():  # another process may have been faster
-            Path(made).rename(folder)
-            Path(made).mkdir()
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(made)
+        (made / "config.json").write_text(json.dumps(_config(config, header), indent=2), encoding="utf-8")
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _check_architecture(file: Path, header: Header) -> None:

@@ -60,8 +60,10 @@ def test_question_is_text_whatever_stands_in_it_in_yaml_too(tickets, tmp_path):
         assert render_prompt(task, {"sentence": "x", "label": 1}).startswith(f"{HOSTILE}\nAnswer with 1 for Urgent")
 
 
-def test_labels_that_say_nothing_are_asked_for_as_yes_and_no(elsewhere):
-    pandas.DataFrame({"text": [text for text, _ in ROWS], "urgent": [n % 2 for n in range(80)]}).to_csv("t.csv", index=False)
+@pytest.mark.parametrize("labels", [(0, 1), ("no", "yes")])
+def test_labels_that_say_nothing_are_asked_for_as_yes_and_no(labels, elsewhere):
+    marks = [labels[n % 2] for n in range(80)]
+    pandas.DataFrame({"text": [text for text, _ in ROWS], "urgent": marks}).to_csv("t.csv", index=False)
     (config,) = configs(OwnData("t.csv"), ["words"])
     assert config["doc_to_text"].startswith('Does the label "urgent" fit this text?\nAnswer with yes or no, and')
     assert config["doc_to_choice"] == ["no", "yes"]

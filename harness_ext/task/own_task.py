@@ -57,7 +57,8 @@ def settled(own: OwnData, form: str = FORMS[0]) -> dict[str, Any]:
 
 def question_of(made: Mapping[str, Any]) -> str:
     """Return the question that is asked of each text, by what `settled` says of the task."""
-    said = made["positive"] if made["labels"] == made["names"] else made["label"]
+    says_yes = made["labels"] != made["names"] or made["positive"].casefold() in ("yes", "true")
+    said = made["label"] if says_yes else made["positive"]
     return made["question"] or f'Does the label "{said}" fit this text?'
 
 

@@ -71,6 +71,12 @@ def test_seeds_that_are_neither_one_nor_four_are_refused(seed):
         from_options(seed=seed)
 
 
+@pytest.mark.parametrize("samples", ["64", "[1]", '{"sst2_01": 1}', '{"sst2_01": ["x"]}', '{"sst2_01": [-1]}'])
+def test_documents_that_are_not_named_by_number_and_task_are_refused(samples):
+    with pytest.raises(UserError, match="does not name documents"):
+        read("--samples", samples)
+
+
 def test_plan_writes_nothing_says_nothing_and_names_the_runs_that_follow(answering, eight_rows, elsewhere, door, capfd):
     spec = read("--pretrained", str(answering), "--data_dir", str(eight_rows), "--tasks", "sst2_01,sst2_01_choice")
     capfd.readouterr()

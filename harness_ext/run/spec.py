@@ -83,6 +83,11 @@ class RunSpec:
             raise UserError(f"LIMIT {limit:g} is neither a whole number above 0 nor a fraction between 0 and 1.")
         if shots is not None and not (isinstance(shots, int) and shots >= 0):
             raise UserError(f"num_fewshot {shots!r} is no whole number from 0 up.")
+        if self.samples is not None and not _are_documents(self.samples):
+            raise UserError(
+                f"--samples {str(self.samples)[:60]} does not name documents by number and task, as in "
+                """'{"sst2_01": [0, 5]}'; labelled rows to fit on are SAMPLES= (--train_samples)."""
+            )
         if len(self.seed) != 4:
             raise UserError(f"SEED {list(self.seed)}: give one, or four (of Python, numpy, torch and the few-shot sampler).")
         if not all(seed is None or 0 <= seed < 2**32 for seed in self.seed):
@@ -255,6 +260,11 @@ def from_options(**options: Any) -> RunSpec:
         return RunSpec(**values)
     except TypeError as error:  # a comparison of another type
         raise UserError(f"evaluate(): {error}.") from None
+
+
+def _are_documents(samples: Any) -> bool:
+    lists = samples.values() if isinstance(samples, dict) else [None]
+    return all(isinstance(each, list) and all(isinstance(number, int) and number >= 0 for number in each) for each in lists)
 
 
 def _procs(text: str | None, launched: int) -> int:

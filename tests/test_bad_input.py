@@ -329,7 +329,7 @@ LOADED_IN_PART: Cases = {
 }
 
 PROMPT: Cases = {
-    "context_short_generating": (build(context=32), ("prompt", "tokens", "context of 32", "longer context")),
+    "context_short_generating": (build(context=32), ("prompts are too long", "tokens", "context of 32", "longer context")),
     "context_short_choosing": (
         lambda room: [*room.build(context=32), "--tasks=sst2_01_choice"],
         ("prompt", "tokens", "context of 32", "longer context"),

@@ -102,7 +102,7 @@ class AnswerLM(VerifiedLM):
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **kwargs: Any) -> list[tuple[float, bool]]:
         self.account.near_ties = None
         by_length = sorted((context + answer[:-1] for _, context, answer in requests), key=len)
-        self.check_length(len(by_length[-1]), self.max_length)
+        self.check_length(list(map(len, by_length)), self.max_length)
         samples = [by_length[0], by_length[-1]]
         try:
             self._check_covered()

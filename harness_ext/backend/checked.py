@@ -12,6 +12,7 @@ Prompts, tokens and answers are otherwise exactly HFLM's.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class CheckedLM(HFLM):
         with self.account.tokenising():
             ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)
         if left_truncate_len:
-            self.check_length(ids.shape[1], left_truncate_len)
+            self.check_length([ids.shape[1]], left_truncate_len)
         self._check_vocabulary(int(ids.max()))
         self.account.tokens_in += int(mask.sum())
         return ids, mask
@@ -132,12 +133,14 @@ class CheckedLM(HFLM):
             return []
         return next(tail[-n:] for n in range(1, len(tail) + 1) if ends_open(self.tokenizer.decode(tail[-n:])))
 
-    def check_length(self, tokens: int, room: int) -> None:
-        """Check that the longest prompt fits."""
-        if tokens > room:
+    def check_length(self, lengths: Sequence[int], room: int) -> None:
+        """Check that prompts fit, by their numbers of tokens; of a padded batch the longest stands for all."""
+        if (longest := max(lengths)) > room:
+            count = f"{sum(each > room for each in lengths)} of {len(lengths)} prompts are too long: one"
             raise UserError(
-                f"A prompt has {tokens} tokens, but the model's context of {self.max_length} leaves room for {room}. "
-                "Choose a model with a longer context, or fewer examples (--num_fewshot)."
+                f"{count if len(lengths) > 1 else 'A prompt'} has {longest} tokens, but the model's context of "
+                f"{self.max_length} leaves room for {room}. Choose a model with a longer context, or fewer examples "
+                "(--num_fewshot), or leave the texts out."
             )
 
     def _check_room(self, requests: list) -> None:

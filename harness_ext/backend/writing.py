@@ -84,7 +84,7 @@ class Writer:
     def _chunk(self, requests: list, turns: list[tuple[int, int]]) -> list[str]:
         lm, ending, texts = self.lm, self._ending(), [request.args[0] for request in requests]
         prompts = lm.encode_rows(texts)
-        lm.check_length(max(map(len, prompts)), lm.max_length - ending.limit)
+        lm.check_length(list(map(len, prompts)), lm.max_length - ending.limit)
         heads = list(map(lm.opened_thinking, prompts))
         reader = self.prefix.reader(prompts, ahead=ending.limit)
         room = self.prefix.room(reader)

@@ -20,12 +20,7 @@ from harness_ext.results.words import in_order
 SST2_ROWS = 67349  # of its train split
 ALL_ROWS = {"033f91a9b0ae6c0b": SST2_ROWS}  # what "all" labels are, by data.fingerprint
 _LABEL_FREE = ("prompted", "calibrated")
-_ASKED = {
-    "sst2_01": "digits written",
-    "sst2_01_choice": "digits chosen",
-    "sst2_01_words": "words written",
-    "sst2_01_words_choice": "words chosen",
-}
+_ASKED = {"": "digits written", "choice": "digits chosen", "words": "words written", "words_choice": "words chosen"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +118,7 @@ def contests(entries: Iterable[Entry]) -> list[Contest]:
 def asked(entry: Entry) -> str:
     """Say how a model was asked, as in ``words chosen, calibrated by context``."""
     record = entry.record
-    how = _ASKED.get(record["task"], record["task"])
+    how = _ASKED.get(names.form_of(record), record["task"])
     calibrated = (record.get("not_default") or {}).get("calibrated")
     return f"{how}, calibrated {calibrated}" if calibrated else how
 

@@ -36,6 +36,13 @@ def is_own(record: Record) -> bool:
     return _OWN.match(record["task"]) is not None
 
 
+def form_of(record: Record) -> str:
+    """Return in which form a run was asked, ``choice``, ``words`` or ``words_choice``; empty for digits, as by default."""
+    if is_own(record):
+        return next(iter(_FORM.findall(record["task"])), "")
+    return "" if record["task"] == DEFAULT_TASK else record["task"].removeprefix(f"{DEFAULT_TASK}_")
+
+
 def model_of(record: Record) -> str:
     """Name the model, and how it is quantised."""
     quantisation = record.get("quantisation")
@@ -99,9 +106,8 @@ def _plain_name(record: Record, is_old: bool) -> str:
     if samples and not (samples == "all" and record["model"] in ("majority", "tiny")):
         said.append(f"{samples} labels")
     if is_own(record):
-        said += [_OF_ROWS.sub("", str(record.get("data"))), *_FORM.findall(record["task"])]
-    elif record["task"] != DEFAULT_TASK:
-        said.append(record["task"].removeprefix(f"{DEFAULT_TASK}_"))
+        said.append(_OF_ROWS.sub("", str(record.get("data"))))
+    said += filter(None, [form_of(record)])
     if record["n"] < record["n_available"]:
         said.append(f"{record['n']} of {record['n_available']}")
     if is_old:

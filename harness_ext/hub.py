@@ -4,6 +4,7 @@ Without a connection the Hub's client retries every file for 23 seconds, several
 quick question is asked first; if nothing answers, the rest of the process works from the local cache.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def look_up(kind: str, name: str, revision: str = "main") -> dict[str, int] | No
         return None
 
 
-def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
+def fetch_file(name: str, revision: str, file: str = "config.json") -> Path:
     """Fetch a model's ``config.json``, or another file, or find it in the cache; its folder is named after the commit."""
     from huggingface_hub import errors, hf_hub_download
 
@@ -46,7 +47,11 @@ def fetch_config(name: str, revision: str, file: str = "config.json") -> Path:
         raise _gated("model", name) from None
     except errors.RemoteEntryNotFoundError:
         raise UserError(f"Model {name!r} has no {file} on the Hub: transformers cannot load it.") from None
-    except OSError:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
+    except OSError as error:  # LocalEntryNotFoundError and OfflineModeIsEnabled among others
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{file} of model {name!r} does not fit the disk: make room, or set HF_HOME to a larger one."
+            ) from None
         raise UserError(
             f"Cannot reach the Hub for model {name!r}, and the cache does not hold it. Offline, give a folder (MODEL=path) "
             "and the data (DATA_DIR=path), or run plain `make eval`, which needs neither."

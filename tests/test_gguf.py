@@ -354,6 +354,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(model, tmp_path, m
     assert find_model(str(made)).config["gguf"]["quantisation"] == "Q5_1"
 
 
+def test_a_file_of_the_hub_that_does_not_fit_the_disk_is_one_line(monkeypatch, door):
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    assert "large.gguf of model 'maker/one' does not fit the disk" in door("run", "--pretrained=maker/one/large.gguf").error
+
+
 def test_no_cut_and_no_changed_byte_of_a_header_is_a_traceback(file, tmp_path):
     content, draw = file.read_bytes(), random.Random(0)
     end = read_header(file).start

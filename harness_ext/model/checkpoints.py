@@ -208,7 +208,7 @@ def _inspect_hub_file(name: str, file: str, listed: dict[str, int] | None, revis
             f"Model {typed!r} keeps its config and tokenizer inside a file that is not here yet{size}: "
             f"`hf download {name} {file}` first."
         )
-    fetched = [hub.fetch_config(name, revision, part) for part in gguf.parts_of(file)]
+    fetched = [hub.fetch_file(name, revision, part) for part in gguf.parts_of(file)]
     return _inspect_gguf(fetched[0], typed, typed)
 
 
@@ -220,7 +220,7 @@ def _inspect_on_hub(name: str, revision: str, allow_pickle: bool, fetch: bool) -
         if listed and gguf.models_among(listed) and not files.weights_among(listed):
             return _inspect_hub_file(name, gguf.the_model(f"Model {name!r}", listed), listed, revision, fetch)
         # By the name of the revision, not its commit: the cache is to know the name too when there is no connection.
-        file = hub.fetch_config(name, revision)
+        file = hub.fetch_file(name, revision)
     except UserError as error:
         raise _not_found(name, error, is_adapter=files.ADAPTER_CONFIG in (listed or ())) from None
     config, what = files.read_json(file.parent, "config.json"), f"Model {name!r}"

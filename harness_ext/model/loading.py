@@ -166,7 +166,7 @@ def find_tokenizer(text: str) -> Checkpoint:
     name, _, revision = text.partition("@")
     try:
         hub.look_up("model", name, revision or "main")
-        file = hub.fetch_config(name, revision or "main", "tokenizer_config.json")
+        file = hub.fetch_file(name, revision or "main", "tokenizer_config.json")
     except UserError as error:
         raise UserError(f"The tokenizer {text!r} is no folder and does not come from the Hub: {error}") from None
     return Checkpoint(name, name, file.parent.name, {})

@@ -235,8 +235,24 @@ def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(p
         patch.setattr(chunks, "_answers", full)
         assert "Cannot write to OUT_FILE=new-answers.csv: No space left on device" in predict().error
     assert sorted(os.listdir()) == [".new-answers.csv.parts", "new.csv"]
-    monkeypatch.setattr("harness_ext.run.worker.LocalWorker.ready", full)
-    made(predict())
+    with monkeypatch.context() as patch:
+        patch.setattr("harness_ext.run.worker.LocalWorker.ready", full)
+        made(predict())
+    assert len(read()) == 26
+
+
+def test_force_with_nothing_to_replace_forgets_what_was_kept(predict, small_chunks, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    write()
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks, "_answers", full)
+        assert predict().code == 2
+    for kept in Path(".new-answers.csv.parts").glob("runs/*/outcomes.csv"):
+        kept.write_text("damaged")
+    assert "are damaged: delete it" in predict().error
+    made(predict("--force"))
     assert len(read()) == 26
 
 

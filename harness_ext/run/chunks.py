@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from harness_ext.errors import UserError
 from harness_ext.results import outcomes, records
 from harness_ext.task import table
 from harness_ext.task.columns import choose_text
 
 ROWS = 1000  # in a chunk: few enough that an interruption costs little, many enough that planning them does not count
+_LOST = (None, None, "lost")  # in place of an answer that a file should hold and does not
 ADDED = ("label", "probability", "kind")
 NO_TEXT, TOO_LONG = "empty text", "too long"  # the kinds of rows that are not asked
 
@@ -99,7 +101,11 @@ def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequen
             answers = _answers(folder, names)
             with chunk.file.open(encoding="utf-8") as lines:
                 for row in map(json.loads, lines):
-                    label, probability, kind = next(answers) if row["text"] else (None, None, row.get("kind", NO_TEXT))
+                    label, probability, kind = (
+                        next(answers, _LOST) if row["text"] else (None, None, row.get("kind", NO_TEXT))
+                    )
+                    if (label, probability, kind) == _LOST:
+                        raise UserError(f"Answers kept in {folder} are damaged: delete it, and say the same command again.")
                     counts[label, kind] += 1
                     put([*row["cells"], label, probability, kind])
     return counts
@@ -111,7 +117,9 @@ def _answers(folder: Path | None, names: Sequence[str]) -> Iterator[tuple[str | 
         return
     with (folder / outcomes.FILE).open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        rule = next(name for name in reader.fieldnames or () if name not in outcomes.COLUMNS)
+        rule = next((name for name in reader.fieldnames or () if name not in outcomes.COLUMNS), None)
+        if rule is None:
+            return
         for row in reader:
             margin = float(row["margin"]) if row["margin"] else None
             probability = None if margin is None else float(f"{_probability(margin):.6g}")

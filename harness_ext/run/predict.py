@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from harness_ext.run.question import Question
 
 ENDINGS = (".csv", ".tsv", ".jsonl")  # of OUT_FILE
+_KEPT = ("runs", "unfinished")  # what holds answers
 _NOT_READ = {
     "label": "LABEL", "positive": "POSITIVE", "test": "TEST", "train_samples": "SAMPLES", "shots": "SHOTS", "rows": "ROWS",
     "calibrate": "CALIBRATE", "num_fewshot": "--num_fewshot", "samples": "--samples",
@@ -67,7 +68,7 @@ def predict(args: argparse.Namespace) -> None:
     if checks.problems or not found.subject:
         raise UserError(checks.problems[0].said)
     own = (found.subject.adapter.manifest.get("own_data") if found.subject.adapter else None) or {}
-    with _workplace(out) as parts:
+    with _workplace(out, anew=spec.force and not out.exists()) as parts:
         with writing_to(out, "OUT_FILE"):
             asked = _ask(spec, found.subject, own, parts)
             dealt = chunks.deal(source, spec.text, own.get("text"), spec.limit, parts)
@@ -134,8 +135,11 @@ def _ask(spec: RunSpec, subject: Subject, own: dict[str, Any], folder: Path) -> 
 
 
 @contextlib.contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """Give a folder for chunks and their runs, and keep other processes out; it stays where answers are in it."""
+def _workplace(out: Path, anew: bool) -> Iterator[Path]:
+    """Give a folder for chunks and their runs, and keep other processes out; it stays where answers are in it.
+
+    Those of an attempt before are forgotten where it is to be made `anew`: FORCE=1 with nothing to replace can mean no more.
+    """
     parts = out.with_name(f".{out.name}.parts")
     lock = FileLock(parts / "lock", timeout=0)
     with writing_to(out, "OUT_FILE"):
@@ -146,9 +150,12 @@ def _workplace(out: Path) -> Iterator[Path]:
             raise UserError(f"OUT_FILE={out} is being made by another process. Wait for it, or stop it.") from None
     with lock:
         try:
+            if anew:
+                for kept in _KEPT:
+                    shutil.rmtree(parts / kept, ignore_errors=True)
             yield parts
         except BaseException:
-            if not any((parts / kept).exists() for kept in ("runs", "unfinished")):
+            if not any((parts / kept).exists() for kept in _KEPT):
                 shutil.rmtree(parts)
             raise
         shutil.rmtree(parts)

@@ -19,7 +19,6 @@ from harness_ext.task import table
 from harness_ext.task.columns import choose_text
 
 ROWS = 1000  # in a chunk: few enough that an interruption costs little, many enough that planning them does not count
-_LOST = (None, None, "lost")  # in place of an answer that a file should hold and does not
 ADDED = ("label", "probability", "kind")
 NO_TEXT, TOO_LONG = "empty text", "too long"  # the kinds of rows that are not asked
 
@@ -101,13 +100,11 @@ def write(out: Path, dealt: Dealt, folders: Sequence[Path | None], names: Sequen
             answers = _answers(folder, names)
             with chunk.file.open(encoding="utf-8") as lines:
                 for row in map(json.loads, lines):
-                    label, probability, kind = (
-                        next(answers, _LOST) if row["text"] else (None, None, row.get("kind", NO_TEXT))
-                    )
-                    if (label, probability, kind) == _LOST:
+                    answer = next(answers, None) if row["text"] else (None, None, row.get("kind", NO_TEXT))
+                    if answer is None:
                         raise UserError(f"Answers kept in {folder} are damaged: delete it, and say the same command again.")
-                    counts[label, kind] += 1
-                    put([*row["cells"], label, probability, kind])
+                    counts[answer[0], answer[2]] += 1
+                    put([*row["cells"], *answer])
     return counts
 
 

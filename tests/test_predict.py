@@ -226,10 +226,11 @@ def test_other_process_at_the_same_file_is_refused(predict):
     made(predict())
 
 
-def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(predict, small_chunks, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
+def full(*args):
+    raise OSError(28, "No space left on device")
 
+
+def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(predict, small_chunks, monkeypatch):
     write()
     with monkeypatch.context() as patch:
         patch.setattr(chunks, "_answers", full)
@@ -242,9 +243,6 @@ def test_full_disk_leaves_no_half_file_and_the_same_command_asks_nothing_again(p
 
 
 def test_force_with_nothing_to_replace_forgets_what_was_kept(predict, small_chunks, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
     write()
     with monkeypatch.context() as patch:
         patch.setattr(chunks, "_answers", full)

@@ -128,6 +128,27 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def held(folder: Path, out: Path, variable: str = "OUT", *, taken: str) -> Iterator[None]:
+    """Make a folder, and keep other processes out of it.
+
+    Args:
+        folder: Where the lock lies.
+        out: What the user named, by a make variable, for an error in making the folder.
+        variable: Its name.
+        taken: What is said where another process holds the folder.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    with writing_to(out, variable):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(taken) from None
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
 def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
     """Give a run the folder where it works until it is complete, and keep others with the same key out.
 
@@ -135,14 +156,7 @@ def workspace(out: Path, name: str, keep: str = "answers*") -> Iterator[Path]:
     continue; a lock held by a killed process is free again.
     """
     folder = out / "unfinished" / name
-    lock = FileLock(folder / "lock", timeout=0)
-    with writing_to(out):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"The same run is going on in another process ({folder}). Wait for it, or stop it.") from None
-    with lock:
+    with held(folder, out, taken=f"The same run is going on in another process ({folder}). Wait for it, or stop it."):
         try:
             yield folder
         finally:

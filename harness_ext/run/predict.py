@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from harness_ext.backend.subject import BASELINES, PROBE, Subject
 from harness_ext.errors import UserError, writing_to
 from harness_ext.paths import as_path
+from harness_ext.results import records
 from harness_ext.run import chunks
 from harness_ext.run.checks import Checks
 from harness_ext.run.chunks import Chunk, Dealt
@@ -141,14 +141,8 @@ def _workplace(out: Path, anew: bool) -> Iterator[Path]:
     Those of an attempt before are forgotten where it is to be made `anew`: FORCE=1 with nothing to replace can mean no more.
     """
     parts = out.with_name(f".{out.name}.parts")
-    lock = FileLock(parts / "lock", timeout=0)
-    with writing_to(out, "OUT_FILE"):
-        parts.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"OUT_FILE={out} is being made by another process. Wait for it, or stop it.") from None
-    with lock:
+    taken = f"OUT_FILE={out} is being made by another process. Wait for it, or stop it."
+    with records.held(parts, out, "OUT_FILE", taken=taken):
         try:
             if anew:
                 for kept in _KEPT:
@@ -172,11 +166,7 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
     with contextlib.ExitStack() as at_end, tqdm(total=rows, desc="rows", leave=True, disable=None) as bar:
         for chunk in dealt.chunks:
             folders.append(None)
-            planned = _plan(spec, chunk) if chunk.texts else None
-            if planned and (places := too_long(planned.runs[0])):
-                chunk = chunks.pass_over(chunk, places)
-                planned = _plan(spec, chunk) if chunk.texts else None
-            if planned:
+            if planned := _planned(spec, chunk):
                 (run,) = planned.runs
                 settings = [run.asked.settings.line()] if run.asked.settings else []
                 for line in dict.fromkeys((*planned.notes, *settings, *run.notes)):
@@ -195,6 +185,15 @@ def _answer(spec: RunSpec, dealt: Dealt, asked: Ask) -> tuple[list[Path | None],
                 (finished.folder / "samples.jsonl").unlink(missing_ok=True)  # 2 KB a row, which nobody reads
             bar.update(chunk.rows)
     return folders, names
+
+
+def _planned(spec: RunSpec, chunk: Chunk) -> Plan | None:
+    """Plan a chunk's run, without texts that are too long; None where no other is in it."""
+    if not chunk.texts:
+        return None
+    planned = _plan(spec, chunk)
+    places = too_long(planned.runs[0])
+    return _planned(spec, chunks.pass_over(chunk, places)) if places else planned
 
 
 def _plan(spec: RunSpec, chunk: Chunk) -> Plan:

@@ -17,7 +17,7 @@ from harness_ext.paths import ROOT
 from harness_ext.run.redaction import hide_in_command
 
 PACKAGES = ("lm_eval", "transformers", "tokenizers", "torch", "peft")
-KERNELS = ("bitsandbytes", "gguf", "gptqmodel", "optimum")  # of quantised models
+KERNELS = ("bitsandbytes", "gptqmodel", "optimum")  # of quantised models
 
 
 def versions(*more: str) -> dict[str, str | None]:

@@ -201,7 +201,7 @@ def key_parts(asked: Question, prompts: list[str], requests: str) -> dict[str, A
         "train_data": data.fingerprint(asked.train) if subset or spec.calibrate else None,
         "versions": provenance.versions(
             *([VLLM] if subject.backend == VLLM else []),
-            *(provenance.KERNELS if settings and settings.quantisation else []),
+            *(["gguf"] if base and base.file else provenance.KERNELS if settings and settings.quantisation else []),
             *(["scikit-learn"] if subject.is_fitted or spec.calibrate == "labels" else []),
         ),
     }
